@@ -1,0 +1,41 @@
+"""Errors a user can cause. The command line prints them as one line and exits with `exit_code`."""
+
+from pathlib import Path
+
+
+class FastsegError(Exception):
+    """Base of every error that has an explanation instead of a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(FastsegError, ValueError):
+    """A wrong argument, option or configuration key."""
+
+    exit_code = 2
+
+
+class DataError(FastsegError):
+    """A file or case that cannot be used as it is."""
+
+    exit_code = 3
+
+
+class NiftiError(DataError):
+    """A NIfTI file that is damaged, unsupported or not NIfTI at all.
+
+    `path` names the file, `reason` says what it was and what was wanted.
+    """
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = Path(path), reason
+
+    def __reduce__(self):
+        return type(self), (self.path, self.reason)
+
+
+class NonFiniteError(FastsegError):
+    """Training met too many non-finite steps in a row."""
+
+    exit_code = 4
