@@ -1,0 +1,74 @@
+// The only file that knows pybind11: integers (pointers, sizes, codes) → Params → kernel, without the GIL.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <string>
+#include <tuple>
+
+#include "ops.h"
+
+namespace py = pybind11;
+using namespace fastseg;
+
+namespace {
+
+// cos, sin, size, positive, negative, padded
+using AxisTuple = std::tuple<uintptr_t, uintptr_t, int64_t, int64_t, int64_t, int64_t>;
+
+template <class T = void>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+Axis make_axis(const AxisTuple& a) {
+  const Axis axis{pointer(std::get<0>(a)), pointer(std::get<1>(a)), std::get<2>(a), std::get<3>(a), std::get<4>(a), std::get<5>(a)};
+  if (axis.size < 1 || axis.positive < 1 || axis.negative < 0 || axis.padded % 16)
+    throw Error("axis: size " + std::to_string(axis.size) + ", kept " + std::to_string(axis.positive) + " + " + std::to_string(axis.negative));
+  return axis;
+}
+
+TransformParams transform_params(const Transform& t, uintptr_t real, uintptr_t spectrum, uintptr_t planes, uintptr_t bias, int64_t images,
+                                 int64_t channels, int dtype, int threads) {
+  if (images < 0 || channels < 1 || threads < 1) throw Error("transform: images, channels and threads must be positive");
+  if (images > 0 && (!real || !spectrum || (t.d.size > 1 && !planes))) throw Error("transform: null pointer");
+  return {t, pointer(real), pointer(spectrum), pointer(planes), pointer(bias), images, channels, static_cast<DType>(dtype), threads};
+}
+
+void analysis(const Transform& t, uintptr_t x, uintptr_t spectrum, uintptr_t planes, int64_t images, int dtype, int threads) {
+  cpu_kernels().analysis(transform_params(t, x, spectrum, planes, 0, images, 1, dtype, threads));
+}
+
+void synthesis(const Transform& t, uintptr_t spectrum, uintptr_t planes, uintptr_t bias, uintptr_t y, int64_t images, int64_t channels,
+               int dtype, int threads) {
+  cpu_kernels().synthesis(transform_params(t, y, spectrum, planes, bias, images, channels, dtype, threads));
+}
+
+using Strides = std::array<int64_t, 3>;
+
+// extents: groups, p, q, r, modes; strides in complex numbers: a (group, p, r), b (group, r, q), out (group, p, q)
+void mix(uintptr_t a, uintptr_t b, uintptr_t out, std::array<int64_t, 5> n, Strides sa, Strides sb, Strides so, bool conj_a, bool conj_b,
+         bool is_double, int threads) {
+  for (int64_t extent : n)
+    if (extent < 0) throw Error("mix: negative extent");
+  if (threads < 1) throw Error("mix: threads must be positive");
+  cpu_kernels().mix({pointer(a), pointer(b), pointer(out), n[0], n[1], n[2], n[3], n[4], sa[0], sa[1], sa[2], sb[0], sb[1], sb[2], so[0],
+                     so[1], so[2], conj_a, conj_b, is_double, threads});
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  py::register_exception<Error>(m, "Error", PyExc_RuntimeError);
+  py::class_<Transform>(m, "Transform").def(py::init([](const AxisTuple& d, const AxisTuple& h, const AxisTuple& w) {
+    return Transform{make_axis(d), make_axis(h), make_axis(w)};
+  }));
+  const py::call_guard<py::gil_scoped_release> no_gil;
+  m.def("cpu_analysis", &analysis, no_gil);
+  m.def("cpu_synthesis", &synthesis, no_gil);
+  m.def("cpu_mix", &mix, no_gil);
+  m.def("cpu_isa", [] { return std::string(cpu_kernels().name); });
+  m.def("cpu_isas_built", [] { return std::string(cpu_kernels_built()); });
+  m.attr("compiler") = FASTSEG_COMPILER;
+  m.attr("cuda_architectures") = FASTSEG_CUDA_ARCHITECTURES;
+}

@@ -1,0 +1,32 @@
+// Shared by every kernel: storage types, the error type, small integer helpers and the parallel loop.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+
+namespace fastseg {
+
+enum class DType : int { kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBFloat16 = 3 };
+
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// Runs body(context, begin, end) over [0, count) on at most `threads` threads of one persistent pool, the caller included.
+// Work is handed out in pieces of `grain`; the call returns when all of it is done. A concurrent call from another thread runs on its caller alone.
+void parallel_ranges(int64_t count, int64_t grain, int threads, void (*body)(void*, int64_t, int64_t), void* context);
+
+template <class Body>
+void parallel_for(int64_t count, int64_t grain, int threads, Body& body) {
+  auto run = [](void* context, int64_t begin, int64_t end) { (*static_cast<Body*>(context))(begin, end); };
+  parallel_ranges(count, grain, threads, run, &body);
+}
+
+// The calling thread's scratch memory, 64-byte aligned, kept for its next call; contents are undefined.
+void* thread_scratch(size_t bytes);
+
+}  // namespace fastseg

@@ -1,0 +1,69 @@
+// Picks, once per process, the widest kernel set this processor can run.
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "../ops.h"
+
+namespace fastseg {
+
+#define FASTSEG_DECLARE(isa)                  \
+  namespace isa {                             \
+  void analysis(const TransformParams&);      \
+  void synthesis(const TransformParams&);     \
+  void mix(const MixParams&);                 \
+  }
+FASTSEG_DECLARE(baseline)
+#ifdef FASTSEG_X86
+FASTSEG_DECLARE(avx2)
+FASTSEG_DECLARE(avx512)
+#endif
+#undef FASTSEG_DECLARE
+
+namespace {
+
+struct Candidate {
+  CpuKernels kernels;
+  bool (*runs_here)();
+};
+
+const Candidate kCandidates[] = {
+#ifdef FASTSEG_X86
+    {{"avx512", avx512::analysis, avx512::synthesis, avx512::mix},
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+              __builtin_cpu_supports("avx512bw");
+     }},
+    {{"avx2", avx2::analysis, avx2::synthesis, avx2::mix},
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+#endif
+    {{"baseline", baseline::analysis, baseline::synthesis, baseline::mix}, [] { return true; }},
+};
+
+const CpuKernels& choose() {
+  const char* wanted = std::getenv("FASTSEG_CPU_ISA");
+  if (wanted && !*wanted) wanted = nullptr;
+  for (const Candidate& c : kCandidates) {
+    if (wanted && std::strcmp(wanted, c.kernels.name)) continue;
+    if (c.runs_here()) return c.kernels;
+    if (wanted) throw Error(std::string("FASTSEG_CPU_ISA=") + wanted + ": this processor does not run it");
+  }
+  throw Error(std::string("FASTSEG_CPU_ISA=") + wanted + ": not built; built are " + cpu_kernels_built());
+}
+
+}  // namespace
+
+const CpuKernels& cpu_kernels() {
+  static const CpuKernels& chosen = choose();
+  return chosen;
+}
+
+const char* cpu_kernels_built() {
+#ifdef FASTSEG_X86
+  return "avx512 avx2 baseline";
+#else
+  return "baseline";
+#endif
+}
+
+}  // namespace fastseg

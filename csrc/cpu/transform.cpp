@@ -1,0 +1,456 @@
+// Truncated real DFT over the last one, two or three axes, and its mirror image.
+//   analysis:  X[k] = Σ x[n]·e^(−2πi·k·n/N) per axis, kept k only      synthesis: the conjugate sum, real part on the last axis
+// x [images, D, H, W] is read once and y written once: every plane is folded along H (even and odd halves, which meet cosines and
+// sines only), multiplied by the H table, then by the W table; only kept modes leave the plane. D is a third product over those.
+// Scale, normalisation and Hermitian weights live in the tables, so a backward pass is the other transform with other tables.
+#include <type_traits>
+
+#include "../ops.h"
+#include "simd.h"
+
+namespace fastseg::FASTSEG_ISA {
+namespace {
+
+constexpr int kTileRows = 6;
+constexpr int64_t kFoldColumns = 64;       // columns folded at a time: four cache lines of a row, both halves stay in L2
+constexpr int64_t kUnfoldBytes = 20 << 10;  // coefficient rows of a column block stay in L1
+constexpr int64_t kRowBlock = 48;          // rows at a time when there is no H axis
+
+template <class T>
+constexpr int64_t kPanel = 2 * kLanes<T>;
+
+// A bump allocator over the thread's scratch: sizes first, then pointers.
+template <class T>
+struct Scratch {
+  T* next;
+  explicit Scratch(int64_t total) : next(static_cast<T*>(thread_scratch(size_t(total) * sizeof(T)))) {}
+  T* take(int64_t count) {
+    T* taken = next;
+    next += round_up(count, 16);
+    return taken;
+  }
+};
+
+template <int kRows>
+struct Rows {
+  static constexpr int value = kRows;
+};
+
+// Calls body(Rows<r>{}, first) for tiles of at most `kMax` rows, as equal as possible: few rows starve the multiply-add pipes.
+template <int kMax, class Body>
+inline void for_row_tiles(int64_t rows, Body&& body) {
+  const int64_t tiles = ceil_div(rows, kMax);
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t first = rows * t / tiles, count = rows * (t + 1) / tiles - first;
+    if constexpr (kMax > 3) {
+      if (count == 6) { body(Rows<6>{}, first); continue; }
+      if (count == 5) { body(Rows<5>{}, first); continue; }
+      if (count == 4) { body(Rows<4>{}, first); continue; }
+    }
+    if (count == 3) body(Rows<3>{}, first);
+    else if (count == 2) body(Rows<2>{}, first);
+    else body(Rows<1>{}, first);
+  }
+}
+
+// Calls body(Rows<vectors>{}, column) over panels of two vectors, the last one of one vector where that is enough.
+template <class T, class Body>
+inline void for_panels(int64_t columns, Body&& body) {
+  for (int64_t c = 0; c < columns; c += kPanel<T>) {
+    if (columns - c > kLanes<T>) body(Rows<2>{}, c);
+    else body(Rows<1>{}, c);
+  }
+}
+
+// A row of `columns` values as T, padded with zeros to whole panels: the row itself where possible, else a copy in `copy`.
+template <class T, class S>
+inline const T* padded_row(const S* row, int64_t columns, T* copy) {
+  read_row(row, copy, columns);
+  for (int64_t c = columns; c % kPanel<T>; ++c) copy[c] = 0;
+  return copy;
+}
+template <class T>
+inline const T* padded_row(const T* row, int64_t columns, T* copy) {
+  if (columns % kPanel<T> == 0) return row;
+  return padded_row<T, T>(row, columns, copy);
+}
+
+// even[panel][n], odd[panel][n−1] ← rows n and N−n of src, `columns` ≤ kFoldColumns wide.
+template <class T, class S>
+void fold_rows(const S* src, int64_t stride, int64_t columns, const Axis& axis, T* even, T* odd) {
+  T low_copy[kFoldColumns], high_copy[kFoldColumns];
+  const int64_t n_even = axis.even(), n_odd = axis.odd();
+  for (int64_t n = 0; n < n_even; ++n) {
+    const T* low = padded_row(src + n * stride, columns, low_copy);
+    const bool paired = n >= 1 && n <= n_odd;
+    const T* high = paired ? padded_row(src + (axis.size - n) * stride, columns, high_copy) : nullptr;
+    for (int64_t c = 0, panel = 0; c < columns; c += kPanel<T>, ++panel) {
+      T* e = even + (panel * n_even + n) * kPanel<T>;
+      T* o = odd + (panel * n_odd + n - 1) * kPanel<T>;
+      for (int v = 0; v < 2; ++v, e += kLanes<T>, o += kLanes<T>) {
+        const Vector<T> a = load(low + c + v * kLanes<T>);
+        if (paired) {
+          const Vector<T> b = load(high + c + v * kLanes<T>);
+          store(e, a + b);
+          store(o, a - b);
+        } else {
+          store(e, a);
+        }
+      }
+    }
+  }
+}
+
+// out[row][column] = Σ_n table[n][row] · folded[panel][n][column]
+template <class T>
+void multiply_folded(const T* table, int64_t rows, int64_t depth, const T* folded, int64_t columns, T* out, int64_t out_stride) {
+  for_panels<T>(columns, [&](auto vectors, int64_t c) {
+    const T* panel = folded + c * depth;
+    for_row_tiles<kTileRows>(rows, [&](auto tile, int64_t first) {
+      constexpr int kRows = decltype(tile)::value, kVectors = decltype(vectors)::value;
+      Vector<T> acc[kRows][kVectors] = {};
+      multiply_add<kRows, kVectors>(depth, table + first, 1, rows, panel, kPanel<T>, acc);
+      for (int i = 0; i < kRows; ++i)
+        for (int v = 0; v < kVectors; ++v) store(out + (first + i) * out_stride + c + v * kLanes<T>, acc[i][v]);
+    });
+  });
+}
+
+template <class T>
+int64_t fold_scratch(const Axis& axis) {
+  return (axis.even() + axis.odd()) * kFoldColumns + 32;
+}
+
+// Outer-axis analysis of `columns` columns: out rows 0…K−1 are the cosine sums A, rows K…2K−2 the sine sums B.
+template <class T, class S>
+void analyse_columns(const S* src, int64_t stride, int64_t columns, const Axis& axis, T* out, int64_t out_stride, Scratch<T> scratch) {
+  T* even = scratch.take(axis.even() * kFoldColumns);
+  T* odd = scratch.take(axis.odd() * kFoldColumns);
+  const int64_t k = axis.distinct();
+  for (int64_t c = 0; c < columns; c += kFoldColumns) {
+    const int64_t width = columns - c < kFoldColumns ? columns - c : kFoldColumns;
+    fold_rows(src + c, stride, width, axis, even, odd);
+    multiply_folded(static_cast<const T*>(axis.cos), k, axis.even(), even, width, out + c, out_stride);
+    multiply_folded(static_cast<const T*>(axis.sin), k - 1, axis.odd(), odd, width, out + k * out_stride + c, out_stride);
+  }
+}
+
+template <class T, class S>
+inline void store_columns(S* dst, const Vector<T>* values, int vectors, int64_t columns) {
+  const int64_t width = vectors * kLanes<T>;
+  if constexpr (std::is_same_v<T, S>) {
+    if (columns >= width) {
+      for (int v = 0; v < vectors; ++v) store(dst + v * kLanes<T>, values[v]);
+      return;
+    }
+  }
+  T row[kPanel<T>];
+  for (int v = 0; v < vectors; ++v) store(row + v * kLanes<T>, values[v]);
+  write_row(row, dst, columns < width ? columns : width);
+}
+
+// Rows `first`…`first`+kPairs−1 and their mirrors N−n: y[n] = C + S, y[N−n] = C − S; without sines the rows stand alone.
+template <int kPairs, int kVectors, bool kSines, class T, class S>
+inline void unfold_tile(const T* rows, int64_t row_stride, const Axis& axis, int64_t first, T bias, S* dst, int64_t stride, int64_t columns) {
+  const int64_t k = axis.distinct();
+  Vector<T> c[kPairs][kVectors], s[kPairs][kVectors] = {};
+  for (auto& row : c)
+    for (auto& value : row) value = broadcast(bias);
+  multiply_add<kPairs, kVectors>(k, static_cast<const T*>(axis.cos) + first, 1, axis.even(), rows, row_stride, c);
+  if constexpr (kSines)
+    multiply_add<kPairs, kVectors>(k - 1, static_cast<const T*>(axis.sin) + first - 1, 1, axis.odd(), rows + k * row_stride, row_stride, s);
+  for (int i = 0; i < kPairs; ++i) {
+    Vector<T> low[kVectors], high[kVectors];
+    for (int v = 0; v < kVectors; ++v) low[v] = c[i][v] + s[i][v], high[v] = c[i][v] - s[i][v];
+    store_columns<T>(dst + (first + i) * stride, low, kVectors, columns);
+    if constexpr (kSines) store_columns<T>(dst + (axis.size - first - i) * stride, high, kVectors, columns);
+  }
+}
+
+// Outer-axis synthesis: the mirror of analyse_columns. `rows` holds cosine coefficients P (K rows), then sine coefficients Q (K−1).
+template <class T, class S>
+void synthesise_columns(const T* rows, int64_t row_stride, const Axis& axis, T bias, int64_t columns, S* dst, int64_t stride) {
+  const int64_t fit = kUnfoldBytes / int64_t(sizeof(T)) / (2 * axis.distinct() - 1) / kPanel<T> * kPanel<T>;
+  const int64_t block = fit < kPanel<T> ? kPanel<T> : fit;
+  for (int64_t c0 = 0; c0 < columns; c0 += block) {
+    const int64_t width = columns - c0 < block ? columns - c0 : block;
+    auto tile_of = [&](auto tile, auto sines, int64_t first) {
+      for_panels<T>(width, [&](auto vectors, int64_t c) {
+        constexpr int kPairs = decltype(tile)::value, kVectors = decltype(vectors)::value;
+        unfold_tile<kPairs, kVectors, decltype(sines)::value == 1>(rows + c0 + c, row_stride, axis, first, bias, dst + c0 + c, stride,
+                                                                   width - c);
+      });
+    };
+    tile_of(Rows<1>{}, Rows<0>{}, 0);
+    for_row_tiles<kTileRows / 2>(axis.odd(), [&](auto tile, int64_t first) { tile_of(tile, Rows<1>{}, first + 1); });
+    if (axis.size % 2 == 0) tile_of(Rows<1>{}, Rows<0>{}, axis.size / 2);
+  }
+}
+
+// The last axis: rows [count][N] → parts [count][2][padded] (real, imaginary).
+template <class T>
+void analyse_rows(const T* rows, int64_t row_stride, int64_t count, const Axis& axis, T* parts, Scratch<T> scratch) {
+  const int64_t n_even = axis.even(), n_odd = axis.odd(), padded = axis.padded;
+  T* even = scratch.take(count * n_even);
+  T* odd = scratch.take(count * n_odd);
+  for (int64_t r = 0; r < count; ++r) {
+    const T* x = rows + r * row_stride;
+    T* e = even + r * n_even;
+    T* o = odd + r * n_odd;
+    e[0] = x[0];
+    if (axis.size % 2 == 0) e[n_even - 1] = x[n_even - 1];
+    for (int64_t n = 1; n <= n_odd; ++n) {
+      e[n] = x[n] + x[axis.size - n];
+      o[n - 1] = x[n] - x[axis.size - n];
+    }
+  }
+  auto multiply = [&](const T* folded, int64_t depth, const void* table, T* out) {
+    for_panels<T>(padded, [&](auto vectors, int64_t c) {
+      for_row_tiles<kTileRows>(count, [&](auto tile, int64_t first) {
+        constexpr int kRows = decltype(tile)::value, kVectors = decltype(vectors)::value;
+        Vector<T> acc[kRows][kVectors] = {};
+        multiply_add<kRows, kVectors>(depth, folded + first * depth, depth, 1, static_cast<const T*>(table) + c, padded, acc);
+        for (int i = 0; i < kRows; ++i)
+          for (int v = 0; v < kVectors; ++v) store(out + (first + i) * 2 * padded + c + v * kLanes<T>, acc[i][v]);
+      });
+    });
+  };
+  multiply(even, n_even, axis.cos, parts);
+  multiply(odd, n_odd, axis.sin, parts + padded);
+}
+
+// The last axis back: parts [count][2][K] → rows [count][N].
+template <class T>
+void synthesise_rows(const T* parts, int64_t count, const Axis& axis, T* rows, int64_t row_stride, Scratch<T> scratch) {
+  const int64_t k = axis.distinct(), padded = axis.padded;
+  T* cosines = scratch.take(kTileRows * padded);
+  T* sines = scratch.take(kTileRows * padded);
+  for_row_tiles<kTileRows>(count, [&](auto tile, int64_t first) {
+    constexpr int kRows = decltype(tile)::value;
+    for_panels<T>(padded, [&](auto vectors, int64_t c) {
+      constexpr int kVectors = decltype(vectors)::value;
+      const T* a = parts + first * 2 * k;
+      Vector<T> cos_sum[kRows][kVectors] = {}, sin_sum[kRows][kVectors] = {};
+      multiply_add<kRows, kVectors>(k, a, 2 * k, 1, static_cast<const T*>(axis.cos) + c, padded, cos_sum);
+      multiply_add<kRows, kVectors>(k, a + k, 2 * k, 1, static_cast<const T*>(axis.sin) + c, padded, sin_sum);
+      for (int i = 0; i < kRows; ++i)
+        for (int v = 0; v < kVectors; ++v) {
+          store(cosines + i * padded + c + v * kLanes<T>, cos_sum[i][v]);
+          store(sines + i * padded + c + v * kLanes<T>, sin_sum[i][v]);
+        }
+    });
+    for (int i = 0; i < kRows; ++i) {
+      const T* c = cosines + i * padded;
+      const T* s = sines + i * padded;
+      T* y = rows + (first + i) * row_stride;
+      for (int64_t n = 0; n < axis.even(); ++n) y[n] = c[n] + s[n];
+      for (int64_t n = 1; n <= axis.odd(); ++n) y[axis.size - n] = c[n] - s[n];
+    }
+  });
+}
+
+// Spectrum rows ±k from the sums A (cosines) and B (sines) of an outer axis: X[k] = A − iB, X[−k] = A + iB.
+// `part(row, i, re, im)` reads a sum, `write(row, i, re, im)` a kept row.
+template <class T, class Part, class Write>
+inline void combine(const Axis& axis, int64_t modes, Part&& part, Write&& write) {
+  const int64_t k_count = axis.distinct();
+  for (int64_t k = 0; k < k_count; ++k)
+    for (int64_t i = 0; i < modes; ++i) {
+      T a_re, a_im, b_re = 0, b_im = 0;
+      part(k, i, a_re, a_im);
+      if (k > 0) part(k_count + k - 1, i, b_re, b_im);
+      if (k < axis.positive) write(k, i, a_re + b_im, a_im - b_re);
+      if (k > 0 && k <= axis.negative) write(axis.kept() - k, i, a_re - b_im, a_im + b_re);
+    }
+}
+
+// The coefficients of cosines and sines from spectrum rows ±k: P = X[k] + X[−k], Q = i(X[k] − X[−k]).
+template <class T, class Read, class Part>
+inline void separate(const Axis& axis, int64_t modes, Read&& read, Part&& part) {
+  const int64_t k_count = axis.distinct();
+  for (int64_t k = 0; k < k_count; ++k)
+    for (int64_t i = 0; i < modes; ++i) {
+      T p_re = 0, p_im = 0, n_re = 0, n_im = 0;
+      if (k < axis.positive) read(k, i, p_re, p_im);
+      if (k > 0 && k <= axis.negative) read(axis.kept() - k, i, n_re, n_im);
+      part(k, i, p_re + n_re, p_im + n_im);
+      if (k > 0) part(k_count + k - 1, i, n_im - p_im, p_re - n_re);
+    }
+}
+
+int64_t stage_rows(const Axis& axis) { return 2 * axis.distinct() - 1; }
+// Rows a power of two apart share cache sets: keep the distance an odd number of lines.
+int64_t padded_stride(int64_t columns) { return round_up(columns, 64) + 16; }
+
+template <class T, class S>
+void analyse_plane(const S* x, const Transform& t, T* spectrum) {
+  const int64_t rows = stage_rows(t.h), stride = padded_stride(t.w.size), modes = t.w.kept();
+  Scratch<T> scratch(rows * (stride + 2 * t.w.padded + t.w.size + 1) + fold_scratch<T>(t.h) + 128);
+  T* sums = scratch.take(rows * stride);
+  T* parts = scratch.take(rows * 2 * t.w.padded);
+  analyse_columns(x, t.w.size, t.w.size, t.h, sums, stride, scratch);
+  analyse_rows(sums, stride, rows, t.w, parts, scratch);
+  combine<T>(
+      t.h, modes,
+      [&](int64_t row, int64_t i, T& re, T& im) { re = parts[row * 2 * t.w.padded + i], im = parts[(row * 2 + 1) * t.w.padded + i]; },
+      [&](int64_t row, int64_t i, T re, T im) { spectrum[(row * modes + i) * 2] = re, spectrum[(row * modes + i) * 2 + 1] = im; });
+}
+
+template <class T, class S>
+void synthesise_plane(const T* spectrum, const Transform& t, T bias, S* y) {
+  const int64_t rows = stage_rows(t.h), stride = padded_stride(t.w.size), modes = t.w.kept();
+  Scratch<T> scratch(rows * (stride + 2 * modes) + 2 * kTileRows * t.w.padded + 128);
+  T* sums = scratch.take(rows * stride);
+  T* parts = scratch.take(rows * 2 * modes);
+  separate<T>(
+      t.h, modes, [&](int64_t row, int64_t i, T& re, T& im) { re = spectrum[(row * modes + i) * 2], im = spectrum[(row * modes + i) * 2 + 1]; },
+      [&](int64_t row, int64_t i, T re, T im) { parts[row * 2 * modes + i] = re, parts[(row * 2 + 1) * modes + i] = im; });
+  synthesise_rows(parts, rows, t.w, sums, stride, scratch);
+  synthesise_columns(sums, stride, t.h, bias, t.w.size, y, t.w.size);
+}
+
+template <class T, class S>
+void analyse_lines(const S* x, int64_t count, const Axis& axis, T* spectrum) {
+  const int64_t modes = axis.kept();
+  Scratch<T> scratch(count * (2 * axis.size + 2 * axis.padded + 1) + 128);
+  T* rows = scratch.take(count * axis.size);
+  T* parts = scratch.take(count * 2 * axis.padded);
+  read_row(x, rows, count * axis.size);
+  analyse_rows(rows, axis.size, count, axis, parts, scratch);
+  for (int64_t r = 0; r < count; ++r)
+    for (int64_t i = 0; i < modes; ++i) {
+      spectrum[(r * modes + i) * 2] = parts[r * 2 * axis.padded + i];
+      spectrum[(r * modes + i) * 2 + 1] = parts[(r * 2 + 1) * axis.padded + i];
+    }
+}
+
+template <class T, class S, class Bias>
+void synthesise_lines(const T* spectrum, int64_t count, const Axis& axis, Bias&& bias_of, S* y) {
+  const int64_t modes = axis.kept();
+  Scratch<T> scratch(count * (axis.size + 2 * modes) + 2 * kTileRows * axis.padded + 128);
+  T* rows = scratch.take(count * axis.size);
+  T* parts = scratch.take(count * 2 * modes);
+  for (int64_t r = 0; r < count; ++r)
+    for (int64_t i = 0; i < modes; ++i) {
+      parts[r * 2 * modes + i] = spectrum[(r * modes + i) * 2];
+      parts[(r * 2 + 1) * modes + i] = spectrum[(r * modes + i) * 2 + 1];
+    }
+  synthesise_rows(parts, count, axis, rows, axis.size, scratch);
+  for (int64_t r = 0; r < count; ++r) {
+    const T bias = bias_of(r);
+    for (int64_t n = 0; n < axis.size; ++n) rows[r * axis.size + n] += bias;
+  }
+  write_row(rows, y, count * axis.size);
+}
+
+// Between plane spectra [D][columns] and the whole spectrum [MD][columns]; one block of complex columns at a time.
+template <class T>
+void analyse_depth(const T* planes, const Axis& d, int64_t columns, int64_t first, int64_t width, T* spectrum) {
+  const int64_t rows = stage_rows(d), stride = padded_stride(width);
+  Scratch<T> scratch(rows * stride + fold_scratch<T>(d) + 128);
+  T* sums = scratch.take(rows * stride);
+  analyse_columns(planes + first, columns, width, d, sums, stride, scratch);
+  combine<T>(
+      d, width / 2, [&](int64_t row, int64_t i, T& re, T& im) { re = sums[row * stride + 2 * i], im = sums[row * stride + 2 * i + 1]; },
+      [&](int64_t row, int64_t i, T re, T im) {
+        T* out = spectrum + row * columns + first + 2 * i;
+        out[0] = re, out[1] = im;
+      });
+}
+
+template <class T>
+void synthesise_depth(const T* spectrum, const Axis& d, int64_t columns, int64_t first, int64_t width, T* planes) {
+  const int64_t rows = stage_rows(d), stride = padded_stride(width);
+  Scratch<T> scratch(rows * stride + 128);
+  T* sums = scratch.take(rows * stride);
+  separate<T>(
+      d, width / 2,
+      [&](int64_t row, int64_t i, T& re, T& im) {
+        const T* in = spectrum + row * columns + first + 2 * i;
+        re = in[0], im = in[1];
+      },
+      [&](int64_t row, int64_t i, T re, T im) { sums[row * stride + 2 * i] = re, sums[row * stride + 2 * i + 1] = im; });
+  synthesise_columns(sums, stride, d, T(0), width, planes + first, columns);
+}
+
+// Runs body(image, first, width) over column blocks of every image's plane spectra.
+template <class Body>
+void for_depth_blocks(const TransformParams& p, int64_t columns, Body&& body) {
+  const int64_t blocks = ceil_div(columns, kFoldColumns);
+  auto run = [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task % blocks * kFoldColumns;
+      body(task / blocks, first, columns - first < kFoldColumns ? columns - first : kFoldColumns);
+    }
+  };
+  parallel_for(p.images * blocks, 1, p.threads, run);
+}
+
+template <class T, class S>
+void analysis(const TransformParams& p) {
+  const Transform& t = p.t;
+  const int64_t plane = t.h.size * t.w.size, columns = 2 * t.h.kept() * t.w.kept(), planes = p.images * t.d.size;
+  const bool deep = t.d.size > 1, lines = t.h.size == 1;
+  const S* x = static_cast<const S*>(p.real);
+  T* plane_spectra = static_cast<T*>(deep ? p.planes : p.spectrum);
+  auto body = [&](int64_t begin, int64_t end) {
+    if (lines) return analyse_lines<T>(x + begin * plane, end - begin, t.w, plane_spectra + begin * columns);
+    for (int64_t i = begin; i < end; ++i) analyse_plane(x + i * plane, t, plane_spectra + i * columns);
+  };
+  parallel_for(planes, lines ? kRowBlock : 1, p.threads, body);
+  if (!deep) return;
+  T* spectrum = static_cast<T*>(p.spectrum);
+  for_depth_blocks(p, columns, [&](int64_t image, int64_t first, int64_t width) {
+    analyse_depth(plane_spectra + image * t.d.size * columns, t.d, columns, first, width, spectrum + image * t.d.kept() * columns);
+  });
+}
+
+template <class T, class S>
+void synthesis(const TransformParams& p) {
+  const Transform& t = p.t;
+  const int64_t plane = t.h.size * t.w.size, columns = 2 * t.h.kept() * t.w.kept(), planes = p.images * t.d.size;
+  const bool deep = t.d.size > 1, lines = t.h.size == 1;
+  const T* bias = static_cast<const T*>(p.bias);
+  S* y = static_cast<S*>(p.real);
+  T* plane_spectra = static_cast<T*>(deep ? p.planes : p.spectrum);
+  if (deep)
+    for_depth_blocks(p, columns, [&](int64_t image, int64_t first, int64_t width) {
+      synthesise_depth(static_cast<const T*>(p.spectrum) + image * t.d.kept() * columns, t.d, columns, first, width,
+                       plane_spectra + image * t.d.size * columns);
+    });
+  auto bias_of = [&](int64_t plane_index) { return bias ? bias[plane_index / t.d.size % p.channels] : T(0); };
+  auto body = [&](int64_t begin, int64_t end) {
+    if (lines)
+      return synthesise_lines(plane_spectra + begin * columns, end - begin, t.w, [&](int64_t r) { return bias_of(begin + r); },
+                              y + begin * plane);
+    for (int64_t i = begin; i < end; ++i) synthesise_plane(plane_spectra + i * columns, t, bias_of(i), y + i * plane);
+  };
+  parallel_for(planes, lines ? kRowBlock : 1, p.threads, body);
+}
+
+template <template <class, class> class Run>
+void by_dtype(const TransformParams& p) {
+  switch (p.dtype) {
+    case DType::kFloat32: return Run<float, float>::run(p);
+    case DType::kFloat64: return Run<double, double>::run(p);
+    case DType::kFloat16: return Run<float, Half>::run(p);
+    case DType::kBFloat16: return Run<float, BFloat16>::run(p);
+  }
+  throw Error("transform: unknown dtype code");
+}
+
+template <class T, class S>
+struct Analysis {
+  static void run(const TransformParams& p) { analysis<T, S>(p); }
+};
+template <class T, class S>
+struct Synthesis {
+  static void run(const TransformParams& p) { synthesis<T, S>(p); }
+};
+
+}  // namespace
+
+void analysis(const TransformParams& p) { by_dtype<Analysis>(p); }
+void synthesis(const TransformParams& p) { by_dtype<Synthesis>(p); }
+
+}  // namespace fastseg::FASTSEG_ISA

@@ -1,0 +1,242 @@
+"""Which implementation runs: the table of backends, their selection, and the only imports of `fastseg._C` and `fastseg.kernels`.
+
+A backend of the spectral family is three functions with one meaning everywhere; spectra are real tensors with a trailing 2:
+  analysis(x, modes, scale, weighted, two_sided) → spectrum            synthesis(spectrum, sizes, scale, weighted, two_sided, dtype, bias) → y
+  mix(a, b, subscripts) → out, one of the three products of a spectral convolution (see `MIXES`)
+"""
+
+import logging
+import os
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastseg import plan
+
+try:
+    from fastseg import _C
+except ImportError as error:
+    _C, _C_MISSING = None, f"fastseg._C does not import ({error}); reinstall with `pip install .`"
+
+log = logging.getLogger("fastseg")
+
+NAMES = ("auto", "reference", "matmul", "cpu", "cuda", "triton")
+_DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+_SINGLE_AXIS = (0, 0, 1, 1, 0, plan.TABLE_PADDING)
+
+
+class Status(NamedTuple):
+    """Truthy where a backend runs on this machine; `detail` says what it is, or why it does not."""
+
+    live: bool
+    detail: str
+
+    def __bool__(self) -> bool:
+        return self.live
+
+
+def backends() -> dict[str, Status]:
+    """What is live on this machine, and why not where it is not, by backend name."""
+    cpu = Status(False, _C_MISSING) if _C is None else Status(True, f"{_C.cpu_isa()} kernels, {_C.compiler}")
+    built = "" if _C is None else _C.cuda_architectures
+    return {
+        "reference": Status(True, "torch.fft"),
+        "matmul": Status(True, "torch.matmul"),
+        "cpu": cpu,
+        "cuda": Status(False, f"no kernels for CUDA in this build (architectures: {built or 'none'})"),
+        "triton": Status(False, "no Triton kernels in this version"),
+    }
+
+
+def _checked(name: str) -> str:
+    if name not in NAMES:
+        raise ValueError(f"backend: got {name!r}, want one of {', '.join(NAMES)}")
+    return name
+
+
+_current = _checked(os.environ.get("FASTSEG_BACKEND", "auto"))
+
+
+class use_backend:  # noqa: N801 - used like a function
+    """Selects the backend of every op in this process, for good or, in a `with`, until its end.
+
+    "auto" takes the fastest one for a tensor's device, dtype and shape; any other name is forced, and an op that it cannot
+    serve raises RuntimeError saying why. The environment variable FASTSEG_BACKEND sets the default.
+    """
+
+    def __init__(self, name: str):
+        global _current
+        self._previous, _current = _current, _checked(name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        global _current
+        _current = self._previous
+
+
+def unable(backend: str, x: Tensor) -> str | None:
+    """Why `backend` cannot serve a tensor like x, or None where it can."""
+    if backend in ("reference", "matmul"):
+        return None
+    status = backends()[backend]
+    if not status:
+        return status.detail
+    if x.device.type != backend:
+        return f"it serves {backend} tensors, x is on {x.device.type}"
+    return None
+
+
+@lru_cache(maxsize=16)
+def _say_once(message: str) -> None:
+    log.warning(message)
+
+
+def select(x: Tensor, sizes, out_sizes, modes) -> str:
+    """The backend for a spectral op: a pure function of the setting and x's device, dtype and shape."""
+    if _current != "auto":
+        reason = unable(_current, x)
+        if reason:
+            raise RuntimeError(f"backend {_current!r} was asked for: {reason}")
+        return _current
+    if not short_matrices_win(sizes, modes) or not short_matrices_win(out_sizes, modes):
+        return "reference"
+    if x.device.type == "cpu":
+        if _C is not None:
+            return "cpu"
+        if not torch.compiler.is_compiling():
+            _say_once(f"falling back to torch.matmul: {_C_MISSING}")
+    return "matmul"
+
+
+def short_matrices_win(sizes, modes) -> bool:
+    """Whether matrices along the axes beat an FFT: many modes on long axes do not.
+
+    Multiply-adds per element are about the kept count of the widest stage; the bound is where the C++ kernels and torch.fft
+    met on AVX2 (bench/spectral.py, crossover rows).
+    """
+    widest = max(modes[-1], *modes[-2:-1], 1)
+    return widest <= 96 or max(sizes) <= 160
+
+
+def _native_axis(size: int, kept: plan.Kept, tables: tuple[Tensor, Tensor], padded: int) -> tuple:
+    return (tables[0].data_ptr(), tables[1].data_ptr(), size, kept.positive, kept.negative, padded)
+
+
+class _Plan(NamedTuple):
+    transform: object
+    tables: list  # kept alive: the transform holds their addresses
+    depth: int
+
+
+@lru_cache(maxsize=512)
+def _native_plan(sizes, modes, two_sided, synthesis, scale, weighted, dtype) -> _Plan:
+    kept = plan.kept_axes(modes, two_sided)
+    last = plan.last_tables(sizes[-1], modes[-1], synthesis, scale, weighted, dtype)
+    axes, tables = [_native_axis(sizes[-1], kept[-1], last, last[0].shape[1])], [last]
+    for size, axis in zip(reversed(sizes[:-1]), reversed(kept[:-1]), strict=True):
+        tables.append(plan.outer_tables(size, axis, synthesis, dtype))
+        axes.insert(0, _native_axis(size, axis, tables[-1], plan.TABLE_PADDING))
+    axes = [_SINGLE_AXIS] * (3 - len(axes)) + axes
+    return _Plan(_C.Transform(*axes), tables, sizes[-3] if len(sizes) == 3 else 1)
+
+
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _planes(native: _Plan, spectrum: Tensor, images: int) -> Tensor | None:
+    if native.depth == 1:
+        return None
+    return spectrum.new_empty((images, native.depth, *spectrum.shape[3:]))
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _cpu_analysis(x: Tensor, modes, scale: float, weighted: bool, two_sided: bool) -> Tensor:
+    x, modes = x.contiguous(), tuple(modes)
+    batch, channels, *sizes = x.shape
+    dtype = _compute_dtype(x.dtype)
+    native = _native_plan(tuple(sizes), modes, two_sided, False, scale, weighted, dtype)
+    spectrum = torch.empty((batch, channels, *modes, 2), dtype=dtype)
+    planes = _planes(native, spectrum, batch * channels)
+    _C.cpu_analysis(
+        native.transform, x.data_ptr(), spectrum.data_ptr(), _address(planes), batch * channels, _DTYPE_CODES[x.dtype], torch.get_num_threads()
+    )
+    return spectrum
+
+
+def _cpu_synthesis(
+    spectrum: Tensor, sizes, scale: float, weighted: bool, two_sided: bool, dtype: torch.dtype, bias: Tensor | None
+) -> Tensor:
+    spectrum, sizes = spectrum.contiguous(), tuple(sizes)
+    batch, channels, *modes, _ = spectrum.shape
+    native = _native_plan(sizes, tuple(modes), two_sided, True, scale, weighted, spectrum.dtype)
+    y = torch.empty((batch, channels, *sizes), dtype=dtype)
+    planes = _planes(native, spectrum, batch * channels)
+    bias = None if bias is None else bias.to(spectrum.dtype).contiguous()
+    _C.cpu_synthesis(
+        native.transform, spectrum.data_ptr(), _address(planes), _address(bias), y.data_ptr(), batch * channels, max(channels, 1),
+        _DTYPE_CODES[dtype], torch.get_num_threads(),
+    )  # fmt: skip
+    return y
+
+
+# a, b → out over batch n, groups g, channels i (in) and o (out) of a group, modes m; the second operand or, in the weight gradient, the
+# first one is conjugated
+MIXES = {
+    "ngim,igom->ngom": (False, False),  # forward
+    "ngom,igom->ngim": (False, True),  # input gradient
+    "ngim,ngom->igom": (True, False),  # weight gradient
+}
+
+
+def _strides(subscripts: str, shape: dict[str, int]) -> dict[str, int]:
+    strides, step = {}, 1
+    for axis in reversed(subscripts):
+        strides[axis], step = step, step * shape[axis]
+    return strides
+
+
+@lru_cache(maxsize=512)
+def _mix_layout(subscripts: str, shape_a: tuple, shape_b: tuple):
+    names_a, rest = subscripts.split(",")
+    names_b, names_out = rest.split("->")
+    shape = dict(zip(names_a, shape_a, strict=True)) | dict(zip(names_b, shape_b, strict=True))
+    a, b, out = (_strides(names, shape) for names in (names_a, names_b, names_out))
+    (p,) = set(names_a) & set(names_out) - set("gm")
+    (q,) = set(names_b) & set(names_out) - set("gm")
+    (r,) = set(names_a) & set(names_b) - set("gm")
+    return (
+        [shape[axis] for axis in ("g", p, q, r, "m")],
+        [a["g"], a[p], a[r]],
+        [b["g"], b[r], b[q]],
+        [out["g"], out[p], out[q]],
+        [shape[axis] for axis in names_out],
+    )
+
+
+def _cpu_mix(a: Tensor, b: Tensor, subscripts: str) -> Tensor:
+    a, b = a.contiguous(), b.contiguous()
+    extents, stride_a, stride_b, stride_out, shape = _mix_layout(subscripts, a.shape[:-1], b.shape[:-1])
+    conj_a, conj_b = MIXES[subscripts]
+    out = torch.empty((*shape, 2), dtype=a.dtype)
+    _C.cpu_mix(
+        a.data_ptr(), b.data_ptr(), out.data_ptr(), extents, stride_a, stride_b, stride_out, conj_a, conj_b,
+        a.dtype == torch.float64, torch.get_num_threads(),
+    )  # fmt: skip
+    return out
+
+
+class Spectral(NamedTuple):
+    analysis: object
+    synthesis: object
+    mix: object
+
+
+SPECTRAL = {"cpu": Spectral(_cpu_analysis, _cpu_synthesis, _cpu_mix)}

@@ -1,0 +1,116 @@
+"""Tables of the truncated transforms: cosines and sines, computed once in float64 with exactly reduced angles, then cached.
+
+A transform is fixed by its axes, a direction, a scale and whether the last axis carries Hermitian weights (1 for DC and an even
+size's Nyquist column, 2 otherwise). Synthesis carries them with scale 1/N ("backward"), analysis does not. The adjoint of an analysis
+is the synthesis with the analysis's scale and no weights; the adjoint of a synthesis is the analysis with its scale and its weights.
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+TABLE_PADDING = 16  # last-axis rows are a whole number of vectors of every instruction set
+
+
+class Kept(NamedTuple):
+    """Frequencies 0 … positive−1 and −negative … −1 of one axis, in that order."""
+
+    positive: int
+    negative: int
+
+    @property
+    def distinct(self) -> int:
+        return max(self.positive, self.negative + 1)
+
+    def frequencies(self) -> Tensor:
+        return torch.cat([torch.arange(self.positive), torch.arange(-self.negative, 0)])
+
+
+def kept(modes: int, two_sided: bool) -> Kept:
+    negative = modes // 2 if two_sided else 0
+    return Kept(modes - negative, negative)
+
+
+def kept_axes(modes, two_sided: bool) -> list[Kept]:
+    """Every axis but the last is two-sided if asked; the last is the half spectrum."""
+    return [*(kept(m, two_sided) for m in modes[:-1]), Kept(modes[-1], 0)]
+
+
+def scales(norm: str, sizes) -> tuple[float, float]:
+    """(analysis, synthesis) factors of `norm` for one grid, as torch.fft defines them."""
+    n = math.prod(sizes)
+    return {
+        "backward": (1.0, 1.0 / n),
+        "ortho": (n**-0.5, n**-0.5),
+        "forward": (1.0 / n, 1.0),
+    }[norm]
+
+
+def cos_sin(frequencies: Tensor, samples: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of 2πkn/N as (samples, frequencies), float64; k·n is reduced modulo N before it meets π."""
+    turns = torch.outer(samples, frequencies).remainder(size)
+    angles = turns.double() * (2 * math.pi / size)
+    return angles.cos(), angles.sin()
+
+
+def hermitian_weights(columns: int, size: int) -> Tensor:
+    weights = torch.full((columns,), 2.0, dtype=torch.float64)
+    weights[0] = 1
+    if size % 2 == 0 and columns > size // 2:
+        weights[size // 2] = 1
+    return weights
+
+
+@lru_cache(maxsize=512)
+def outer_tables(size: int, axis: Kept, synthesis: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Folded tables of an axis other than the last.
+
+    Analysis: cos (N//2+1, K), sin ((N−1)//2, K−1); synthesis: the transposes. Rows n = 0 … N/2 and n = 1 … ⌈N/2⌉−1, k = 0 … K−1
+    and 1 … K−1.
+    """
+    even, odd = torch.arange(size // 2 + 1), torch.arange(1, (size - 1) // 2 + 1)
+    k = torch.arange(axis.distinct)
+    cos, _ = cos_sin(k, even, size)
+    _, sin = cos_sin(k[1:], odd, size)
+    if synthesis:
+        cos, sin = cos.T, sin.T
+    return cos.to(dtype).contiguous(), sin.to(dtype).contiguous()
+
+
+@lru_cache(maxsize=512)
+def last_tables(size: int, columns: int, synthesis: bool, scale: float, weighted: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Folded tables of the last axis, scale and weights included, rows padded with zeros to whole vectors.
+
+    Analysis: cos (N//2+1, padded m), −sin ((N−1)//2, padded m); synthesis: cos and −sin (m, padded N//2+1), where the sines of
+    n = 0 and n = N/2 are zero.
+    """
+    even, odd = torch.arange(size // 2 + 1), torch.arange(1, (size - 1) // 2 + 1)
+    k = torch.arange(columns)
+    factor = scale * (hermitian_weights(columns, size) if weighted else torch.ones(columns, dtype=torch.float64))
+    cos, sin = cos_sin(k, even, size)
+    if synthesis:
+        sin[odd.numel() + 1 :] = 0
+        cos, sin = (cos * factor).T, (-sin * factor).T
+    else:
+        cos, sin = cos * factor, -sin[1 : odd.numel() + 1] * factor
+    padding = (0, -cos.shape[1] % TABLE_PADDING)
+    return tuple(torch.nn.functional.pad(t, padding).to(dtype).contiguous() for t in (cos, sin))
+
+
+@lru_cache(maxsize=512)
+def outer_matrix(size: int, axis: Kept, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[cos; sin] of the kept frequencies of an axis other than the last: (2m, N)."""
+    cos, sin = cos_sin(axis.frequencies(), torch.arange(size), size)
+    return torch.cat([cos, sin], dim=1).T.contiguous().to(device, dtype)
+
+
+@lru_cache(maxsize=512)
+def last_matrix(size: int, columns: int, scale: float, weighted: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[cos | −sin] of the last axis, scale and weights included: (N, 2m)."""
+    cos, sin = cos_sin(torch.arange(columns), torch.arange(size), size)
+    factor = scale * (hermitian_weights(columns, size) if weighted else torch.ones(columns, dtype=torch.float64))
+    # the sine of a self-conjugate column is zero in exact arithmetic: its imaginary part neither leaves nor enters
+    return torch.cat([cos * factor, -sin * factor], dim=1).to(device, dtype).contiguous()
