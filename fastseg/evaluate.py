@@ -1,0 +1,247 @@
+"""Score a folder of predicted segmentations against a labelled data set, patient by patient.
+
+fastseg evaluate PREDICTIONS --data DATA
+"""
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastseg import metrics
+from fastseg.errors import DataError, UsageError
+from fastseg.progress import progress
+from fastseg.rundir import write_json
+
+SUFFIXES = ("_pred.nii.gz", "_seg.nii.gz", "_pred.nii", "_seg.nii", ".nii.gz", ".nii")
+MISSING_RULES = ("skip", "empty", "error")
+AFFINE_TOLERANCE_MM = 1e-3
+MEASURES = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95"}
+CONVENTIONS = {
+    "dice, iou": "whole volume; both empty 1, one empty 0",
+    "hd95_mm": f"surface voxels, mm; both empty 0, one empty {metrics.HD95_PENALTY_MM}",
+    "legacy_slice_dice": "mean over axial slices and foreground classes; absent from both 0.5",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores per patient and their means.
+
+    rows: one dict a patient: "case", "dice_WT", "iou_WT", "hd95_mm_WT" (and so on for every
+    region), "dice_class_NCR" … for every class, "dice_regions" (their mean; over classes where a
+    scheme has no regions), "legacy_slice_dice". mean: the same keys, less "case", over the rows.
+    missing: ids of the patients without a prediction.
+    """
+
+    rows: list[dict]
+    mean: dict[str, float]
+    missing: list[str]
+    regions: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    def to_dict(self) -> dict:
+        """JSON-able form, with the conventions that the figures follow."""
+        return {
+            "conventions": CONVENTIONS,
+            "regions": list(self.regions),
+            "classes": list(self.classes),
+            "mean": self.mean,
+            "cases": self.rows,
+            "missing": self.missing,
+        }
+
+    def table(self) -> str:
+        """Two plain-text tables, regions and classes, one line a patient and one for the mean."""
+        rows = [*self.rows, {"case": "mean", **self.mean}]
+        regions = [(f"{t} {n}", f"{m}_{n}") for m, t in MEASURES.items() for n in self.regions]
+        classes = [
+            (f"{t} {n}", f"{m}_class_{n}") for m, t in MEASURES.items() for n in self.classes
+        ]
+        blocks = [
+            [("regions", "case"), *regions, ("Dice mean", "dice_regions")],
+            [("classes", "case"), *classes, ("slice Dice", "legacy_slice_dice")],
+        ]
+        return "\n\n".join(_columns(rows, block) for block in blocks if len(block) > 2)
+
+
+def evaluate(
+    predictions: str | Path,
+    data,
+    out: str | Path | None = None,
+    *,
+    cases: Sequence[str] | None = None,
+    missing: str = "skip",
+    threads: int | None = None,
+    quiet: bool = False,
+) -> Report:
+    """Score the predictions of a data set and print the table.
+
+    predictions: folder with CASE_pred.nii.gz, CASE_seg.nii.gz or CASE.nii.gz (or .nii) files.
+    data: data set folder, or a fastseg.data.cases.Dataset; only its labelled cases count.
+    out: folder for evaluation.csv and evaluation.json, or None.
+    cases: ids to score, default all. missing: "skip" leaves patients without a prediction out of
+    the means and lists them, "empty" scores them as an empty prediction, "error" refuses.
+    quiet: print neither the table nor progress.
+    Raises DataError, naming the file, for a prediction whose shape, affine or label values differ
+    from the data set's, and when there is no prediction at all; UsageError for a bad argument.
+    """
+    if missing not in MISSING_RULES:
+        raise UsageError(f"missing: got {missing!r}, want one of {', '.join(MISSING_RULES)}")
+    dataset = _labelled(data)
+    found, absent = _match(Path(predictions), dataset, cases)
+    if absent and missing == "error":
+        raise DataError(f"{predictions}: no prediction for {', '.join(absent)}")
+    if missing == "empty":
+        found.update(dict.fromkeys(absent))
+    rows = _score_all(found, dataset, threads, quiet)
+    keys = [key for key in rows[0] if key != "case"]
+    mean = {key: float(np.mean([row[key] for row in rows])) for key in keys}
+    scheme = dataset.scheme
+    report = Report(rows, mean, absent, tuple(scheme.regions), tuple(scheme.classes[1:]))
+    if not quiet:
+        _print(report, missing)
+    if out is not None:
+        _save(report, Path(out))
+    return report
+
+
+def score_case(pred: np.ndarray, true: np.ndarray, scheme, spacing_mm: Sequence[float]) -> dict:
+    """All scores of one patient from class indices (D, H, W); keys as in `Report.rows`."""
+    row = {}
+    pred_regions = metrics.region_masks(pred, scheme.classes, scheme.regions)
+    true_regions = metrics.region_masks(true, scheme.classes, scheme.regions)
+    for name in scheme.regions:
+        row.update(_scores(name, pred_regions[name], true_regions[name], spacing_mm))
+    for index, name in enumerate(scheme.classes[1:], 1):
+        row.update(_scores(f"class_{name}", pred == index, true == index, spacing_mm))
+    names = [f"dice_{name}" for name in scheme.regions]
+    names = names or [f"dice_class_{name}" for name in scheme.classes[1:]]
+    row["dice_regions"] = float(np.mean([row[name] for name in names]))
+    row["legacy_slice_dice"] = metrics.legacy_slice_dice(pred, true, len(scheme.classes))
+    return row
+
+
+def _scores(name: str, pred: np.ndarray, true: np.ndarray, spacing_mm: Sequence[float]) -> dict:
+    return {
+        f"dice_{name}": metrics.dice(pred, true),
+        f"iou_{name}": metrics.iou(pred, true),
+        f"hd95_mm_{name}": metrics.hd95_mm(pred, true, spacing_mm),
+    }
+
+
+def _print(report: Report, missing: str) -> None:
+    print(report.table())
+    if report.missing:
+        rule = {"skip": "left out", "empty": "scored as empty"}[missing]
+        names = ", ".join(report.missing)
+        print(f"\nno prediction for {len(report.missing)} labelled cases ({rule}): {names}")
+
+
+def _labelled(data):
+    from fastseg.data import cases
+
+    if isinstance(data, cases.Dataset):
+        return data
+    return cases.discover(data, require_labels=True)
+
+
+def _match(folder: Path, dataset, wanted) -> tuple[dict[str, Path | None], list[str]]:
+    """Prediction file by case id, and the ids that have none."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: is not a folder of predictions")
+    labelled = [case.id for case in dataset.cases if case.label is not None]
+    if unknown := set(wanted or ()) - set(labelled):
+        raise UsageError(f"cases: no labelled case {', '.join(sorted(unknown))} in {dataset.root}")
+    ids = labelled if wanted is None else list(wanted)
+    found = {}
+    for case_id in ids:
+        candidates = [folder / f"{case_id}{suffix}" for suffix in SUFFIXES]
+        if path := next((p for p in candidates if p.is_file()), None):
+            found[case_id] = path
+    if not found:
+        raise DataError(
+            f"{folder}: no prediction for any of {len(ids)} labelled cases in {dataset.root}; "
+            f"want files such as {ids[0] if ids else 'CASE'}_pred.nii.gz"
+        )
+    return found, [case_id for case_id in ids if case_id not in found]
+
+
+def _score_all(found: dict, dataset, threads: int | None, quiet: bool) -> list[dict]:
+    def score(item):
+        case_id, path = item
+        return {"case": case_id, **_score_files(path, dataset.by_id(case_id).label, dataset.scheme)}
+
+    rows, workers = [], ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
+    try:
+        with progress(len(found), "evaluate", quiet=quiet) as advance:
+            for row in workers.map(score, sorted(found.items())):
+                rows.append(row)
+                advance()
+    finally:
+        workers.shutdown(cancel_futures=True)
+    return rows
+
+
+def _score_files(prediction: Path | None, label: Path, scheme) -> dict:
+    true, header = _read_classes(label, scheme)
+    if prediction is None:
+        return score_case(np.zeros_like(true), true, scheme, header.spacing_mm)
+    pred, pred_header = _read_classes(prediction, scheme)
+    if pred.shape != true.shape:
+        raise DataError(
+            f"{prediction}: shape (z, y, x) is {pred.shape}, want {true.shape} as in {label}"
+        )
+    difference = np.abs(pred_header.affine - header.affine).max()
+    if not difference <= AFFINE_TOLERANCE_MM:
+        raise DataError(
+            f"{prediction}: affine differs from that of {label} by up to {difference:.4g}, "
+            f"want at most {AFFINE_TOLERANCE_MM}"
+        )
+    return score_case(pred, true, scheme, header.spacing_mm)
+
+
+def _read_classes(path: Path, scheme) -> tuple[np.ndarray, object]:
+    from fastseg.data import nifti
+
+    volume = nifti.read(path)
+    values = volume.scaled() if volume.header.scaled else volume.data
+    try:
+        return scheme.to_classes(values), volume.header
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _save(report: Report, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["case", *report.mean], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*report.rows, {"case": "mean", **report.mean}])
+    part = out / ".evaluation.csv.tmp"
+    part.write_text(text.getvalue())
+    os.replace(part, out / "evaluation.csv")
+    write_json(out / "evaluation.json", report.to_dict())
+
+
+def _columns(rows: list[dict], columns: list[tuple[str, str]]) -> str:
+    lines = [[title for title, _ in columns]]
+    lines += [[_figure(row[key], key) for _, key in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    texts = [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
+    ]
+    rule = "-" * len(texts[0])
+    return "\n".join([texts[0], rule, *texts[1:-1], rule, texts[-1]])
+
+
+def _figure(value: float | str, key: str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.1f}" if key.startswith("hd95") else f"{value:.3f}"
