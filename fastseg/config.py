@@ -1,0 +1,221 @@
+"""The typed description of one training run, and `name=value` overrides of it.
+
+A recipe is a Python function in `fastseg.recipes` that returns a `Recipe`. Overrides are parsed
+and checked by jsonargparse, which knows the types of dataclass fields, null and `1e-3`.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fastseg.data.pipeline import LoaderConfig
+from fastseg.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a run computes. Trailing comments are the keys' help texts."""
+
+    name: str  # the recipe this came from
+    system: str  # which model of fastseg.models
+    model: dict[str, Any]  # the system's own options
+    data: LoaderConfig  # how samples are drawn
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"  # update rule
+    lr: float = 3e-4  # learning rate at the start
+    betas: tuple[float, ...] = (
+        0.9,
+        0.999,
+    )  # Adam's running averages; SGD takes the first as momentum
+    weight_decay: float = 0.0  # L2 penalty (Adam, SGD), decoupled decay (AdamW)
+    schedule: Literal["constant", "cosine"] = "constant"  # learning rate over the whole run
+    lr_min: float = 1e-6  # where the cosine schedule ends
+    grad_clip: float | None = 12.0  # largest gradient norm, null for none
+    epochs: int = 50  # passes over the training cases
+    ema: float | None = None  # decay of the averaged weights, null for none
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # arithmetic of the network
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU when there is one
+    devices: int = 1  # processes on this machine; under torchrun its own number holds
+    kernels: str = "auto"  # backend of the spectral ops, as fastseg.use_backend names them
+    seed: int = 0  # of split, initial weights, sample order and noise
+    modalities: tuple[str, ...] | None = None  # channels by name, null for all the data set has
+    fractions: tuple[float, ...] = (0.7, 0.2, 0.1)  # share of patients for train, val, test
+    val_every: int = 1  # epochs between validations, 0 for never
+    val_cases: int = 32  # at most so many validation patients, the first of the split
+    save_every: int = 500  # steps between checkpoints besides the one after each epoch
+    log_every: int = 10  # steps between lines of metrics.jsonl
+    max_skipped: int = 10  # non-finite steps in a row that end the run
+
+    def __post_init__(self):
+        folder = None if self.data.cache_dir is None else str(self.data.cache_dir)
+        data = dataclasses.replace(self.data, seed=self.seed, cache_dir=folder)
+        object.__setattr__(self, "data", data)
+        for name, low in _LOWEST.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise UsageError(f"{name}: is {value}, wanted at least {low}")
+        if self.lr <= 0 or (self.ema is not None and self.ema >= 1):
+            raise UsageError(f"lr: is {self.lr}, wanted more than 0; ema: {self.ema}, less than 1")
+        if len(self.fractions) != 3 or abs(sum(self.fractions) - 1) > 1e-6:
+            raise UsageError(f"fractions: is {self.fractions}, wanted three numbers with sum 1")
+        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
+            raise UsageError(f"betas: is {self.betas}, wanted two numbers from 0 to below 1")
+
+
+_LOWEST = {"epochs": 1, "grad_clip": 0, "ema": 0, "lr_min": 0, "weight_decay": 0, "devices": 1}
+_LOWEST |= {"val_every": 0, "val_cases": 1, "save_every": 1, "log_every": 1, "max_skipped": 1}
+# data.seed follows seed; name, system and the two groups are not values
+_FIXED = {"name", "system", "model", "data", "data.seed"}
+
+
+def recipe_names() -> list[str]:
+    """The recipes that `load_recipe` accepts."""
+    package = importlib.import_module("fastseg.recipes")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """The recipe called `name` with `name=value` overrides, nested names dotted.
+
+    UsageError for an unknown recipe or key, with the nearest known one, and for a wrong type.
+    """
+    recipe = _recipe_module(name).recipe()
+    types = option_types(recipe)
+    changes: dict[str, dict[str, Any]] = {"": {}, "data": {}, "model": {}}
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise UsageError(f"{item!r}: an override is written name=value")
+        if key not in types:
+            raise UsageError(f"{key}: recipe {name} has no such key{_did_you_mean(key, types)}")
+        group, _, field = key.rpartition(".")
+        changes[group][field] = _parse(key, types[key], text)
+    return dataclasses.replace(
+        recipe,
+        model=recipe.model | changes["model"],
+        data=_checked(dataclasses.replace, recipe.data, **changes["data"]),
+        **changes[""],
+    )
+
+
+def option_types(recipe: Recipe) -> dict[str, Any]:
+    """Every key that may be overridden, nested ones dotted, with its type."""
+    types = {}
+    for prefix, cls in (("", Recipe), ("data.", LoaderConfig)):
+        hints = typing.get_type_hints(cls)
+        types |= {prefix + f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    types |= {f"model.{key}": _type_of(value) for key, value in recipe.model.items()}
+    return {key: kind for key, kind in types.items() if key not in _FIXED}
+
+
+def describe(name: str) -> str:
+    """Every key of a recipe with its value and meaning: the text of `fastseg train NAME --help`."""
+    module = _recipe_module(name)
+    recipe = module.recipe()
+    flat = flatten(to_dict(recipe))
+    meaning, reasons = _comments(Recipe), _comments(module)
+    rows = []
+    for key in option_types(recipe):
+        notes = [meaning.get(key), reasons.get(key.rpartition(".")[2])]
+        rows.append((f"{key}={_shown(flat[key])}", "; ".join(filter(None, notes))))
+    width = max(len(setting) for setting, _ in rows)
+    lines = [f"  {setting:<{width}}  {note}".rstrip() for setting, note in rows]
+    return "\n".join([*lines, "", "data.*:", inspect.cleandoc(LoaderConfig.__doc__)])
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON-able values; `from_dict` gives an equal recipe back."""
+    return dataclasses.asdict(recipe)
+
+
+def from_dict(values: dict[str, Any]) -> Recipe:
+    """A recipe from `to_dict`, also after JSON. UsageError for unknown or missing keys."""
+    values = from_json(values)
+    data = _checked(LoaderConfig, **values.get("data", {}))
+    return _checked(Recipe, **values | {"data": data})
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted names."""
+    flat = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict)
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat
+
+
+def _recipe_module(name: str):
+    if name not in recipe_names():
+        raise UsageError(f"{name}: no such recipe{_did_you_mean(name, recipe_names())}")
+    return importlib.import_module(f"fastseg.recipes.{name}")
+
+
+def _parse(key: str, kind: Any, text: str) -> Any:
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    if "tuple" in str(kind) and text not in ("null", "None"):
+        text = f"[{text.strip('()[] ')}]"
+    if text == "None":
+        text = "null"
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=kind)
+    try:
+        value = parser.parse_args([f"--value={text}"]).value
+    except ArgumentError:
+        raise UsageError(f"{key}: is {text!r}, wanted {_type_name(kind)}") from None
+    if isinstance(value, float) and value - value != 0:
+        raise UsageError(f"{key}: is {text!r}, wanted a finite number")
+    return value
+
+
+def _type_of(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple[type(value[0]), ...]
+    return type(value)
+
+
+def _type_name(kind: Any) -> str:
+    if isinstance(kind, type) and not typing.get_args(kind):
+        return {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(
+            kind.__name__, kind.__name__
+        )
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(kind)))
+    return str(kind).replace("typing.", "").replace("NoneType", "null").replace("None", "null")
+
+
+def _did_you_mean(word: str, known) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    near = near or [key for key in known if key.rpartition(".")[2] == word]
+    return f"; did you mean {near[0]}?" if near else f"; it has {', '.join(sorted(known))}"
+
+
+def _comments(source) -> dict[str, str]:
+    """Trailing comments of `name: type`, `name=value,` and `"name": value,` lines."""
+    pattern = r'^\s*"?(\w+)"?\s*[:=][^#\n]*#\s*(.+)$'
+    return dict(re.findall(pattern, inspect.getsource(source), re.MULTILINE))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def from_json(value: Any) -> Any:
+    """Lists as tuples, at any depth: JSON has no tuples, recipes have no lists."""
+    if isinstance(value, dict):
+        return {key: from_json(item) for key, item in value.items()}
+    return tuple(from_json(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _checked(build, *args, **values):
+    try:
+        return build(*args, **values)
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, UsageError) else UsageError(str(error)) from None
