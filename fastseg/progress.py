@@ -1,0 +1,57 @@
+"""Progress on stderr: a bar with rate and remaining time on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_LINE_EVERY_S = 10.0
+
+
+@contextmanager
+def progress(
+    total: int, what: str, done: int = 0, quiet: bool = False
+) -> Iterator[Callable[..., None]]:
+    """Yields `advance(n=1, text="")`. Off a terminal a line is printed at most every ten seconds.
+
+    `done` units of `total` are finished already and do not count in the rate.
+    """
+    if quiet:
+        yield lambda n=1, text="": None
+    elif sys.stderr.isatty():
+        yield from _bar(total, what, done)
+    else:
+        yield from _lines(total, what, done)
+
+
+def _bar(total: int, what: str, done: int) -> Iterator[Callable[..., None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    ]
+    text_column = TextColumn("{task.fields[text]}")
+    with Progress(*columns, Remaining(), text_column, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total, completed=done, text="")
+        yield lambda n=1, text="": bar.update(task, advance=n, **({"text": text} if text else {}))
+
+
+def _lines(total: int, what: str, done: int) -> Iterator[Callable[..., None]]:
+    begun = shown = time.monotonic()
+    first, latest = done, ""
+
+    def advance(n: int = 1, text: str = "") -> None:
+        nonlocal done, shown, latest
+        done, latest, now = done + n, text or latest, time.monotonic()
+        if now - shown >= _LINE_EVERY_S or (n and done == total):
+            shown = now
+            left_s = (total - done) * (now - begun) / max(done - first, 1)
+            left = f"{left_s // 60:.0f} min {left_s % 60:.0f} s left"
+            print(f"{what} {done}/{total}, {left}  {latest}".rstrip(), file=sys.stderr, flush=True)
+
+    yield advance

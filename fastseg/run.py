@@ -1,0 +1,239 @@
+"""The state of a training run: built from a recipe, saved to a checkpoint, brought back from it."""
+
+import copy
+import dataclasses
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastseg import checkpoint, config, models, rundir
+from fastseg.config import Recipe
+from fastseg.data import cases
+from fastseg.data.pipeline import Loader
+from fastseg.errors import DataError, UsageError
+from fastseg.sample import pick_device
+
+log = logging.getLogger("fastseg")
+Saved = tuple[Path, dict[str, Any], dict[str, checkpoint.Tensors]]
+_PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+# keys that change how long or how a run computes, not what: a resumed run may differ in them
+_FREE = {"epochs", "device", "devices", "kernels", "val_every", "val_cases", "save_every"}
+_FREE |= {
+    "log_every",
+    "max_skipped",
+    "data.threads",
+    "data.cache",
+    "data.cache_dir",
+    "data.max_bad",
+}
+
+
+@dataclass
+class Position:
+    """Where a run is; state.json holds all of it. `step` counts batches, skipped ones included."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    batches_per_epoch: int = 0
+    validated: int = 0  # epochs whose end was dealt with
+    best: float = -1.0
+    skipped: int = 0
+    in_a_row: int = 0
+    time_s: float = 0.0
+    metrics_bytes: int = 0  # length of metrics.jsonl: lines after it are of steps to be done again
+
+
+@dataclass
+class Run:
+    """What the training loop works on."""
+
+    recipe: Recipe
+    out: Path
+    fabric: Any
+    dataset: cases.Dataset
+    split: dict[str, list[str]]
+    loader: Loader
+    net: Any  # Fabric's wrapper of module
+    module: nn.Module
+    ema: nn.Module | None
+    optimizer: Any
+    at: Position
+
+    @property
+    def metrics(self) -> Path:
+        return self.out / "metrics.jsonl"
+
+
+def launch(recipe: Recipe) -> Any:
+    """A launched Lightning Fabric: one process, `devices` of them, or what torchrun started."""
+    from lightning_fabric import Fabric
+
+    # "highest" forbids TF32 in matrix products, "high" allows it
+    torch.set_float32_matmul_precision("high" if recipe.precision == "tf32" else "highest")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", recipe.devices))
+    fabric = Fabric(
+        accelerator=pick_device(recipe.device).type,
+        devices=local,
+        num_nodes=int(os.environ.get("WORLD_SIZE", local)) // local,
+        precision=_PRECISION[recipe.precision],
+    )
+    fabric.launch()
+    return fabric
+
+
+def find_saved(recipe: Recipe, out: Path, resume: bool, fabric: Any) -> Saved | None:
+    """The newest sound checkpoint of the run in `out`. UsageError when it is of another recipe."""
+    folder = out / "checkpoints"
+    paths = checkpoint.generations(folder)
+    if not paths:
+        return None
+    if not resume:
+        raise UsageError(f"{out}: holds a run already; resume it or choose another folder")
+    saved = checkpoint.load_newest(paths)
+    fabric.barrier()
+    if fabric.is_global_zero:
+        checkpoint.tidy(folder, damaged=paths[: paths.index(saved[0])])
+    old, new = config.flatten(saved[1]["recipe"]), config.flatten(config.to_dict(recipe))
+    old, new = config.from_json(old), config.from_json(new)
+    differing = [
+        key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in _FREE
+    ]
+    if differing:
+        listed = ", ".join(f"{key} ({old.get(key)} → {new.get(key)})" for key in differing)
+        raise UsageError(f"{out}: was trained with other settings: {listed}; choose another folder")
+    return saved
+
+
+def prepare(
+    recipe: Recipe,
+    data: str | Path,
+    out: Path,
+    fabric: Any,
+    split: str | Path | None,
+    saved: Saved | None,
+) -> Run:
+    """Data, network and optimiser, fresh or as `saved` left them; writes the run's small files."""
+    dataset, parts = _data(recipe, data, split, saved)
+    loader = Loader(dataset, parts["train"], recipe.data, device=str(fabric.device),
+                    rank=fabric.global_rank, world=fabric.world_size)  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        module = models.build(
+            recipe.system,
+            in_channels=len(dataset.modalities),
+            classes=len(dataset.scheme.classes),
+            **recipe.model,
+        )
+    net, optimizer = fabric.setup(module, _optimizer(recipe, module))
+    net.mark_forward_method("training_loss")
+    ema = copy.deepcopy(module).requires_grad_(False) if recipe.ema is not None else None
+    at = Position(batches_per_epoch=loader.batches_per_epoch)
+    run = Run(recipe, out, fabric, dataset, parts, loader, net, module, ema, optimizer, at)
+    if saved:
+        _restore(run, saved)
+    if fabric.is_global_zero:
+        _write_files(run)
+    return run
+
+
+def save(run: Run, kind: str = "last") -> Path:
+    """Rank 0 writes a checkpoint, the others wait. Returns its folder."""
+    path = run.out
+    if run.fabric.is_global_zero:
+        run.at.metrics_bytes = run.metrics.stat().st_size if run.metrics.exists() else 0
+        tensors, rest = checkpoint.pack_optimizer(run.optimizer.optimizer)
+        groups = {"model": run.module.state_dict(), "optimizer": tensors}
+        if run.ema is not None:
+            groups["ema"] = run.ema.state_dict()
+        scaler = _scaler(run.fabric)
+        state = {
+            "recipe": config.to_dict(run.recipe),
+            "modalities": list(run.dataset.modalities),
+            "scheme": run.dataset.scheme.to_dict(),
+            "split": run.split,
+            "position": dataclasses.asdict(run.at),
+            "rng": {
+                "rule": "SeedSequence((seed, step, rank))",
+                "seed": run.recipe.seed,
+                "step": run.at.step,
+            },
+            "optimizer": rest,
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+        folder = run.out / "checkpoints"
+        path = checkpoint.save(folder, groups, state, kind=kind, keep=2 if kind == "last" else 1)
+    run.fabric.barrier()
+    return path
+
+
+def _data(
+    recipe: Recipe, data: str | Path, split: str | Path | None, saved: Saved | None
+) -> tuple[cases.Dataset, dict[str, list[str]]]:
+    modalities = recipe.modalities
+    if saved:
+        modalities = tuple(saved[1]["modalities"])
+    dataset = cases.discover(data, modalities=modalities, require_labels=True)
+    if saved:
+        if cases.LabelScheme.from_dict(saved[1]["scheme"]) != dataset.scheme:
+            raise UsageError(
+                f"{data}: has other labels ({dataset.scheme.name}) than the run was trained on"
+            )
+        parts = saved[1]["split"]
+        known = {case.id for case in dataset.cases}
+        gone = [case_id for ids in parts.values() for case_id in ids if case_id not in known]
+        if gone:
+            raise DataError(
+                f"{data}: lacks {len(gone)} cases of the run's split, {gone[0]} the first"
+            )
+    elif split:
+        parts = cases.load_split(split, dataset)
+    else:
+        parts = cases.split_cases(dataset, recipe.seed, recipe.fractions)
+    if not parts["train"]:
+        raise UsageError(f"{data}: {len(dataset.cases)} cases leave none to train on")
+    return dataset, parts
+
+
+def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
+    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(module.parameters(), momentum=recipe.betas[0], **common)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    return kind(module.parameters(), betas=recipe.betas, **common)
+
+
+def _restore(run: Run, saved: Saved) -> None:
+    path, state, groups = saved
+    run.module.load_state_dict(groups["model"])
+    if run.ema is not None:
+        run.ema.load_state_dict(groups["ema"])
+    checkpoint.unpack_optimizer(run.optimizer.optimizer, groups["optimizer"], state["optimizer"])
+    scaler = _scaler(run.fabric)
+    if scaler and state["scaler"]:
+        scaler.load_state_dict(state["scaler"])
+    now, run.at = run.at.batches_per_epoch, Position(**state["position"])
+    before = run.at.batches_per_epoch
+    if now != before:
+        log.warning("%d batches an epoch, %d before: the epoch begins again", now, before)
+        run.at.batch, run.at.batches_per_epoch = 0, now
+    log.warning("resuming %s after step %d", path, run.at.step)
+
+
+def _write_files(run: Run) -> None:
+    (run.out / "checkpoints").mkdir(exist_ok=True)
+    checkpoint.tidy(run.out / "checkpoints")
+    rundir.write_json(run.out / "config.json", config.to_dict(run.recipe))
+    rundir.write_json(run.out / "env.json", rundir.environment())
+    cases.save_split(run.out / "split.json", run.split)
+    with run.metrics.open("ab") as file:
+        file.truncate(min(run.at.metrics_bytes, run.metrics.stat().st_size))
+
+
+def _scaler(fabric: Any) -> Any:
+    return getattr(fabric.strategy.precision, "scaler", None)

@@ -1,0 +1,146 @@
+"""Predict whole patients with a trained network; needs nothing but a checkpoint and the data.
+
+fastseg sample RUN --data DATA --out PREDICTIONS
+fastseg sample RUN --data DATA --out PREDICTIONS --part test
+fastseg sample RUN/checkpoints/last-000012 --data DATA --out PREDICTIONS --cases A,B --suffix seg
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastseg import checkpoint, config, models, use_backend
+from fastseg.data import nifti
+from fastseg.data.cases import Case, Dataset, LabelScheme, discover
+from fastseg.data.pipeline import load_case
+from fastseg.errors import UsageError
+from fastseg.progress import progress
+from fastseg.rundir import write_json
+
+_OVERLAP = 0.5  # of neighbouring windows; Gaussian weights hide their seams
+_RECORD = "sample.json"
+
+
+def sample(
+    checkpoint_path: str | Path,
+    data: str | Path,
+    out: str | Path,
+    *,
+    cases: Sequence[str] | None = None,
+    part: str = "all",
+    kernels: str = "auto",
+    suffix: str = "pred",
+) -> list[Path]:
+    """Write `out/CASE_<suffix>.nii.gz` for each case of `data`; returns the paths.
+
+    Class indices become the data set's own label values, in the geometry of the case's images.
+    `cases` picks by id, `part` by the checkpoint's split ("train", "val", "test"). Averaged weights
+    are used when there are any. Finished cases are skipped when a stopped call is repeated.
+    UsageError for unknown cases or a folder that holds another checkpoint's predictions; DataError
+    names a damaged file.
+    """
+    out = Path(out)
+    paths = checkpoint.find(checkpoint_path)
+    found, state, groups = checkpoint.load_newest(paths, ("model", "ema"))
+    recipe = config.from_dict(state["recipe"])
+    dataset = discover(data, modalities=tuple(state["modalities"]))
+    chosen = _choose(dataset, state["split"], cases, part)
+    scheme = LabelScheme.from_dict(state["scheme"])
+    _claim(out, {"weights": state["sha256"], "suffix": suffix})
+    device = pick_device(recipe.device)
+    net = load_network(recipe, len(dataset.modalities), len(scheme.classes), groups).to(device)
+    written = []
+    with use_backend(kernels), progress(len(chosen), f"sample {found.name}") as advance:
+        for case in chosen:
+            path = out / f"{case.id}_{suffix}.nii.gz"
+            if not path.exists():
+                _predict_case(net, dataset, case, recipe, path)
+            written.append(path)
+            advance(text=case.id)
+    return written
+
+
+def load_network(
+    recipe: config.Recipe, channels: int, classes: int, groups: dict[str, dict[str, Tensor]]
+) -> nn.Module:
+    """The recipe's network for evaluation, with averaged weights where there are any."""
+    net = models.build(recipe.system, in_channels=channels, classes=classes, **recipe.model)
+    try:
+        net.load_state_dict(groups.get("ema", groups["model"]))
+    except RuntimeError as error:
+        raise checkpoint.CheckpointError(
+            f"weights do not fit system {recipe.system}: {error}"
+        ) from None
+    return net.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def predict_volume(
+    net: nn.Module, image: Tensor, patch: Sequence[int], batch_size: int
+) -> np.ndarray:
+    """Class indices uint8 (D, H, W) of a volume (C, D, H, W) on the network's device.
+
+    A network trained on slices gets slices in batches, in windows of the training patch where the
+    slice is larger; slices that hold nothing but background are background. A volume network gets
+    windows of its patch. Probabilities of overlapping windows are blended with Gaussian weights.
+    """
+    if len(patch) == 3:
+        return _windows(net, image[None], patch, batch_size)[0].cpu().numpy()
+    slices = image.movedim(1, 0)
+    classes = torch.zeros(slices.shape[:1] + slices.shape[2:], dtype=torch.uint8)
+    filled = (slices != 0).flatten(1).any(1).nonzero()[:, 0]
+    for index in filled.split(batch_size):
+        classes[index.cpu()] = _windows(net, slices[index], patch, batch_size).cpu()
+    return classes.numpy()
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is the first GPU when there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _windows(net: nn.Module, batch: Tensor, patch: Sequence[int], windows: int) -> Tensor:
+    from monai.inferers import sliding_window_inference
+
+    probabilities = sliding_window_inference(
+        batch, tuple(patch), windows, net.predict, overlap=_OVERLAP, mode="gaussian"
+    )
+    return probabilities.argmax(1).to(torch.uint8)
+
+
+def _predict_case(
+    net: nn.Module, dataset: Dataset, case: Case, recipe: config.Recipe, path: Path
+) -> None:
+    arrays = load_case(dataset, case, recipe.data.normalise)
+    image = torch.from_numpy(arrays.image).to(next(net.parameters()).device)
+    classes = predict_volume(net, image, recipe.data.patch, recipe.data.batch_size)
+    nifti.write(path, dataset.scheme.to_values(classes), arrays.header)
+
+
+def _choose(
+    dataset: Dataset, split: dict[str, list[str]], ids: Sequence[str] | None, part: str
+) -> list[Case]:
+    if part != "all" and part not in split:
+        raise UsageError(f"part: is {part!r}, wanted all, {', '.join(split)}")
+    known = {case.id: case for case in dataset.cases}
+    wanted = list(ids) if ids is not None else list(known) if part == "all" else split[part]
+    missing = [case_id for case_id in wanted if case_id not in known]
+    if missing:
+        raise UsageError(f"{dataset.root}: has no case {', '.join(missing[:5])}")
+    return [known[case_id] for case_id in wanted]
+
+
+def _claim(out: Path, record: dict[str, Any]) -> None:
+    import json
+
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / _RECORD
+    if path.exists() and json.loads(path.read_text()) != record:
+        raise UsageError(f"{out}: holds predictions of another checkpoint; choose another folder")
+    write_json(path, record)

@@ -1,0 +1,247 @@
+"""Train one recipe. Killed at any moment, the same command goes on where the last checkpoint was.
+
+    fastseg train fno --data DATA --out RUN
+    fastseg train fno --data DATA --out RUN epochs=100 data.batch_size=16 kernels=reference
+    torchrun --nproc-per-node 4 -m fastseg train fno --data DATA --out RUN
+
+Every random draw comes from (seed, step) or (seed, epoch, sample): a position is all to resume.
+"""
+
+import logging
+import math
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fastseg import metrics, report, rundir, use_backend
+from fastseg.config import Recipe
+from fastseg.data.cases import LabelScheme
+from fastseg.data.pipeline import load_case
+from fastseg.errors import DataError, NonFiniteError
+from fastseg.progress import progress
+from fastseg.run import Run, find_saved, launch, prepare, save
+from fastseg.sample import predict_volume
+from fastseg.stop import Stopped, StopSignal
+
+log = logging.getLogger("fastseg")
+_OVERLAYS = 2  # patients drawn at each validation
+
+
+def train(
+    recipe: Recipe,
+    data: str | Path,
+    out: str | Path,
+    *,
+    split: str | Path | None = None,
+    resume: bool = True,
+) -> Path:
+    """Train `recipe` on the data set in `data`; returns the last checkpoint's folder.
+
+    `out` receives config.json, env.json, split.json, metrics.jsonl, progress.png, overlays/ and
+    checkpoints/. A run found there goes on from its newest sound checkpoint, unless `resume` is
+    False (then UsageError). `split` names a saved split to use instead of a new one.
+    UsageError when the recipe differs from the run's or another process trains there; DataError;
+    NonFiniteError after recipe.max_skipped bad steps in a row; Stopped after a signal.
+    """
+    out = Path(out)
+    fabric = launch(recipe)
+    with ExitStack() as stack:
+        if fabric.is_global_zero:
+            stack.enter_context(rundir.locked(out))
+        stop = stack.enter_context(StopSignal())
+        stack.enter_context(use_backend(recipe.kernels))
+        fabric.barrier()
+        saved = find_saved(recipe, out, resume, fabric)
+        if saved and saved[1]["position"]["validated"] >= recipe.epochs:
+            log.warning("%s is finished (%d epochs); a larger epochs= goes on", out, recipe.epochs)
+            return saved[0]
+        run = prepare(recipe, data, out, fabric, split, saved)
+        stack.callback(run.loader.close)
+        return _loop(run, stop)
+
+
+def lr_at(recipe: Recipe, step: int, steps: int) -> float:
+    """Learning rate of `step` (from 0) of `steps`."""
+    if recipe.schedule == "constant":
+        return recipe.lr
+    return recipe.lr_min + (recipe.lr - recipe.lr_min) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def _loop(run: Run, stop: StopSignal) -> Path:
+    recipe, at, per_epoch = run.recipe, run.at, run.loader.batches_per_epoch
+    steps, start_s = recipe.epochs * per_epoch, time.monotonic() - at.time_s
+    with progress(steps, f"train {recipe.name}", at.step, not run.fabric.is_global_zero) as advance:
+        while True:
+            if at.batch == 0 and at.epoch > at.validated:
+                last = _end_epoch(run, stop)
+            if _stopping(run, stop):
+                raise Stopped(f"stopped by {stop.name} after step {at.step}; saved in {save(run)}")
+            if at.epoch >= recipe.epochs:
+                return last
+            mark, seen = time.monotonic(), 0
+            for batch in run.loader.epoch(at.epoch, at.batch):
+                row = _step(run, batch, lr_at(recipe, at.step, steps))
+                at.step, at.batch = at.step + 1, at.batch + 1
+                at.epoch, at.batch = at.epoch + at.batch // per_epoch, at.batch % per_epoch
+                at.time_s, seen = time.monotonic() - start_s, seen + len(batch["case"])
+                if at.step % recipe.log_every == 0 or "skipped" in row:
+                    rate = seen * run.fabric.world_size / (time.monotonic() - mark)
+                    _log(
+                        run,
+                        {
+                            "step": at.step,
+                            "epoch": at.epoch,
+                            **row,
+                            "samples_per_s": round(rate, 2),
+                        },
+                    )
+                    mark, seen = time.monotonic(), 0
+                    advance(0, f"loss {row.get('loss', math.nan):.4f}  {rate:.1f} samples/s")
+                advance(1)
+                _give_up(run)
+                if _stopping(run, stop):
+                    break
+                if at.step % recipe.save_every == 0 and at.batch:
+                    save(run)
+
+
+def _step(run: Run, batch: dict[str, Any], lr: float) -> dict[str, Any]:
+    """One batch: the row to log, with "skipped" when the loss or the gradient is not finite."""
+    recipe, at, optimizer = run.recipe, run.at, run.optimizer
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    generator = _seeded(recipe.seed, at.step, run.fabric)
+    buffers = [(b, b.clone()) for b in run.module.buffers() if b.is_floating_point()]
+    loss, parts = run.net.training_loss(batch, generator)
+    run.fabric.backward(loss)
+    limit = math.inf if recipe.grad_clip is None else recipe.grad_clip
+    norm = run.fabric.clip_gradients(run.net, optimizer, max_norm=limit, error_if_nonfinite=False)
+    # the mean over processes is non-finite for all when it is for one: they skip together
+    loss = run.fabric.all_reduce(loss.detach().float(), reduce_op="mean")
+    value, length = torch.stack([loss, norm.detach().float()]).tolist()
+    finite = math.isfinite(value) and math.isfinite(length)
+    if not finite:
+        optimizer.zero_grad()
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    if finite or recipe.precision == "fp16":  # the loss scaler must see overflows to shrink
+        optimizer.step()
+    optimizer.zero_grad()
+    at.skipped, at.in_a_row = at.skipped + (not finite), 0 if finite else at.in_a_row + 1
+    if not finite:
+        samples = [[int(n) for n in seed] for seed in batch["seed"]]
+        reason = f"loss {value}, gradient norm {length}"
+        return {"skipped": reason, "cases": list(batch["case"]), "samples": samples}
+    if run.ema is not None:
+        _average(run.ema, run.module, recipe.ema, at.step)
+    if (at.step + 1) % recipe.log_every:
+        return {}
+    return {
+        "loss": value,
+        **{name: float(part) for name, part in parts.items()},
+        "lr": lr,
+        "time_s": at.time_s,
+    }
+
+
+def _seeded(seed: int, step: int, fabric: Any) -> torch.Generator:
+    """This step's generator; dropout draws from torch's own, which so follows the step too."""
+    key = np.random.SeedSequence((seed, step, fabric.global_rank)).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(key >> np.uint64(1)))
+    return torch.Generator(fabric.device).manual_seed(int(key >> np.uint64(1)))
+
+
+@torch.no_grad()
+def _average(ema: nn.Module, module: nn.Module, decay: float, step: int) -> None:
+    decay = min(
+        decay, (1 + step) / (10 + step)
+    )  # else the initial weights stay for 1/(1-decay) steps
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+    average(list(ema.parameters()), list(module.parameters()), None)
+    for mean, now in zip(ema.buffers(), module.buffers(), strict=True):
+        mean.copy_(now)
+
+
+def _give_up(run: Run) -> None:
+    if run.at.in_a_row >= run.recipe.max_skipped:
+        raise NonFiniteError(
+            f"{run.at.in_a_row} non-finite steps in a row up to step {run.at.step}; the last good "
+            f"weights are in {save(run)}, the samples in {run.metrics}"
+        )
+
+
+def _stopping(run: Run, stop: StopSignal) -> bool:
+    if run.fabric.world_size == 1:
+        return bool(stop.name)
+    flag = torch.tensor(float(bool(stop.name)), device=run.fabric.device)
+    return run.fabric.all_reduce(flag, reduce_op="sum").item() > 0
+
+
+def _end_epoch(run: Run, stop: StopSignal) -> Path | None:
+    """Validate when due, draw, save; an interrupted validation is done again after resuming."""
+    recipe, at = run.recipe, run.at
+    due = recipe.val_every and (at.epoch % recipe.val_every == 0 or at.epoch == recipe.epochs)
+    score = _validate(run, stop) if due and run.split["val"] else None
+    if _stopping(run, stop):
+        return None
+    at.validated = at.epoch
+    improved = score is not None and score > at.best
+    at.best = score if improved else at.best
+    if run.fabric.is_global_zero:
+        report.progress_png(run.metrics, run.out / "progress.png")
+    if improved:
+        save(run, "best")
+    return save(run)
+
+
+def _validate(run: Run, stop: StopSignal) -> float | None:
+    """Mean over patients of the mean region Dice, on the validation patients."""
+    total, count = 0.0, 0
+    net = (run.ema or run.module).eval()
+    mine = run.split["val"][: run.recipe.val_cases][run.fabric.global_rank :: run.fabric.world_size]
+    for number, case_id in enumerate(mine):
+        if stop.name:
+            break
+        try:
+            arrays = load_case(run.dataset, run.dataset.by_id(case_id), run.recipe.data.normalise)
+        except DataError as error:
+            log.warning("validation leaves out %s", error)
+            continue
+        image = torch.from_numpy(arrays.image).to(run.fabric.device)
+        with run.fabric.autocast():
+            classes = predict_volume(net, image, run.recipe.data.patch, run.recipe.data.batch_size)
+        total, count = total + _region_dice(run.dataset.scheme, classes, arrays.label), count + 1
+        if number < _OVERLAYS and run.fabric.is_global_zero:
+            picture = run.out / "overlays" / f"epoch-{run.at.epoch:04d}-{case_id}.png"
+            picture.parent.mkdir(exist_ok=True)
+            report.overlay_png(arrays.image, arrays.label, classes, picture)
+    run.module.train()
+    sums = torch.tensor([total, count, float(bool(stop.name))], dtype=torch.float64)
+    total, count, stopped = run.fabric.all_reduce(
+        sums.to(run.fabric.device), reduce_op="sum"
+    ).tolist()
+    if stopped or not count:
+        return None
+    score = total / count
+    _log(run, {"step": run.at.step, "epoch": run.at.epoch, "val_dice": score})
+    return score
+
+
+def _region_dice(scheme: LabelScheme, classes: np.ndarray, truth: np.ndarray) -> float:
+    scores = []
+    for members in scheme.regions.values():
+        indices = [scheme.classes.index(name) for name in members]
+        scores.append(metrics.dice(np.isin(classes, indices), np.isin(truth, indices)))
+    return float(np.mean(scores))
+
+
+def _log(run: Run, row: dict[str, Any]) -> None:
+    if run.fabric.is_global_zero:
+        rundir.append_row(run.metrics, row)
+        if "skipped" in row:
+            log.warning("step %d skipped: %s; cases %s", row["step"], row["skipped"], row["cases"])
