@@ -1,0 +1,215 @@
+"""The `fastseg` command. Every verb imports what it needs when it runs, so help is instant.
+
+Exit codes: 0 fine, 1 failed, 2 usage, 3 bad data, 4 non-finite training, 143 stopped and saved.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from fastseg.errors import FastsegError, UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code. A user's mistake is one line on stderr, no traceback."""
+    logging.basicConfig(level=logging.WARNING, format="fastseg: %(message)s")
+    parser = _parser()
+    try:
+        arguments, rest = parser.parse_known_args(argv)
+        arguments.rest = _check_rest(parser, arguments, rest)
+        return arguments.run(arguments) or 0
+    except SystemExit as error:  # argparse's own way out: 0 after help, 2 after a usage error
+        return error.code if isinstance(error.code, int) else 2
+    except FastsegError as error:
+        return _say(error, error.exit_code)
+    except OSError as error:
+        return _say(error, 1)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    from fastseg.doctor import doctor
+
+    return doctor()
+
+
+def check(arguments: argparse.Namespace) -> int:
+    from fastseg.data.cases import check, discover
+    from fastseg.progress import progress
+
+    dataset = discover(arguments.data)
+    with progress(len(dataset.cases), "check") as advance:
+        problems = check(dataset, progress=lambda *_: advance())
+    for problem in problems:
+        print(f"{problem.path}: {problem.kind}: {problem.message}")
+    modalities = ", ".join(dataset.modalities)
+    print(f"{len(dataset.cases)} cases ({dataset.layout}; {modalities}), {len(problems)} problems")
+    return 3 if problems else 0
+
+
+def phantom(arguments: argparse.Namespace) -> None:
+    from fastseg.data import phantom
+    from fastseg.progress import progress
+
+    with progress(arguments.cases, "phantom") as advance:
+        phantom.write(
+            arguments.out,
+            arguments.cases,
+            size=arguments.size,
+            seed=arguments.seed,
+            progress=lambda *_: advance(),
+        )
+    print(arguments.out)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    from fastseg import config
+
+    if arguments.recipes:
+        print("\n".join(config.recipe_names()))
+        return
+    if arguments.recipe is None:
+        raise UsageError("train: wants a recipe; `fastseg train --recipes` lists them")
+    if arguments.help:
+        usage = f"fastseg train {arguments.recipe} --data DATA --out RUN [name=value ...]"
+        print(usage, config.describe(arguments.recipe), sep="\n")
+        return
+    if arguments.data is None or arguments.out is None:
+        raise UsageError("train: wants --data DATA and --out RUN")
+    overrides = [*arguments.rest, *([f"kernels={arguments.kernels}"] if arguments.kernels else [])]
+    recipe = config.load_recipe(arguments.recipe, overrides)
+    from fastseg.train import train
+
+    print(train(recipe, arguments.data, arguments.out, split=arguments.split))
+
+
+def sample(arguments: argparse.Namespace) -> None:
+    from fastseg.sample import sample
+
+    written = sample(
+        arguments.checkpoint,
+        arguments.data,
+        arguments.out,
+        cases=arguments.cases,
+        part=arguments.part,
+        kernels=arguments.kernels or "auto",
+        suffix=arguments.suffix,
+    )
+    print(f"{len(written)} predictions in {arguments.out}")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    from fastseg.evaluate import evaluate
+
+    evaluate(arguments.predictions, arguments.data, arguments.out)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    from fastseg.report import report
+
+    print(report(arguments.run_folder))
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    from fastseg.bench import main
+
+    return main(arguments.rest)
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    from fastseg.demo import demo
+
+    print(demo(arguments.out))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastseg", description="Fourier- and diffusion-based models on brain MRI."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(run, text: str, **options) -> argparse.ArgumentParser:
+        added = verbs.add_parser(run.__name__, help=text, description=text, **options)
+        added.set_defaults(run=run)
+        return added
+
+    verb(doctor, "what was built, what is live on this machine, and why not")
+    verb(check, "look for damaged or inconsistent files").add_argument("data")
+    _phantom_options(verb(phantom, "write synthetic patients in BraTS 2021 layout"))
+    _train_options(verb(train, "train a recipe, or go on with a run", add_help=False))
+    _sample_options(verb(sample, "predict whole patients with a trained network"))
+    scores = verb(evaluate, "score predictions: Dice, IoU, HD95 per patient and region")
+    scores.add_argument("predictions", help="folder of predicted NIfTI files")
+    scores.add_argument("--data", required=True, help="data set with the true labels")
+    scores.add_argument("--out", help="folder for the tables")
+    verb(report, "redraw a run's pictures and summary").add_argument("run_folder", metavar="RUN")
+    verb(bench, "time the kernels", add_help=False)
+    verb(demo, "phantoms, training, sampling, scores, one picture").add_argument(
+        "--out", default="fastseg-demo"
+    )
+    return parser
+
+
+def _phantom_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", help="folder to write")
+    parser.add_argument("--cases", type=int, default=8, help="number of patients (%(default)s)")
+    parser.add_argument("--size", type=_size, default=(96, 96, 64), help="voxels x,y,z (96,96,64)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="same seed, same patients (%(default)s)"
+    )
+
+
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "fastseg train RECIPE --data DATA --out RUN [name=value ...]"
+    parser.add_argument("recipe", nargs="?")
+    parser.add_argument("-h", "--help", action=_TrainHelp, nargs=0, default=False)
+    parser.add_argument("--recipes", action="store_true", help="list the recipes")
+    parser.add_argument("--data", help="data set: BraTS folders, dataset.json or a datalist")
+    parser.add_argument("--out", help="folder of the run; a stopped run in it goes on")
+    parser.add_argument("--split", help="split.json to use instead of a new split")
+    parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
+
+
+def _sample_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="a run, its checkpoints folder or one checkpoint")
+    parser.add_argument("--data", required=True, help="data set to predict")
+    parser.add_argument("--out", required=True, help="folder for CASE_pred.nii.gz")
+    parser.add_argument("--cases", type=lambda text: text.split(","), help="ids: A,B,C (all)")
+    parser.add_argument("--part", default="all", help="all, train, val or test of the run's split")
+    parser.add_argument("--suffix", default="pred", help="CASE_<suffix>.nii.gz (%(default)s)")
+    parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
+
+
+class _TrainHelp(argparse.Action):
+    """Help of `train` alone is argparse's; of `train RECIPE` it is the recipe's keys."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, True)
+        if namespace.recipe is None:
+            parser.print_help()
+            print("\nname=value: `fastseg train RECIPE --help` lists a recipe's names and values")
+            parser.exit()
+
+
+def _check_rest(parser, arguments: argparse.Namespace, rest: list[str]) -> list[str]:
+    """`name=value` words belong to train, everything to bench, nothing to the others."""
+    allowed = arguments.verb == "bench" or (
+        arguments.verb == "train" and all(not word.startswith("-") for word in rest)
+    )
+    if rest and not allowed:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return rest
+
+
+def _size(text: str) -> tuple[int, ...]:
+    numbers = text.split(",")
+    if len(numbers) != 3 or not all(number.isdecimal() and int(number) for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r}, wanted three numbers of voxels: 96,96,64")
+    return tuple(map(int, numbers))
+
+
+def _say(message: object, code: int) -> int:
+    print(f"fastseg: {' '.join(str(message).split())}", file=sys.stderr)
+    return code
