@@ -1,0 +1,139 @@
+"""Choosing where samples of a case lie, and cutting them out in the stored dtype."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastseg.data import augment
+from fastseg.data.decode import Brain
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample before the device stage.
+
+    image: (C, D, H, W) int16 or float32 as stored, D = 1 for slices; label: (D, H, W) uint8;
+    stats: (4, C, 1 or D, 1, 1) float32; seed: (seed, epoch, sample).
+    """
+
+    case: str
+    seed: tuple[int, int, int]
+    image: np.ndarray
+    label: np.ndarray
+    stats: np.ndarray
+    transform: augment.Transform
+
+
+def cut_samples(brain: Brain, case_id: str, seeds, config) -> list[Sample]:
+    """Cut one sample for each (seed, epoch, sample) of `seeds` out of a decoded case.
+
+    A share of `config.foreground_fraction` of all sample numbers is centred on the tumour, when
+    the case has one; the others on brain outside it.
+    """
+    places = _Places(brain)
+    pick = places.pick_slice if len(config.patch) == 2 else places.pick_voxel
+    size = (1, *config.patch)[-3:]
+    samples = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        centre = pick(rng, _on_tumour(seed[-1], config.foreground_fraction))
+        image, label, stats = cut(brain, centre, size, config.normalise)
+        samples.append(Sample(case_id, seed, image, label, stats, augment.draw(rng, config)))
+    return samples
+
+
+def _on_tumour(sample: int, fraction: float) -> bool:
+    # True exactly round(fraction * n) times in any run of n samples, give or take one.
+    return int((sample + 1) * fraction) > int(sample * fraction)
+
+
+class _Places:
+    """Where tumour and brain lie in a `Brain`, worked out once for all of its samples."""
+
+    def __init__(self, brain: Brain):
+        self.brain = brain
+        self.tumour = brain.label != 0
+        self.tumour_slices = np.flatnonzero(self.tumour.any(axis=(1, 2)))
+        self._tumour_voxels = None
+
+    def pick_slice(self, rng, on_tumour: bool) -> tuple[int, ...]:
+        """A voxel (z, y, x) of the box on a random axial slice with tumour, or with brain only."""
+        if on_tumour and self.tumour_slices.size:
+            z = rng.choice(self.tumour_slices)
+            return (z, *_random_voxel(rng, self.tumour[z]))
+        brain = np.logical_or.reduce([image.any(axis=(1, 2)) for image in self.brain.images])
+        slices = np.flatnonzero(brain)
+        clean = np.setdiff1d(slices, self.tumour_slices, assume_unique=True)
+        z = rng.choice(clean if clean.size else slices)
+        return (z, *_random_voxel(rng, self._healthy(np.s_[z])))
+
+    def pick_voxel(self, rng, on_tumour: bool) -> tuple[int, ...]:
+        """A random tumour voxel (z, y, x) of the box, or a random brain voxel outside it."""
+        if on_tumour and self.tumour_slices.size:
+            if self._tumour_voxels is None:
+                self._tumour_voxels = np.flatnonzero(self.tumour)
+            return np.unravel_index(rng.choice(self._tumour_voxels), self.tumour.shape)
+        # Most of the box is brain: a few guesses nearly always spare a scan of the volume.
+        guesses = rng.integers(0, self.tumour.shape, (64, 3))
+        hits = np.flatnonzero(self._healthy(tuple(guesses.T)))
+        if hits.size:
+            return tuple(guesses[hits[0]])
+        return _random_voxel(rng, self._healthy(np.s_[:]))
+
+    def _healthy(self, where) -> np.ndarray:
+        brain = np.logical_or.reduce([image[where] != 0 for image in self.brain.images])
+        healthy = brain & ~self.tumour[where]
+        return healthy if healthy.any() else brain
+
+
+def _random_voxel(rng, mask: np.ndarray) -> tuple[int, ...]:
+    return np.unravel_index(rng.choice(np.flatnonzero(mask)), mask.shape)
+
+
+def cut(brain: Brain, centre, size: tuple[int, int, int], normalise: str):
+    """Image (C, *size), label (*size) and stats (4, C, 1 or D, 1, 1) around a voxel of the box.
+
+    The crop is moved to lie inside the volume; along an axis where it is larger than the volume
+    it is centred. What lies outside the box is 0.
+    """
+    start = map(_start, centre, brain.origin, size, brain.shape)
+    inside, target = zip(
+        *map(_overlap, start, size, brain.origin, brain.label.shape), strict=True
+    )
+    image = np.zeros((len(brain.images), *size), brain.images[0].dtype)
+    for channel, source in zip(image, brain.images, strict=True):
+        channel[target] = source[inside]
+    label = np.zeros(size, np.uint8)
+    label[target] = brain.label[inside]
+    if normalise == "zscore":
+        return image, label, brain.stats[:, :, None, None, None]
+    stats = np.zeros((4, len(image), size[0]), np.float32)
+    planes = [image[inside[0]] for image in brain.images]
+    stats[:, :, target[0]] = slice_range(planes, brain.label.shape[1:] != brain.shape[1:])
+    return image, label, stats[..., None, None]
+
+
+def _start(centre: int, first: int, want: int, full: int) -> int:
+    if want >= full:
+        return (full - want) // 2
+    return int(np.clip(centre + first - want // 2, 0, full - want))
+
+
+def _overlap(start: int, want: int, first: int, length: int) -> tuple[slice, slice]:
+    low, high = max(start, first), min(start + want, first + length)
+    high = max(low, high)
+    return slice(low - first, high - first), slice(low - start, high - start)
+
+
+def slice_range(images: list[np.ndarray], with_zero: bool = False) -> np.ndarray:
+    """Rows low, high, low, 1/(high - low) of each axial slice, float32 (4, C, D).
+
+    images: C arrays (D, H, W). `with_zero` when zeros around them were cut off.
+    """
+    low = np.stack([image.min(axis=(1, 2)) for image in images]).astype(np.float32)
+    high = np.stack([image.max(axis=(1, 2)) for image in images]).astype(np.float32)
+    if with_zero:
+        low, high = low.clip(max=0), high.clip(min=0)
+    spread = high - low
+    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+    return np.stack([low, high, low, scale])

@@ -1,0 +1,123 @@
+"""The device stage as a DALI graph: cast, normalise, turn and rotate with parameters as tensors.
+
+Every frame (modality and axial slice) is one frame of a DALI video, so slices and volumes share
+one graph and all changes are in the plane. `augment.py` is the same stage in torch.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from fastseg.errors import FastsegError, UsageError
+
+INSTALL_HINT = "pip install 'fastseg[dali]' (CPU or CUDA 13) or 'fastseg[dali-cuda12]' (CUDA 12)"
+
+
+def unavailable(device_id: int | None) -> str | None:
+    """Why DALI cannot run here (device None: the CPU), or None when it can."""
+    try:
+        from nvidia.dali import pipeline, types
+
+        trial = pipeline.Pipeline(batch_size=1, num_threads=1, device_id=device_id)
+        trial.set_outputs(types.Constant(0))
+        trial.build()
+    except (ImportError, OSError, RuntimeError) as error:
+        return str(error).strip().splitlines()[0]
+    return None
+
+
+def require(device_id: int | None) -> None:
+    """Raise UsageError with the install command when DALI cannot run here."""
+    reason = unavailable(device_id)
+    if reason:
+        raise UsageError(f"backend 'dali' needs NVIDIA DALI ({reason}); {INSTALL_HINT}")
+
+
+def build(config, channels: int, device_id: int | None, source):
+    """The DALI pipeline for a LoaderConfig; `source()` returns one list of arrays an input.
+
+    `device_id` None runs on the CPU. Outputs: image float32 (C, *patch), label uint8 (*patch).
+    """
+    from nvidia.dali import fn, pipeline_def, types
+    from nvidia.dali import math as dali_math
+
+    height, width = config.patch[-2:]
+    frames = {"shape": [-1, height, width, 1], "layout": "FHWC"}
+    turn = {"perm": [0, 2, 1, 3], "transpose_layout": False}
+    keep_zero, rotate = config.normalise == "zscore", config.rotate_degrees > 0
+
+    @pipeline_def(enable_conditionals=True)
+    def graph():
+        # Six inputs are data, the others arguments, which DALI takes on the CPU.
+        inputs = fn.external_source(
+            source=source, num_outputs=10 if rotate else 9, batch=True, no_copy=True
+        )
+        data = inputs[:6] if device_id is None else [x.gpu() for x in inputs[:6]]
+        image, label, low, high, mean, inv_std = data
+        transpose, flip_h, flip_w, *matrix = inputs[6:]
+        raw = fn.cast(image, dtype=types.FLOAT)
+        image = (dali_math.clamp(raw, low, high) - mean) * inv_std
+        if keep_zero:
+            image = image * (raw != 0)
+        image, label = fn.reshape(image, **frames), fn.reshape(label, **frames)
+        if transpose:
+            image, label = fn.transpose(image, **turn), fn.transpose(label, **turn)
+        image = fn.flip(image, vertical=flip_h, horizontal=flip_w)
+        label = fn.flip(label, vertical=flip_h, horizontal=flip_w)
+        if rotate:
+            warp = {"matrix": matrix[0], "fill_value": 0}
+            image = fn.warp_affine(image, interp_type=types.INTERP_LINEAR, **warp)
+            label = fn.warp_affine(label, interp_type=types.INTERP_NN, **warp)
+        image = fn.reshape(image, shape=[channels, *config.patch], layout="")
+        return image, fn.reshape(label, shape=list(config.patch), layout="")
+
+    return graph(
+        batch_size=config.batch_size,
+        num_threads=config.threads,
+        device_id=device_id,
+        prefetch_queue_depth=2,
+    )
+
+
+def run(batches: Iterable[list], config, channels: int, device_id: int | None) -> Iterator[tuple]:
+    """Yield (samples, image, label) for every list of `crop.Sample`; torch tensors, no copy.
+
+    Two batches are under way at a time. Errors of `batches` pass through unchanged.
+    """
+    import torch
+
+    waiting, batches = deque(), iter(batches)
+
+    def source():
+        waiting.append(next(batches))
+        return _feed(waiting[-1], config.rotate_degrees > 0)
+
+    pipeline = build(config, channels, device_id, source)
+    device = torch.device("cpu" if device_id is None else f"cuda:{device_id}")
+    while True:
+        try:
+            outputs = pipeline.run()
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            cases = ", ".join(sorted({sample.case for batch in waiting for sample in batch}))
+            raise FastsegError(f"DALI failed on samples of {cases}: {error}") from error
+        with device:
+            image, label = (torch.from_dlpack(output.as_tensor()) for output in outputs)
+        yield waiting.popleft(), image, label
+
+
+def _feed(samples: list, rotate: bool) -> list[list[np.ndarray]]:
+    turns = [sample.transform for sample in samples]
+    # A batch has one type; int16 turns into float32 without loss.
+    dtype = np.result_type(*(sample.image.dtype for sample in samples))
+    return [
+        [sample.image.astype(dtype, copy=False) for sample in samples],
+        [sample.label for sample in samples],
+        *([sample.stats[row] for sample in samples] for row in range(4)),
+        [np.array(turn.transpose) for turn in turns],
+        [np.array(turn.flip_h, np.int32) for turn in turns],
+        [np.array(turn.flip_w, np.int32) for turn in turns],
+        *([[turn.matrix for turn in turns]] if rotate else ()),
+    ]

@@ -1,0 +1,192 @@
+"""From the files of one case to the box around its brain, with the statistics that normalise it."""
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastseg.data import nifti
+from fastseg.errors import DataError, NiftiError
+
+AFFINE_TOLERANCE_MM = 1e-3
+PERCENTILES = (0.5, 99.5)
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """Whole volumes of one case. Arrays may be views on buffers that the next read overwrites.
+
+    `images` are C arrays (D, H, W), all int16 or all float32; `label` is (D, H, W) class indices
+    as stored in the file, or None; `header` is the first modality's.
+    """
+
+    images: list[np.ndarray]
+    label: np.ndarray | None
+    header: nifti.Header
+
+
+@dataclass(frozen=True)
+class Brain:
+    """A case cut to the box outside of which every modality and the label are 0.
+
+    `images` holds C arrays (d, h, w) of int16 or float32, `label` uint8 class indices (d, h, w),
+    `origin` the box's first voxel in the volume of `shape` (D, H, W), `stats` the float32 rows
+    low, high, mean, 1/std, one column a modality (`statistics`).
+    """
+
+    images: np.ndarray | list[np.ndarray]
+    label: np.ndarray
+    origin: tuple[int, int, int]
+    shape: tuple[int, int, int]
+    stats: np.ndarray
+
+
+class Buffers(threading.local):
+    """Reusable storage for decoded files, one `nifti.Buffer` for each thread and role."""
+
+    def __init__(self):
+        self._by_role = {}
+
+    def __getitem__(self, role) -> nifti.Buffer:
+        if role not in self._by_role:
+            self._by_role[role] = nifti.Buffer()
+        return self._by_role[role]
+
+
+def read_case(case, modalities, buffers: Buffers | None = None) -> RawCase:
+    """Read every modality of `case`, in the order of `modalities`, and its label if it has one.
+
+    Raises DataError (NiftiError where one file is to blame) for a missing modality, a damaged
+    file, voxels that are not finite, and volumes that do not share one grid.
+    """
+    missing = [name for name in modalities if name not in case.images]
+    if missing:
+        raise DataError(f"case {case.id}: no file for modality {', '.join(missing)}")
+    paths = [case.images[name] for name in modalities]
+    volumes = [nifti.read(path, buffer=buffers and buffers[i]) for i, path in enumerate(paths)]
+    label = None
+    if case.label is not None:
+        label = nifti.read(case.label, buffer=buffers and buffers["label"])
+    _check_grid([*volumes, label] if label else volumes)
+    images = [_stored(volume) for volume in volumes]
+    if any(image.dtype != np.int16 for image in images):
+        images = [image.astype(np.float32, copy=False) for image in images]
+    return RawCase(images, label and _label_values(label), volumes[0].header)
+
+
+def _stored(volume: nifti.Volume) -> np.ndarray:
+    if not volume.header.scaled and np.can_cast(volume.data.dtype, np.int16):
+        return volume.data.astype(np.int16, copy=False)
+    data = volume.scaled(np.float32)
+    if not np.isfinite(data).all():
+        count = int(data.size - np.isfinite(data).sum())
+        raise NiftiError(volume.header.path, f"{count} voxels are NaN or infinite in float32")
+    return data
+
+
+def _label_values(volume: nifti.Volume) -> np.ndarray:
+    return volume.scaled(np.float32) if volume.header.scaled else volume.data
+
+
+def _check_grid(volumes: list[nifti.Volume]) -> None:
+    first = volumes[0].header
+    for header in (volume.header for volume in volumes[1:]):
+        if header.shape != first.shape:
+            raise NiftiError(
+                header.path, f"shape {header.shape} differs from {first.shape} of {first.path}"
+            )
+        if not np.allclose(header.affine, first.affine, rtol=0, atol=AFFINE_TOLERANCE_MM):
+            raise NiftiError(
+                header.path, f"affine differs from {first.path} by over {AFFINE_TOLERANCE_MM} mm"
+            )
+
+
+def brain_box(volumes: list[np.ndarray]) -> tuple[slice, slice, slice]:
+    """The smallest box that holds every non-zero voxel of arrays (D, H, W).
+
+    Raises ValueError when all of them are 0 everywhere.
+    """
+    plane = np.logical_or.reduce([volume.any(axis=0) for volume in volumes])
+    rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
+    if not rows.size:
+        raise ValueError("every voxel is 0")
+    depth = range(len(volumes[0]))
+    first = next(z for z in depth if any(volume[z].any() for volume in volumes))
+    last = next(z for z in reversed(depth) if any(volume[z].any() for volume in volumes))
+    return slice(first, last + 1), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def statistics(image: np.ndarray) -> np.ndarray:
+    """Low, high, mean and 1/std (float32) of one modality's brain voxels (x != 0).
+
+    Low and high are the 0.5 and 99.5 percentiles (linear interpolation, as numpy's default); mean
+    and standard deviation are those of the brain clipped to them. An image without brain gives
+    zeros; a constant brain gives 1/std = 0, so that it normalises to 0.
+    """
+    brain = image[image != 0]
+    if not brain.size:
+        return np.zeros(4, np.float32)
+    if brain.dtype == np.int16:
+        values, counts = _histogram(brain)
+        low, high = _percentiles(values, counts)
+    else:
+        values, counts = brain.astype(np.float64), np.ones(1)
+        low, high = np.percentile(values, PERCENTILES)
+    clipped = values.clip(low, high)
+    mean = (clipped * counts).sum() / brain.size
+    std = np.sqrt((np.square(clipped - mean) * counts).sum() / brain.size)
+    return np.array([low, high, mean, 1 / std if std > 1e-6 * abs(mean) else 0], np.float32)
+
+
+def _histogram(brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Counting the 16-bit patterns needs no sort and no search for the range; negative values are
+    # the upper half of the patterns.
+    counts = np.roll(np.bincount(brain.view(np.uint16), minlength=1 << 16), 1 << 15)
+    present = np.flatnonzero(counts)
+    return (present - (1 << 15)).astype(np.float64), counts[present]
+
+
+def _percentiles(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    ends = counts.cumsum()
+    position = np.asarray(PERCENTILES) / 100 * (ends[-1] - 1)
+    below, above = (
+        values[np.searchsorted(ends, rank, side="right")]
+        for rank in (np.floor(position), np.ceil(position))
+    )
+    return below + (above - below) * (position % 1)
+
+
+def locate(raw: RawCase, case) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+    """The brain box of a case and its statistics, float32 (4, C). Raises DataError: no brain."""
+    try:
+        box = brain_box(raw.images)
+    except ValueError:
+        raise DataError(f"case {case.id}: every modality is 0 everywhere") from None
+    stats = np.stack([statistics(image[box]) for image in raw.images], axis=1)
+    if raw.label is not None and raw.label.any():
+        marked = brain_box([raw.label])
+        box = tuple(
+            slice(min(a.start, b.start), max(a.stop, b.stop))
+            for a, b in zip(box, marked, strict=True)
+        )
+    return box, stats
+
+
+def label_classes(raw: RawCase, case, scheme, box=...) -> np.ndarray:
+    """The label inside `box` as uint8 class indices; DataError names file and unknown values."""
+    try:
+        return scheme.to_classes(raw.label[box])
+    except ValueError as error:
+        raise DataError(f"{case.label}: {error}") from None
+
+
+def crop_to_brain(raw: RawCase, case, scheme, located) -> Brain:
+    """Views of `raw` inside the box that `locate` found, with the label as class indices."""
+    box, stats = located
+    return Brain(
+        images=[image[box] for image in raw.images],
+        label=label_classes(raw, case, scheme, box),
+        origin=tuple(int(part.start) for part in box),
+        shape=raw.images[0].shape,
+        stats=stats,
+    )

@@ -1,0 +1,254 @@
+"""Batches for training and whole volumes for sampling, from NIfTI cases.
+
+Threads decode each case once, cut all of its samples in the stored dtype and draw every random
+number from (seed, epoch, sample). The device stage, DALI or torch, then casts, normalises, flips
+and rotates with those numbers, so both give the same batches and every batch can be made again.
+"""
+
+import logging
+import math
+import weakref
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastseg.data import augment, dali, nifti
+from fastseg.data.crop import Sample, cut_samples, slice_range
+from fastseg.data.decode import label_classes, locate, read_case
+from fastseg.data.source import CaseSource
+from fastseg.data.workers import Workers
+from fastseg.errors import UsageError
+
+log = logging.getLogger(__name__)
+NORMALISE = ("zscore", "slice_minmax")
+CACHES = ("none", "ram", "disk")
+BACKENDS = ("auto", "dali", "torch")
+# Third words of seeds that are not sample numbers.
+_CASE_ORDER, _SAMPLE_ORDER = 2**32 - 1, 2**32 - 2
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """What a batch holds and how it is made. Raises UsageError naming a wrong field.
+
+    `patch` is (H, W) for axial slices or (D, H, W) for volumes, in voxels. `samples_per_case` are
+    cut from one decode; `foreground_fraction` of them are centred on tumour. `flip` mirrors H and
+    W with probability 0.5 each, `rotate90` turns by a random quarter turn, `rotate_degrees` is the
+    largest random in-plane angle. `normalise` "zscore" is per volume over the brain, "slice_minmax"
+    maps each axial slice to [0, 1]. `cache` keeps decoded cases in memory ("ram") or in `cache_dir`
+    ("disk"). `max_bad` is the share of cases (at least one case) that may turn out bad.
+    """
+
+    patch: tuple[int, ...]
+    batch_size: int = 8
+    samples_per_case: int = 8
+    foreground_fraction: float = 0.5
+    flip: bool = True
+    rotate90: bool = False
+    rotate_degrees: float = 0.0
+    normalise: str = "zscore"
+    cache: str = "none"
+    cache_dir: str | Path | None = None
+    threads: int = 2
+    seed: int = 0
+    max_bad: float = 0.02
+
+    def __post_init__(self):
+        object.__setattr__(self, "patch", tuple(self.patch))
+        _want(len(self.patch) in (2, 3) and all(_whole(n, 1) for n in self.patch),
+              "patch", self.patch, "(H, W) or (D, H, W) in voxels")  # fmt: skip
+        for name in ("batch_size", "samples_per_case", "threads"):
+            value = getattr(self, name)
+            _want(_whole(value, 1), name, value, "a whole number from 1")
+        _want(_whole(self.seed, 0), "seed", self.seed, "a whole number from 0")
+        for name in ("foreground_fraction", "max_bad"):
+            _want(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        _want(0 <= self.rotate_degrees <= 180, "rotate_degrees", self.rotate_degrees, "0 to 180")
+        _want(self.normalise in NORMALISE, "normalise", self.normalise, " or ".join(NORMALISE))
+        _want(self.cache in CACHES, "cache", self.cache, ", ".join(CACHES))
+        _want(self.cache != "disk" or self.cache_dir, "cache_dir", None, "a folder for cache=disk")
+        _want(not self.rotate90 or self.patch[-1] == self.patch[-2],
+              "rotate90", True, "a patch with H = W")  # fmt: skip
+
+
+def _want(good: bool, name: str, value, wanted: str) -> None:
+    if not good:
+        raise UsageError(f"{name} is {value!r}; wanted {wanted}")
+
+
+def _whole(value, least: int) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+
+
+class Loader:
+    """Batches of one rank, a pure function of (seed, epoch, batch number).
+
+    A batch is {"image": float32 (B, C, *patch), "label": uint8 class indices (B, *patch), "case":
+    list of ids, "seed": list of (seed, epoch, sample)}, on `device`. Batches are always full: the
+    last one draws further samples from the epoch's first cases. Every rank has the same number.
+
+    `dataset` is a `cases.Dataset`; `backend` "auto" takes DALI if it can be imported. A case that
+    cannot be used is listed in `quarantined` and replaced by the next good one in id order.
+    Raises UsageError for wrong arguments, DataError for cases without label, and from `epoch` when
+    too many cases are bad.
+    """
+
+    def __init__(self, dataset, case_ids, config: LoaderConfig, *, backend: str = "auto",
+                 device: str | torch.device = "cpu", rank: int = 0, world: int = 1):  # fmt: skip
+        _want(backend in BACKENDS, "backend", backend, ", ".join(BACKENDS))
+        _want(_whole(world, 1) and 0 <= rank < world, "rank", (rank, world), "0 <= rank < world")
+        self.config, self.rank, self.world = config, rank, world
+        self.device = torch.device(device)
+        self.backend = _resolve(backend, self.device)
+        self.modalities = tuple(dataset.modalities)
+        self._source = CaseSource(dataset, case_ids, config)
+        self._workers = Workers(config.threads)
+        self._end = weakref.finalize(self, self._workers.close)
+
+    @property
+    def quarantined(self) -> dict[str, str]:
+        """Reason by id of every bad case met so far."""
+        return self._source.quarantined
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches this rank gives in an epoch; the same on every rank."""
+        cases = math.ceil(len(self._source.cases) / self.world)
+        return math.ceil(cases * self.config.samples_per_case / self.config.batch_size)
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[dict]:
+        """The batches of an epoch from `start_batch` on; earlier ones are not decoded."""
+        _want(self._end.alive, "loader", "closed", "an open one")
+        _want(_whole(epoch, 0), "epoch", epoch, "a whole number from 0")
+        _want(_whole(start_batch, 0), "start_batch", start_batch, "a whole number from 0")
+        self._source.check_allowance()
+        return self._batches(epoch, start_batch)
+
+    def close(self) -> None:
+        """End the worker threads. The loader cannot be used afterwards."""
+        self._end()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _batches(self, epoch: int, start_batch: int) -> Iterator[dict]:
+        cut = self._cut_batches(epoch, start_batch)
+        if self.backend == "dali":
+            ready = dali.run(cut, self.config, len(self.modalities), _device_id(self.device))
+        else:
+            ready = augment.run(cut, self.config, self.device)
+        with closing(cut), closing(ready):
+            for samples, image, label in ready:
+                yield {
+                    "image": image,
+                    "label": label,
+                    "case": [sample.case for sample in samples],
+                    "seed": [sample.seed for sample in samples],
+                }
+
+    def _cut_batches(self, epoch: int, start_batch: int) -> Iterator[list[Sample]]:
+        size = self.config.batch_size
+        wanted = self._sample_order(epoch)[start_batch * size :]
+        places: dict[int, list[int]] = {}
+        for number in wanted:
+            places.setdefault(number // self.config.samples_per_case, []).append(number)
+        order = self._case_order(epoch)
+        index = {place: order[place % len(order)] for place in places}
+
+        def cut(place: int) -> dict[int, Sample]:
+            case_id, brain = self._source.get(index[place])
+            seeds = [(self.config.seed, epoch, number) for number in places[place]]
+            samples = cut_samples(brain, case_id, seeds, self.config)
+            return dict(zip(places[place], samples, strict=True))
+
+        names = {place: f"case {self._source.cases[index[place]].id}" for place in places}
+        results = self._workers.ahead(cut, names, self._window() + self.config.threads)
+        ready: dict[int, Sample] = {}
+        for first in range(0, len(wanted), size):
+            batch = wanted[first : first + size]
+            while not all(number in ready for number in batch):
+                ready.update(next(results))
+            yield [ready.pop(number) for number in batch]
+
+    def _window(self) -> int:
+        # Enough cases that a batch mixes several; more would only hold more crops in memory.
+        per_case, batch = self.config.samples_per_case, self.config.batch_size
+        return max(2, min(batch, math.ceil(4 * batch / per_case)))
+
+    def _case_order(self, epoch: int) -> list[int]:
+        rng = np.random.default_rng((self.config.seed, epoch, _CASE_ORDER))
+        return rng.permutation(len(self._source.cases)).tolist()
+
+    def _sample_order(self, epoch: int) -> list[int]:
+        """Global sample numbers of this rank, shuffled within windows of consecutive cases.
+
+        The cases of place p, p + world, … belong to one rank; sample n is cut from place
+        n // samples_per_case, so a sample's content does not depend on the number of ranks.
+        """
+        per_case = self.config.samples_per_case
+        total = self.batches_per_epoch * self.config.batch_size
+        local = np.arange(math.ceil(total / per_case) * per_case)
+        numbers = (local // per_case * self.world + self.rank) * per_case + local % per_case
+        numbers = numbers[:total]
+        step = self._window() * per_case
+        for window, first in enumerate(range(0, total, step)):
+            seed = (self.config.seed, epoch, _SAMPLE_ORDER, window, self.rank)
+            np.random.default_rng(seed).shuffle(numbers[first : first + step])
+        return numbers.tolist()
+
+
+def _resolve(backend: str, device: torch.device) -> str:
+    if backend == "torch":
+        return backend
+    served = device.type in ("cpu", "cuda")
+    if backend == "dali":
+        _want(served, "device", str(device), "cpu or cuda for backend 'dali'")
+        dali.require(_device_id(device))
+        return backend
+    reason = dali.unavailable(_device_id(device)) if served else f"no DALI for {device.type}"
+    if reason:
+        log.info("loader: torch backend, since DALI cannot be used (%s)", reason)
+    return "torch" if reason else "dali"
+
+
+def _device_id(device: torch.device) -> int | None:
+    if device.type == "cpu":
+        return None
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+@dataclass(frozen=True)
+class CaseArrays:
+    """One case: image float32 (C, D, H, W) normalised, label uint8 (D, H, W) or None, header."""
+
+    image: np.ndarray
+    label: np.ndarray | None
+    header: nifti.Header
+
+
+def load_case(dataset, case, config_normalise: str = "zscore") -> CaseArrays:
+    """Read a whole case (a `Case` or its id), normalised exactly as training batches are.
+
+    Raises DataError naming the file when it cannot be used, UsageError for an unknown rule.
+    """
+    _want(config_normalise in NORMALISE, "normalise", config_normalise, " or ".join(NORMALISE))
+    case = dataset.by_id(case) if isinstance(case, str) else case
+    raw = read_case(case, dataset.modalities)
+    label = None if raw.label is None else label_classes(raw, case, dataset.scheme)
+    if config_normalise == "zscore":
+        stats = locate(raw, case)[1][:, :, None]
+    else:
+        stats = slice_range(raw.images)
+    image = np.empty((len(raw.images), *raw.images[0].shape), np.float32)
+    for channel, volume in enumerate(raw.images):
+        rows = torch.from_numpy(stats[:, channel, :, None, None])
+        whole = augment.normalise(torch.from_numpy(volume), rows, config_normalise == "zscore")
+        image[channel] = whole.numpy()
+    return CaseArrays(image, label, raw.header)

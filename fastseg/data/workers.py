@@ -1,0 +1,89 @@
+"""A pool of daemon threads that works a bounded distance ahead of its consumer."""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from itertools import islice
+
+from fastseg.errors import DataError
+
+WATCHDOG_S = 120.0
+
+
+class Workers:
+    """Threads for calls that release the GIL.
+
+    They are daemons, unlike those of concurrent.futures: a read that never returns (a lost network
+    file system) must not keep the interpreter from exiting.
+    """
+
+    def __init__(self, count: int):
+        self._tasks: queue.SimpleQueue = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=_work, args=(self._tasks,), daemon=True, name="fastseg-data")
+            for _ in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, call: Callable, *args) -> Future:
+        """Queue `call(*args)`."""
+        future: Future = Future()
+        self._tasks.put((future, call, args))
+        return future
+
+    def ahead(self, call: Callable, names: Mapping, distance: int) -> Iterator:
+        """`call(key)` for each key of `names`, in order, at most `distance` results ahead.
+
+        An error of a call is raised where its result would have come. Raises DataError, with the
+        key's name, when a result is not there within WATCHDOG_S. Calls not yet begun are dropped
+        when the iterator is closed.
+        """
+        keys, under_way = iter(names), deque()
+        try:
+            while True:
+                for key in islice(keys, distance - len(under_way)):
+                    under_way.append((key, self.submit(call, key)))
+                if not under_way:
+                    return
+                key, future = under_way.popleft()
+                yield _result(future, names[key])
+        finally:
+            for _, future in under_way:
+                future.cancel()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Let the threads end after their present call and wait for them up to `timeout_s`."""
+        for _ in self._threads:
+            self._tasks.put(None)
+        end = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+
+def _result(future: Future, name: str):
+    try:
+        return future.result(WATCHDOG_S)
+    except FutureTimeout:
+        if future.done():
+            raise
+        raise DataError(
+            f"{name}: no answer within {WATCHDOG_S:.0f} s; is its disk reachable?"
+        ) from None
+
+
+def _work(tasks: queue.SimpleQueue) -> None:
+    while (task := tasks.get()) is not None:
+        future, call, args = task
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(call(*args))
+        except BaseException as error:
+            future.set_exception(error)
+        # An idle thread would otherwise keep the last case's crops alive.
+        del task, future, call, args
