@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import NiftiError
-from .inflate import MAGIC, MAX_RATIO, Damaged, inflate, inflate_library, inflate_prefix
-from .nifti_header import LARGEST, Header, parse, pixdim
+from fastseg.data.inflate import MAGIC, MAX_RATIO, Damaged, inflate, inflate_library, inflate_prefix
+from fastseg.data.nifti_header import LARGEST, Header, parse, pixdim
+from fastseg.errors import NiftiError
 
 __all__ = ["Buffer", "Header", "Volume", "inflate_library", "read", "read_header", "write"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .inflate import Damaged
+from fastseg.data.inflate import Damaged
 
 LARGEST = 540
 _MAX_OFFSET = 1 << 24
