@@ -17,6 +17,8 @@ from typing import Any, Literal
 from fastseg.data.pipeline import LoaderConfig
 from fastseg.errors import UsageError
 
+Kernels = Literal["auto", "reference", "matmul", "cpu", "cuda", "triton"]
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -28,10 +30,7 @@ class Recipe:
     data: LoaderConfig  # how samples are drawn
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"  # update rule
     lr: float = 3e-4  # learning rate at the start
-    betas: tuple[float, ...] = (
-        0.9,
-        0.999,
-    )  # Adam's running averages; SGD takes the first as momentum
+    betas: tuple[float, ...] = (0.9, 0.999)  # Adam's averages; SGD's momentum is the first
     weight_decay: float = 0.0  # L2 penalty (Adam, SGD), decoupled decay (AdamW)
     schedule: Literal["constant", "cosine"] = "constant"  # learning rate over the whole run
     lr_min: float = 1e-6  # where the cosine schedule ends
@@ -41,7 +40,7 @@ class Recipe:
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # arithmetic of the network
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU when there is one
     devices: int = 1  # processes on this machine; under torchrun its own number holds
-    kernels: str = "auto"  # backend of the spectral ops, as fastseg.use_backend names them
+    kernels: Kernels = "auto"  # backend of the spectral ops, as fastseg.use_backend has them
     seed: int = 0  # of split, initial weights, sample order and noise
     modalities: tuple[str, ...] | None = None  # channels by name, null for all the data set has
     fractions: tuple[float, ...] = (0.7, 0.2, 0.1)  # share of patients for train, val, test
@@ -190,8 +189,9 @@ def _type_name(kind: Any) -> str:
 
 
 def _did_you_mean(word: str, known) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    near = near or [key for key in known if key.rpartition(".")[2] == word]
+    field = word.rpartition(".")[2]
+    near = [key for key in known if key.rpartition(".")[2] == field]
+    near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else f"; it has {', '.join(sorted(known))}"
 
 

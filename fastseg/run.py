@@ -180,7 +180,7 @@ def _data(
         modalities = tuple(saved[1]["modalities"])
     dataset = cases.discover(data, modalities=modalities, require_labels=True)
     if saved:
-        if cases.LabelScheme.from_dict(saved[1]["scheme"]) != dataset.scheme:
+        if tuple(saved[1]["scheme"]["classes"]) != dataset.scheme.classes:
             raise UsageError(
                 f"{data}: has other labels ({dataset.scheme.name}) than the run was trained on"
             )

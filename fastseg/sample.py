@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastseg import checkpoint, config, models, use_backend
+from fastseg import backends, checkpoint, config, models, use_backend
 from fastseg.data import nifti
 from fastseg.data.cases import Case, Dataset, LabelScheme, discover
 from fastseg.data.pipeline import load_case
@@ -49,16 +49,17 @@ def sample(
     recipe = config.from_dict(state["recipe"])
     dataset = discover(data, modalities=tuple(state["modalities"]))
     chosen = _choose(dataset, state["split"], cases, part)
-    scheme = LabelScheme.from_dict(state["scheme"])
+    scheme = _scheme(dataset, LabelScheme.from_dict(state["scheme"]))
     _claim(out, {"weights": state["sha256"], "suffix": suffix})
     device = pick_device(recipe.device)
     net = load_network(recipe, len(dataset.modalities), len(scheme.classes), groups).to(device)
     written = []
-    with use_backend(kernels), progress(len(chosen), f"sample {found.name}") as advance:
+    with use_kernels(kernels), progress(len(chosen), f"sample {found.name}") as advance:
         for case in chosen:
             path = out / f"{case.id}_{suffix}.nii.gz"
             if not path.exists():
-                _predict_case(net, dataset, case, recipe, path)
+                classes, header = _predict_case(net, dataset, case, recipe)
+                nifti.write(path, scheme.to_values(classes), header)
             written.append(path)
             advance(text=case.id)
     return written
@@ -105,6 +106,16 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def use_kernels(name: str) -> use_backend:
+    """`fastseg.use_backend` for a user's choice: UsageError when this machine cannot serve it."""
+    status = {"auto": True, **backends()}.get(name)
+    if status is None:
+        raise UsageError(f"kernels: is {name!r}, wanted auto, {', '.join(backends())}")
+    if not status:
+        raise UsageError(f"kernels: {name} cannot run here: {status.detail}")
+    return use_backend(name)
+
+
 def _windows(net: nn.Module, batch: Tensor, patch: Sequence[int], windows: int) -> Tensor:
     from monai.inferers import sliding_window_inference
 
@@ -115,12 +126,24 @@ def _windows(net: nn.Module, batch: Tensor, patch: Sequence[int], windows: int) 
 
 
 def _predict_case(
-    net: nn.Module, dataset: Dataset, case: Case, recipe: config.Recipe, path: Path
-) -> None:
+    net: nn.Module, dataset: Dataset, case: Case, recipe: config.Recipe
+) -> tuple[np.ndarray, nifti.Header]:
     arrays = load_case(dataset, case, recipe.data.normalise)
     image = torch.from_numpy(arrays.image).to(next(net.parameters()).device)
     classes = predict_volume(net, image, recipe.data.patch, recipe.data.batch_size)
-    nifti.write(path, dataset.scheme.to_values(classes), arrays.header)
+    return classes, arrays.header
+
+
+def _scheme(dataset: Dataset, trained: LabelScheme) -> LabelScheme:
+    """A labelled data set knows its own values (ET is 3 or 4); else the training data's hold."""
+    if all(case.label is None for case in dataset.cases):
+        return trained
+    if dataset.scheme.classes != trained.classes:
+        raise UsageError(
+            f"{dataset.root}: has classes {', '.join(dataset.scheme.classes)}, the network was "
+            f"trained on {', '.join(trained.classes)}"
+        )
+    return dataset.scheme
 
 
 def _choose(

@@ -18,18 +18,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastseg import metrics, report, rundir, use_backend
+from fastseg import report, rundir
 from fastseg.config import Recipe
-from fastseg.data.cases import LabelScheme
-from fastseg.data.pipeline import load_case
-from fastseg.errors import DataError, NonFiniteError
+from fastseg.errors import NonFiniteError
 from fastseg.progress import progress
 from fastseg.run import Run, find_saved, launch, prepare, save
-from fastseg.sample import predict_volume
+from fastseg.sample import use_kernels
 from fastseg.stop import Stopped, StopSignal
+from fastseg.validate import validate
 
 log = logging.getLogger("fastseg")
-_OVERLAYS = 2  # patients drawn at each validation
 
 
 def train(
@@ -54,7 +52,7 @@ def train(
         if fabric.is_global_zero:
             stack.enter_context(rundir.locked(out))
         stop = stack.enter_context(StopSignal())
-        stack.enter_context(use_backend(recipe.kernels))
+        stack.enter_context(use_kernels(recipe.kernels))
         fabric.barrier()
         saved = find_saved(recipe, out, resume, fabric)
         if saved and saved[1]["position"]["validated"] >= recipe.epochs:
@@ -158,9 +156,8 @@ def _seeded(seed: int, step: int, fabric: Any) -> torch.Generator:
 
 @torch.no_grad()
 def _average(ema: nn.Module, module: nn.Module, decay: float, step: int) -> None:
-    decay = min(
-        decay, (1 + step) / (10 + step)
-    )  # else the initial weights stay for 1/(1-decay) steps
+    # a fixed decay would keep the random initial weights for some 1 / (1 - decay) steps
+    decay = min(decay, (1 + step) / (10 + step))
     average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
     average(list(ema.parameters()), list(module.parameters()), None)
     for mean, now in zip(ema.buffers(), module.buffers(), strict=True):
@@ -186,7 +183,9 @@ def _end_epoch(run: Run, stop: StopSignal) -> Path | None:
     """Validate when due, draw, save; an interrupted validation is done again after resuming."""
     recipe, at = run.recipe, run.at
     due = recipe.val_every and (at.epoch % recipe.val_every == 0 or at.epoch == recipe.epochs)
-    score = _validate(run, stop) if due and run.split["val"] else None
+    score = validate(run, stop) if due and run.split["val"] else None
+    if score is not None:
+        _log(run, {"step": at.step, "epoch": at.epoch, "val_dice": score})
     if _stopping(run, stop):
         return None
     at.validated = at.epoch
@@ -197,47 +196,6 @@ def _end_epoch(run: Run, stop: StopSignal) -> Path | None:
     if improved:
         save(run, "best")
     return save(run)
-
-
-def _validate(run: Run, stop: StopSignal) -> float | None:
-    """Mean over patients of the mean region Dice, on the validation patients."""
-    total, count = 0.0, 0
-    net = (run.ema or run.module).eval()
-    mine = run.split["val"][: run.recipe.val_cases][run.fabric.global_rank :: run.fabric.world_size]
-    for number, case_id in enumerate(mine):
-        if stop.name:
-            break
-        try:
-            arrays = load_case(run.dataset, run.dataset.by_id(case_id), run.recipe.data.normalise)
-        except DataError as error:
-            log.warning("validation leaves out %s", error)
-            continue
-        image = torch.from_numpy(arrays.image).to(run.fabric.device)
-        with run.fabric.autocast():
-            classes = predict_volume(net, image, run.recipe.data.patch, run.recipe.data.batch_size)
-        total, count = total + _region_dice(run.dataset.scheme, classes, arrays.label), count + 1
-        if number < _OVERLAYS and run.fabric.is_global_zero:
-            picture = run.out / "overlays" / f"epoch-{run.at.epoch:04d}-{case_id}.png"
-            picture.parent.mkdir(exist_ok=True)
-            report.overlay_png(arrays.image, arrays.label, classes, picture)
-    run.module.train()
-    sums = torch.tensor([total, count, float(bool(stop.name))], dtype=torch.float64)
-    total, count, stopped = run.fabric.all_reduce(
-        sums.to(run.fabric.device), reduce_op="sum"
-    ).tolist()
-    if stopped or not count:
-        return None
-    score = total / count
-    _log(run, {"step": run.at.step, "epoch": run.at.epoch, "val_dice": score})
-    return score
-
-
-def _region_dice(scheme: LabelScheme, classes: np.ndarray, truth: np.ndarray) -> float:
-    scores = []
-    for members in scheme.regions.values():
-        indices = [scheme.classes.index(name) for name in members]
-        scores.append(metrics.dice(np.isin(classes, indices), np.isin(truth, indices)))
-    return float(np.mean(scores))
 
 
 def _log(run: Run, row: dict[str, Any]) -> None:

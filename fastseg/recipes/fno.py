@@ -21,10 +21,7 @@ def recipe() -> Recipe:
             "two_sided": True,  # false keeps the source's missing negative rows, for parity only
         },
         data=LoaderConfig(
-            patch=(
-                192,
-                192,
-            ),  # source's code: holds every BraTS brain, at 0.64 of the 240 x 240 work
+            patch=(192, 192),  # source's code; holds every BraTS brain, less work than 240 x 240
             batch_size=8,  # source
             samples_per_case=64,  # half of a volume's brain slices for one decode
             foreground_fraction=0.5,  # tumour and tumour-free slices 1:1, as most slices show none

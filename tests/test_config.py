@@ -1,0 +1,136 @@
+"""Recipes and their overrides."""
+
+import json
+
+import pytest
+
+from fastseg import config
+from fastseg.config import Recipe, load_recipe
+from fastseg.errors import UsageError
+
+RECIPES = config.recipe_names()
+
+
+def test_both_recipes_are_found():
+    assert {"fno", "fno3d"} <= set(RECIPES)
+
+
+def test_fno_has_the_settings_of_its_source():
+    recipe = load_recipe("fno")
+    assert recipe.model == {
+        "modes": (20, 10),
+        "width": 16,
+        "blocks": 3,
+        "branches": "per_class",
+        "two_sided": True,
+    }
+    assert (recipe.data.batch_size, recipe.data.patch, recipe.data.flip) == (8, (192, 192), True)
+    assert (recipe.optimizer, recipe.lr, recipe.schedule) == ("adam", 3e-4, "constant")
+    assert recipe.epochs == 50
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_round_trip_through_json_is_exact(name):
+    overrides = ["lr=1.1e-3", "ema=0.9", "data.patch=16,16", "model.width=7", "modalities=t2,t1"]
+    recipe = load_recipe(name, overrides)
+    stored = json.loads(json.dumps(config.to_dict(recipe)))
+    assert config.from_dict(stored) == recipe
+    assert config.from_dict(stored) != load_recipe(name)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_shows_every_key_with_a_value_that_can_be_given_back(name):
+    recipe = load_recipe(name)
+    lines = config.describe(name).split("\n\n")[0].splitlines()
+    settings = [line.split()[0] for line in lines]
+    assert [setting.partition("=")[0] for setting in settings] == list(config.option_types(recipe))
+    assert load_recipe(name, settings) == recipe
+
+
+def test_help_gives_meaning_and_reason():
+    text = config.describe("fno")
+    assert "learning rate at the start; source" in text
+    assert "model.blocks=3" in text
+    assert "source: three a branch" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("lr=1e-3", "lr", 1e-3),
+        ("lr=1", "lr", 1.0),
+        ("ema=null", "ema", None),
+        ("grad_clip=None", "grad_clip", None),
+        ("data.batch_size=4", "data.batch_size", 4),
+        ("data.flip=false", "data.flip", False),
+        ("data.patch=64,96,96", "data.patch", (64, 96, 96)),
+        ("data.patch=(32, 32)", "data.patch", (32, 32)),
+        ("model.modes=[8,4]", "model.modes", (8, 4)),
+        ("model.two_sided=false", "model.two_sided", False),
+        ("modalities=t2", "modalities", ("t2",)),
+        ("precision=bf16", "precision", "bf16"),
+        ("data.cache_dir=/some/where", "data.cache_dir", "/some/where"),
+    ],
+)
+def test_override_changes_that_value_and_no_other(override, key, value):
+    before = config.flatten(config.to_dict(load_recipe("fno")))
+    after = config.flatten(config.to_dict(load_recipe("fno", [override])))
+    assert after == before | {key: value}
+    assert type(after[key]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learnrate=1", "learnrate: recipe fno has no such key"),
+        ("epoch=1", "did you mean epochs?"),
+        ("data.batchsize=1", "did you mean data.batch_size?"),
+        ("batch_size=1", "did you mean data.batch_size?"),
+        ("model.widht=1", "did you mean model.width?"),
+        ("data.seed=1", "data.seed: recipe fno has no such key; did you mean seed?"),
+        ("lr", "written name=value"),
+        ("lr=", "lr: is '', wanted a number"),
+        ("lr=fast", "lr: is 'fast', wanted a number"),
+        ("lr=nan", "lr"),
+        ("lr=inf", "lr"),
+        ("lr=0", "lr: is 0.0"),
+        ("epochs=1.5", "epochs: is '1.5', wanted a whole number"),
+        ("epochs=0", "epochs: is 0, wanted at least 1"),
+        ("epochs=true", "epochs"),
+        ("data.flip=2", "data.flip: is '2', wanted true or false"),
+        ("data.patch=a,b", "data.patch: is '[a,b]', wanted"),
+        ("data.patch=1,2,3,4", "patch"),
+        ("precision=fp8", "wanted one of fp32, tf32, bf16, fp16"),
+        ("kernels=fast", "wanted one of auto, reference"),
+        ("model.width=wide", "model.width: is 'wide', wanted a whole number"),
+        ("ema=1", "ema"),
+        ("fractions=0.5,0.5", "fractions"),
+        ("betas=0.9,1", "betas"),
+    ],
+)
+def test_wrong_override_names_the_key(override, message):
+    with pytest.raises(UsageError) as caught:
+        load_recipe("fno", [override])
+    assert message in str(caught.value)
+
+
+def test_unknown_recipe_suggests_the_nearest():
+    with pytest.raises(UsageError, match="fno2: no such recipe; did you mean fno"):
+        load_recipe("fno2")
+
+
+def test_one_seed_serves_the_loader_too():
+    assert load_recipe("fno", ["seed=7"]).data.seed == 7
+
+
+def test_stored_recipe_with_a_foreign_key_is_refused():
+    stored = config.to_dict(load_recipe("fno")) | {"warp": 9}
+    with pytest.raises(UsageError, match="warp"):
+        config.from_dict(stored)
+
+
+def test_recipe_is_frozen():
+    recipe = load_recipe("fno")
+    with pytest.raises(AttributeError):
+        recipe.lr = 1.0
+    assert isinstance(recipe, Recipe)
