@@ -65,12 +65,12 @@ def rotation_matrix(degrees: float, size: tuple[int, int]) -> np.ndarray:
 def normalise(image: torch.Tensor, stats: torch.Tensor, keep_zero: bool) -> torch.Tensor:
     """(clip(x, low, high) - mean) / std in float32, new tensor.
 
-    image: (…, D, H, W) of any real dtype; stats: (4, …) float32 rows low, high, mean, 1/std, each
+    image: (…, D, H, W) of any real dtype; stats: (4, …) float32 rows low, high, mean, std, each
     broadcastable to `image`. `keep_zero` leaves voxels that were 0 at 0: the background.
     """
-    low, high, mean, inv_std = stats
+    low, high, mean, std = stats
     raw = image.to(torch.float32)
-    out = torch.clamp(raw, low, high).sub_(mean).mul_(inv_std)
+    out = torch.clamp(raw, low, high).sub_(mean).mul_(1 / std)
     return out.mul_(raw != 0) if keep_zero else out
 
 

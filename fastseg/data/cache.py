@@ -95,7 +95,10 @@ class DiskCache:
         """The box of a case, memory-mapped, or None when there is no sound entry."""
         if case.id in self._held:
             return self._held[case.id]
-        stem = self._stem(case)
+        try:
+            stem = self._stem(case)
+        except OSError:
+            return None  # Reading will fail too, and name the file.
         if not stem.with_suffix(".json").exists():
             return None
         try:

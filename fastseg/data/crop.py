@@ -107,7 +107,8 @@ def cut(brain: Brain, centre, size: tuple[int, int, int], normalise: str):
     label[target] = brain.label[inside]
     if normalise == "zscore":
         return image, label, brain.stats[:, :, None, None, None]
-    stats = np.zeros((4, len(image), size[0]), np.float32)
+    stats = np.full((4, len(image), size[0]), np.inf, np.float32)
+    stats[:3] = 0
     planes = [image[inside[0]] for image in brain.images]
     stats[:, :, target[0]] = slice_range(planes, brain.label.shape[1:] != brain.shape[1:])
     return image, label, stats[..., None, None]
@@ -126,7 +127,7 @@ def _overlap(start: int, want: int, first: int, length: int) -> tuple[slice, sli
 
 
 def slice_range(images: list[np.ndarray], with_zero: bool = False) -> np.ndarray:
-    """Rows low, high, low, 1/(high - low) of each axial slice, float32 (4, C, D).
+    """Rows low, high, low, high - low (inf for 0) of each axial slice, float32 (4, C, D).
 
     images: C arrays (D, H, W). `with_zero` when zeros around them were cut off.
     """
@@ -135,5 +136,4 @@ def slice_range(images: list[np.ndarray], with_zero: bool = False) -> np.ndarray
     if with_zero:
         low, high = low.clip(max=0), high.clip(min=0)
     spread = high - low
-    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
-    return np.stack([low, high, low, scale])
+    return np.stack([low, high, low, np.where(spread > 0, spread, np.float32(np.inf))])

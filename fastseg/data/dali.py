@@ -45,20 +45,22 @@ def build(config, channels: int, device_id: int | None, source):
     height, width = config.patch[-2:]
     frames = {"shape": [-1, height, width, 1], "layout": "FHWC"}
     turn = {"perm": [0, 2, 1, 3], "transpose_layout": False}
-    keep_zero, rotate = config.normalise == "zscore", config.rotate_degrees > 0
+    per_volume, rotate = config.normalise == "zscore", config.rotate_degrees > 0
+    axes = [1, 2, 3] if per_volume else [2, 3]
 
     @pipeline_def(enable_conditionals=True)
     def graph():
-        # Six inputs are data, the others arguments, which DALI takes on the CPU.
+        # Image, label, low and high are data; the others are arguments, which stay on the CPU.
         inputs = fn.external_source(
             source=source, num_outputs=10 if rotate else 9, batch=True, no_copy=True
         )
-        data = inputs[:6] if device_id is None else [x.gpu() for x in inputs[:6]]
-        image, label, low, high, mean, inv_std = data
-        transpose, flip_h, flip_w, *matrix = inputs[6:]
+        data = inputs[:4] if device_id is None else [x.gpu() for x in inputs[:4]]
+        image, label, low, high = data
+        mean, std, transpose, flip_h, flip_w, *matrix = inputs[4:]
         raw = fn.cast(image, dtype=types.FLOAT)
-        image = (dali_math.clamp(raw, low, high) - mean) * inv_std
-        if keep_zero:
+        image = dali_math.min(dali_math.max(raw, low), high)
+        image = fn.normalize(image, mean=mean, stddev=std, axes=axes)
+        if per_volume:
             image = image * (raw != 0)
         image, label = fn.reshape(image, **frames), fn.reshape(label, **frames)
         if transpose:

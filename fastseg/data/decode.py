@@ -31,7 +31,7 @@ class Brain:
 
     `images` holds C arrays (d, h, w) of int16 or float32, `label` uint8 class indices (d, h, w),
     `origin` the box's first voxel in the volume of `shape` (D, H, W), `stats` the float32 rows
-    low, high, mean, 1/std, one column a modality (`statistics`).
+    low, high, mean, std, one column a modality (`statistics`).
     """
 
     images: np.ndarray | list[np.ndarray]
@@ -117,15 +117,15 @@ def brain_box(volumes: list[np.ndarray]) -> tuple[slice, slice, slice]:
 
 
 def statistics(image: np.ndarray) -> np.ndarray:
-    """Low, high, mean and 1/std (float32) of one modality's brain voxels (x != 0).
+    """Low, high, mean and std (float32) of one modality's brain voxels (x != 0).
 
     Low and high are the 0.5 and 99.5 percentiles (linear interpolation, as numpy's default); mean
-    and standard deviation are those of the brain clipped to them. An image without brain gives
-    zeros; a constant brain gives 1/std = 0, so that it normalises to 0.
+    and standard deviation are those of the brain clipped to them. A brain of one value, or
+    none, has std = inf, so that it normalises to 0.
     """
     brain = image[image != 0]
     if not brain.size:
-        return np.zeros(4, np.float32)
+        return np.array([0, 0, 0, np.inf], np.float32)
     if brain.dtype == np.int16:
         values, counts = _histogram(brain)
         low, high = _percentiles(values, counts)
@@ -135,7 +135,7 @@ def statistics(image: np.ndarray) -> np.ndarray:
     clipped = values.clip(low, high)
     mean = (clipped * counts).sum() / brain.size
     std = np.sqrt((np.square(clipped - mean) * counts).sum() / brain.size)
-    return np.array([low, high, mean, 1 / std if std > 1e-6 * abs(mean) else 0], np.float32)
+    return np.array([low, high, mean, std if std > 1e-6 * abs(mean) else np.inf], np.float32)
 
 
 def _histogram(brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
