@@ -27,15 +27,17 @@ SIZE_LIMITS_VOXELS = (24, 512)
 
 # relative signal; oedema and necrosis are dark in T1 and bright in T2 as CSF is (the T1/T2
 # inversion), FLAIR suppresses CSF, and contrast agent lights up ET (and veins) in t1ce
-TISSUES = ("csf", "grey", "white", "vein", "NCR", "ED", "ET")
+# gliosis is the harmless bright halo of old ventricles; it and veins keep intensity alone from
+# being an answer, so a network has to look around
+TISSUES = ("csf", "grey", "white", "vein", "gliosis", "NCR", "ED", "ET")
 SIGNAL = {
-    "t1": (0.30, 0.68, 1.00, 0.60, 0.42, 0.72, 0.66),
-    "t1ce": (0.30, 0.70, 0.98, 1.45, 0.48, 0.74, 1.40),
-    "t2": (1.60, 0.78, 0.55, 0.50, 1.35, 1.10, 0.95),
-    "flair": (0.18, 0.78, 0.62, 0.50, 0.85, 1.25, 1.08),
+    "t1": (0.30, 0.68, 1.00, 0.60, 0.80, 0.45, 0.74, 0.66),
+    "t1ce": (0.30, 0.70, 0.98, 1.40, 0.80, 0.50, 0.76, 1.38),
+    "t2": (1.60, 0.78, 0.55, 0.60, 0.95, 1.30, 1.05, 0.95),
+    "flair": (0.18, 0.78, 0.62, 0.55, 1.12, 0.88, 1.20, 1.05),
 }
-CSF, GREY, WHITE, VEIN, NCR, ED, ET = range(len(TISSUES))
-LABEL_OF_TISSUE = np.array([0, 0, 0, 0, 1, 2, 4], np.uint8)
+CSF, GREY, WHITE, VEIN, GLIOSIS, NCR, ED, ET = range(len(TISSUES))
+LABEL_OF_TISSUE = np.array([0, 0, 0, 0, 0, 1, 2, 4], np.uint8)
 
 
 def write(
@@ -74,10 +76,13 @@ def patient(
     """
     rng = np.random.default_rng((seed, index))
     shape = size[::-1]
-    tissue, depth = _anatomy(rng, shape)
-    tissue = _grow_tumour(rng, tissue, depth)
+    healthy, depth = _anatomy(rng, shape)
+    tissue = _grow_tumour(rng, healthy, depth)
     brain = depth > 0
-    images = {name: _acquire(rng, tissue, brain, SIGNAL[name]) for name in MODALITIES}
+    # infiltration is patchy: some of the tissue that was there still shines through
+    strength = np.clip(0.80 + 0.16 * _smooth_field(rng, shape, 12), 0.4, 1.0).astype(np.float32)
+    layers = (healthy, tissue, strength, brain)
+    images = {name: _acquire(rng, layers, SIGNAL[name]) for name in MODALITIES}
     return images, np.where(brain, LABEL_OF_TISSUE[tissue], np.uint8(0))
 
 
@@ -124,9 +129,13 @@ def _anatomy(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarr
     width = rng.uniform(0.05, 0.085)
     horns = ((side - 0.075 - 0.55 * v**2) / width) ** 2 + (v / 0.46) ** 2 + ((w - 0.14) / 0.26) ** 2
     third = (u / 0.03) ** 2 + ((v - 0.05) / 0.16) ** 2 + ((w + 0.12) / 0.16) ** 2
+    halo = rng.uniform(1.2, 2.6) + 0.5 * _smooth_field(rng, shape, 10)
+    tissue[(horns < halo) & (tissue == WHITE)] = GLIOSIS
     tissue[np.minimum(horns, third) < 1] = CSF
     sinus = (u / 0.035) ** 2 + (np.clip(depth, 0, None) / 0.045) ** 2
     tissue[(sinus < 1) & ((w > 0.1) | (v > 0.55))] = VEIN
+    # two thin nets cross in threads
+    tissue[(wall < 0.22) & (np.abs(_smooth_field(rng, shape, 15)) < 0.10) & (depth < 0.4)] = VEIN
     return tissue, depth
 
 
@@ -163,17 +172,22 @@ def _grow_tumour(rng: np.random.Generator, tissue: np.ndarray, depth: np.ndarray
 
 
 def _acquire(
-    rng: np.random.Generator, tissue: np.ndarray, brain: np.ndarray, signal: tuple[float, ...]
+    rng: np.random.Generator, layers: tuple[np.ndarray, ...], signal: tuple[float, ...]
 ) -> np.ndarray:
-    """An int16 magnitude image of a tissue map: partial volume, texture, bias, Rician noise."""
+    """An int16 magnitude image: partial volume, texture, bias field, Rician noise.
+
+    layers: tissue without and with the tumour, share of the tumour's own signal, brain mask.
+    """
     from scipy.ndimage import gaussian_filter
 
-    levels = np.array(signal) * rng.uniform(0.93, 1.07, len(signal))
-    clean = gaussian_filter(levels.astype(np.float32)[tissue], 0.55)
-    texture = 1 + 0.035 * _smooth_field(rng, tissue.shape, 24)
+    healthy, tissue, strength, brain = layers
+    levels = (np.array(signal) * rng.uniform(0.92, 1.08, len(signal))).astype(np.float32)
+    before = levels[healthy]
+    clean = gaussian_filter(before + strength * (levels[tissue] - before), 0.55)
+    texture = 1 + 0.045 * _smooth_field(rng, tissue.shape, 24)
     bias = np.exp(0.12 * _smooth_field(rng, tissue.shape, 2.5))
     signal_brain = (clean * texture * bias)[brain]
-    noise = rng.uniform(0.03, 0.055) * rng.standard_normal((2, signal_brain.size))
+    noise = rng.uniform(0.035, 0.065) * rng.standard_normal((2, signal_brain.size))
     magnitude = np.hypot(signal_brain + noise[0], noise[1])
     image = np.zeros(tissue.shape, np.int16)
     # scanners scale freely: the same tissue differs by a factor of two between patients
