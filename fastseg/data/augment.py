@@ -48,7 +48,9 @@ def draw(rng: np.random.Generator, config) -> Transform:
 
 
 def rotation_matrix(degrees: float, size: tuple[int, int]) -> np.ndarray:
-    """Rotation about the centre of an (H, W) plane, float32 (2, 3), from output to source (x, y).
+    """Rotation of an (H, W) plane about its centre, float32 (2, 3), from output to source (x, y).
+
+    Positive angles turn the way np.rot90 does.
 
     Sine and cosine are rounded to 12 bits after the point. Every source position in planes of up
     to 1024 voxels is then exact in float32, so every backend and device picks the same nearest
@@ -57,7 +59,7 @@ def rotation_matrix(degrees: float, size: tuple[int, int]) -> np.ndarray:
     angle = np.deg2rad(degrees)
     cos = np.round(np.cos(angle) * _FIXED_POINT) / _FIXED_POINT
     sin = np.round(np.sin(angle) * _FIXED_POINT) / _FIXED_POINT
-    turn = np.array([[cos, sin], [-sin, cos]])
+    turn = np.array([[cos, -sin], [sin, cos]])
     centre = np.array([size[1], size[0]]) / 2
     return np.column_stack([turn, centre - turn @ centre]).astype(np.float32)
 

@@ -37,7 +37,8 @@ class CaseSource:
             )
         self.quarantined: dict[str, str] = {}
         self._dataset, self._config = dataset, config
-        self._buffers, self._lock, self._located = Buffers(), threading.Lock(), {}
+        self._buffers, self._located = Buffers(), {}
+        self._locks = {case.id: threading.Lock() for case in self.cases}
         self._cache = open_cache(config.cache, config.cache_dir, dataset)
 
     def get(self, index: int) -> tuple[str, Brain]:
@@ -47,16 +48,11 @@ class CaseSource:
         `max_bad` of the cases (at least one is allowed) or all of them are bad.
         """
         for case in chain(self.cases[index:], self.cases[:index]):
-            self.check_allowance()
-            if case.id in self.quarantined:
-                continue
-            try:
-                return case.id, self._brain(case)
-            except DataError as error:
-                self._set_aside(case, error)
-            except Exception as error:
-                kind = type(error).__name__
-                raise FastsegError(f"case {case.id}: {kind}: {error}") from error
+            # One thread at a time decodes a case, so that it is cached, or set aside, only once.
+            with self._locks[case.id]:
+                brain = self._try(case)
+            if brain is not None:
+                return case.id, brain
         raise DataError(f"{self._dataset.root}: no usable case is left\n{self._listing()}")
 
     def check_allowance(self) -> None:
@@ -71,11 +67,19 @@ class CaseSource:
     def _listing(self) -> str:
         return "\n".join(f"  {name}: {why}" for name, why in sorted(self.quarantined.items()))
 
-    def _set_aside(self, case, error: DataError) -> None:
-        with self._lock:
-            if case.id not in self.quarantined:
-                self.quarantined[case.id] = str(error)
-                log.warning("case %s set aside: %s", case.id, error)
+    def _try(self, case) -> Brain | None:
+        self.check_allowance()
+        if case.id in self.quarantined:
+            return None
+        try:
+            return self._brain(case)
+        except DataError as error:
+            self.quarantined[case.id] = str(error)
+            log.warning("case %s set aside: %s", case.id, error)
+            return None
+        except Exception as error:
+            kind = type(error).__name__
+            raise FastsegError(f"case {case.id}: {kind}: {error}") from error
 
     def _brain(self, case) -> Brain:
         brain = self._cache.get(case)

@@ -1,0 +1,582 @@
+"""The loader: equal backends, pure order, caches, and bad cases that stay outside the batches."""
+
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from fastseg.data import cache, decode, source, workers
+from fastseg.data.augment import Transform, apply, rotation_matrix
+from fastseg.data.cases import discover
+from fastseg.data.pipeline import Loader, LoaderConfig, load_case
+from fastseg.errors import DataError, FastsegError, NiftiError, UsageError
+
+SHAPE = (20, 44, 36)
+MODALITIES = ("t1", "t1ce", "t2", "flair")
+BACKENDS = ("dali", "torch")
+
+
+def save(path, data_zyx, slope=None):
+    image = nibabel.Nifti1Image(data_zyx.T, np.eye(4))
+    if slope:
+        image.header.set_slope_inter(slope, 0)
+    image.to_filename(path)
+
+
+def write_case(root, name, seed, shape=SHAPE, dtype=np.int16):
+    rng = np.random.default_rng(seed)
+    z, y, x = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in shape)]
+    brain = (z / 0.7) ** 2 + (y / 0.8) ** 2 + ((x - 0.1) / 0.75) ** 2 < 1
+    tumour = ((z - 0.1) ** 2 + (y - 0.2) ** 2 + (x - 0.2) ** 2 < 0.12) & brain
+    folder = root / name
+    folder.mkdir(parents=True)
+    for modality in MODALITIES:
+        values = rng.normal(400, 150, shape).round().astype(dtype)
+        save(folder / f"{name}_{modality}.nii.gz", np.where(brain, values, 0).astype(dtype))
+    label = np.where(tumour, rng.choice([1, 2, 4], shape), 0).astype(np.uint8)
+    save(folder / f"{name}_seg.nii.gz", label)
+    return folder
+
+
+def write_cases(root, count, **options):
+    for index in range(count):
+        write_case(root, f"Case_{index:02}", index, **options)
+    return root
+
+
+def rewrite(root, name, change, modality="t1"):
+    path = root / name / f"{name}_{modality}.nii.gz"
+    data = np.asarray(nibabel.load(path).dataobj).T
+    changed = change(data.copy())
+    save(path, changed if changed.dtype.kind == "f" else changed.astype(data.dtype))
+    return path
+
+
+def ids(dataset):
+    return [case.id for case in dataset.cases]
+
+
+def batches(dataset, config, backend="torch", epochs=(0,), start=0, **options):
+    with Loader(dataset, ids(dataset), config, backend=backend, **options) as loader:
+        return [batch for epoch in epochs for batch in loader.epoch(epoch, start)]
+
+
+def assert_equal(ours, theirs):
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["case"] == b["case"]
+        assert a["seed"] == b["seed"]
+        assert a["image"].dtype == torch.float32
+        assert a["label"].dtype == torch.uint8
+        assert torch.equal(a["image"], b["image"])
+        assert torch.equal(a["label"], b["label"])
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return discover(write_cases(tmp_path_factory.mktemp("cases"), 5))
+
+
+@pytest.fixture
+def bad_root(tmp_path):
+    root = write_cases(tmp_path / "data", 6)
+    path = root / "Case_02" / "Case_02_t2.nii.gz"
+    path.write_bytes(path.read_bytes()[:-400])
+    return root
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Ids of the cases whose files are read, in order of reading."""
+    seen, read = [], source.read_case
+    monkeypatch.setattr(
+        source, "read_case", lambda case, *rest: (seen.append(case.id), read(case, *rest))[1]
+    )
+    return seen
+
+
+# Patches inside the volume, of its size, and larger than it.
+PATCHES = [(24, 24), (44, 36), (64, 48), (8, 16, 16), (32, 48, 40)]
+
+
+@pytest.mark.parametrize("patch", PATCHES)
+@pytest.mark.parametrize("normalise", ["zscore", "slice_minmax"])
+def test_backends_are_bitwise_equal(dataset, patch, normalise):
+    config = LoaderConfig(
+        patch, 3, 4, normalise=normalise, rotate90=patch[-1] == patch[-2], seed=5
+    )
+    ours, theirs = (batches(dataset, config, b, epochs=(0, 1, 2)) for b in BACKENDS)
+    assert ours[0]["image"].shape == (3, 4, *patch)
+    assert ours[0]["label"].shape == (3, *patch)
+    assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kept", ["ram", "disk"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("patch", [(24, 24), (8, 16, 16)])
+def test_caches_change_nothing(dataset, tmp_path, decoded, kept, backend, patch):
+    plain = batches(dataset, LoaderConfig(patch, 3, 4), "torch", epochs=(0, 1))
+    decoded.clear()
+    config = LoaderConfig(patch, 3, 4, cache=kept, cache_dir=tmp_path)
+    assert_equal(batches(dataset, config, backend, epochs=(0, 1)), plain)
+    assert sorted(decoded) == ids(dataset)
+
+
+@pytest.mark.parametrize("patch", [(24, 32), (8, 24, 24)])
+def test_interpolated_rotation_agrees(dataset, patch):
+    config = LoaderConfig(patch, 3, 4, rotate_degrees=35.0)
+    inside = (..., slice(2, -2), slice(2, -2))
+    ours, theirs = (batches(dataset, config, b, epochs=(0, 1)) for b in BACKENDS)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a["label"], b["label"])
+        assert (a["image"] - b["image"])[inside].abs().max() <= 1e-3
+    still = batches(dataset, LoaderConfig(patch, 3, 4), epochs=(0, 1))
+    assert not torch.equal(still[0]["image"], ours[0]["image"])
+
+
+@pytest.mark.parametrize("degrees", [90.0, 180.0, -90.0])
+@pytest.mark.parametrize("size", [7, 8])
+def test_rotation_by_right_angles_is_a_permutation(degrees, size):
+    # Fails if the centre or the half-voxel convention is off.
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.random((1, 2, 1, size, size), np.float32))
+    label = torch.from_numpy(rng.integers(0, 4, (1, 1, size, size), np.uint8))
+    turn = Transform(False, False, False, rotation_matrix(degrees, (size, size)))
+    turned, turned_label = apply(image, label, [turn], rotate=True)
+    quarters = round(degrees / 90)
+    assert torch.equal(turned_label, torch.rot90(label, quarters, (-2, -1)))
+    torch.testing.assert_close(
+        turned, torch.rot90(image, quarters, (-2, -1)), rtol=0, atol=1e-5
+    )
+
+
+def test_statistics_equal_numpy():
+    rng = np.random.default_rng(3)
+    for dtype in (np.int16, np.float32):
+        image = (rng.normal(50, 4000, (9, 10, 11)) * rng.integers(0, 2, (9, 10, 11))).astype(dtype)
+        brain = image[image != 0].astype(np.float64)
+        low, high = np.percentile(brain, (0.5, 99.5))
+        clipped = brain.clip(low, high)
+        wanted = (low, high, clipped.mean(), clipped.std())
+        np.testing.assert_allclose(decode.statistics(image), wanted, rtol=1e-6)
+
+
+def test_zscore_of_a_volume(dataset):
+    arrays = load_case(dataset, "Case_01")
+    raw = np.asarray(nibabel.load(dataset.by_id("Case_01").images["t2"]).dataobj).T
+    channel = dataset.modalities.index("t2")
+    brain = arrays.image[channel][raw != 0]
+    assert abs(brain.mean()) < 1e-4
+    assert abs(brain.std() - 1) < 1e-4
+    assert (arrays.image[channel][raw == 0] == 0).all()
+    assert arrays.header.shape == arrays.label.shape == arrays.image.shape[1:] == SHAPE
+    assert set(np.unique(arrays.label)) == {0, 1, 2, 3}
+    legacy = load_case(dataset, "Case_01", "slice_minmax").image[channel]
+    plane = raw[10].astype(np.float32)
+    scaled = (plane - plane.min()) / (plane.max() - plane.min())
+    np.testing.assert_allclose(legacy[10], scaled, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("normalise", ["zscore", "slice_minmax"])
+@pytest.mark.parametrize("patch", [(44, 36), (24, 24), (3, 9, 8)])
+def test_crops_are_parts_of_the_normalised_volume(dataset, patch, normalise):
+    config = LoaderConfig(patch, 4, 4, flip=False, normalise=normalise)
+    size = (1, *patch)[-3:]
+    whole = {name: load_case(dataset, name, normalise) for name in ids(dataset)}
+    for batch in batches(dataset, config, "dali"):
+        for name, image, label in zip(batch["case"], batch["image"], batch["label"], strict=True):
+            case, image = whole[name], image.reshape(4, *size).numpy()
+            windows = np.lib.stride_tricks.sliding_window_view(case.image, size, (1, 2, 3))
+            z, y, x = np.argwhere((windows == image[:, None, None, None]).all((0, 4, 5, 6)))[0]
+            part = case.label[z : z + size[0], y : y + size[1], x : x + size[2]]
+            assert np.array_equal(label.reshape(size), part)
+
+
+def test_a_larger_patch_is_padded_with_background(dataset):
+    config = LoaderConfig((30, 50, 36), 1, 1, flip=False)
+    batch = batches(dataset, config, "dali")[0]
+    case = load_case(dataset, batch["case"][0])
+    inside = (slice(5, 25), slice(3, 47), slice(0, 36))
+    assert np.array_equal(batch["image"][0][(slice(None), *inside)], case.image)
+    assert np.array_equal(batch["label"][0][inside], case.label)
+    assert batch["image"].count_nonzero() == np.count_nonzero(case.image)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("patch", [(44, 36), (5, 9, 9)])
+def test_foreground_fraction(dataset, fraction, patch):
+    config = LoaderConfig(patch, 4, 8, foreground_fraction=fraction, flip=False)
+    labels = torch.cat([batch["label"] for batch in batches(dataset, config)])
+    on_tumour = labels.flatten(1).any(1) if len(patch) == 2 else labels[:, 2, 4, 4] > 0
+    assert on_tumour.float().mean() == fraction
+
+
+def test_batches_are_full_mixed_and_seeded(dataset):
+    config = LoaderConfig((24, 24), 4, 6, seed=9)
+    out = batches(dataset, config, epochs=(0, 1))
+    seeds = [seed for batch in out for seed in batch["seed"]]
+    assert all(len(batch["case"]) == 4 for batch in out)
+    assert len(set(seeds)) == len(seeds) == 2 * 32
+    assert {seed[:2] for seed in seeds} == {(9, 0), (9, 1)}
+    assert {name for batch in out[:8] for name in batch["case"]} == set(ids(dataset))
+    assert sum(len(set(batch["case"])) > 1 for batch in out) > len(out) // 2
+    assert out[0]["case"] != out[8]["case"]
+    other = batches(dataset, LoaderConfig((24, 24), 4, 6))
+    assert not torch.equal(out[0]["image"], other[0]["image"])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_start_batch_gives_the_tail_also_with_bad_cases(bad_root, decoded, backend):
+    data = discover(bad_root)
+    config = LoaderConfig((24, 24), 2, 2)
+    whole = batches(data, config, backend, epochs=(3,))
+    for start in (1, 3, 5):
+        assert_equal(batches(data, config, backend, epochs=(3,), start=start), whole[start:])
+    assert batches(data, config, backend, epochs=(3,), start=6) == []
+    decoded.clear()
+    last = batches(data, config, backend, epochs=(3,), start=5)
+    assert len(decoded) <= 2 + (len(set(last[0]["case"])) > 1)
+
+
+def test_ranks_share_the_samples(dataset):
+    config = LoaderConfig((24, 24), 4, 4)
+    alone = batches(dataset, config)
+    by_seed = {
+        seed: image for b in alone for seed, image in zip(b["seed"], b["image"], strict=True)
+    }
+    parts = [batches(dataset, config, rank=rank, world=2) for rank in (0, 1)]
+    assert len(parts[0]) == len(parts[1]) == 3
+    seeds = [{seed for batch in part for seed in batch["seed"]} for part in parts]
+    assert not seeds[0] & seeds[1]
+    assert by_seed.keys() <= seeds[0] | seeds[1]
+    for batch in (batch for part in parts for batch in part):
+        for seed, image in zip(batch["seed"], batch["image"], strict=True):
+            assert seed not in by_seed or torch.equal(image, by_seed[seed])
+
+
+def test_decoding_runs_a_bounded_distance_ahead(tmp_path, decoded):
+    data = discover(write_cases(tmp_path, 24, shape=(6, 12, 12)))
+    with Loader(data, ids(data), LoaderConfig((8, 8), 2, 2), backend="torch") as loader:
+        next(loader.epoch(0))
+        time.sleep(0.2)
+        assert 2 <= len(decoded) <= 8
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_bad_case_is_named_and_replaced(bad_root, backend, caplog):
+    data = discover(bad_root)
+    config = LoaderConfig((24, 24), 4, 4)
+    with Loader(data, ids(data), config, backend=backend) as loader:
+        out = [*loader.epoch(0), *loader.epoch(1)]
+        assert list(loader.quarantined) == ["Case_02"]
+        assert "Case_02_t2.nii.gz" in loader.quarantined["Case_02"]
+    names = [name for batch in out[: len(out) // 2] for name in batch["case"]]
+    assert names.count("Case_03") == 8
+    assert "Case_02" not in names
+    assert sum("Case_02" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_too_many_bad_cases_end_the_epoch(bad_root, backend):
+    for name in ("Case_03", "Case_04"):
+        (bad_root / name / f"{name}_flair.nii.gz").write_bytes(b"nothing")
+    data = discover(bad_root)
+    config = LoaderConfig((24, 24), 4, 4, max_bad=0.4)
+    with Loader(data, ids(data), config, backend=backend) as loader:
+        with pytest.raises(DataError, match=r"(?s)3 bad.*2 allowed.*Case_02.*Case_03.*Case_04"):
+            list(loader.epoch(0))
+        with pytest.raises(DataError, match="Case_04"):
+            loader.epoch(1)
+    assert batches(data, LoaderConfig((24, 24), 4, 4, max_bad=0.5), backend)
+
+
+def test_no_good_case_left(tmp_path):
+    root = write_cases(tmp_path, 1)
+    rewrite(root, "Case_00", lambda data: data[:-1])
+    with pytest.raises(DataError, match="no usable case"):
+        batches(discover(root), LoaderConfig((24, 24), 4, 4))
+
+
+def _nan(data):
+    data = data.astype(np.float32)
+    data[9, 20, 20] = np.nan
+    return data
+
+
+FAULTS = [
+    ("t1", _nan, "NaN"),
+    ("t1", lambda data: data[:-1], "shape"),
+    ("seg", lambda data: data + 5 * (data == 1), "6"),
+]
+
+
+@pytest.mark.parametrize(("modality", "change", "reason"), FAULTS)
+def test_reasons_for_setting_a_case_aside(tmp_path, modality, change, reason):
+    root = write_cases(tmp_path, 3)
+    path = rewrite(root, "Case_01", change, modality)
+    data = discover(root)
+    with Loader(data, ids(data), LoaderConfig((24, 24), 4, 4), backend="dali") as loader:
+        for batch in loader.epoch(0):
+            assert batch["image"].isfinite().all()
+            assert "Case_01" not in batch["case"]
+        assert reason in loader.quarantined["Case_01"]
+        assert path.name in loader.quarantined["Case_01"]
+
+
+def test_an_empty_case_and_a_lost_file_are_set_aside(tmp_path):
+    root = write_cases(tmp_path, 5)
+    for modality in MODALITIES:
+        rewrite(root, "Case_00", np.zeros_like, modality)
+    data = discover(root)
+    os.unlink(root / "Case_03" / "Case_03_t2.nii.gz")
+    config = LoaderConfig((24, 24), 4, 4, max_bad=0.4, cache="disk", cache_dir=tmp_path / "kept")
+    with Loader(data, ids(data), config) as loader:
+        list(loader.epoch(0))
+        assert "0 everywhere" in loader.quarantined["Case_00"]
+        assert "Case_03_t2.nii.gz" in loader.quarantined["Case_03"]
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_a_modality_of_one_value_normalises_to_zero(tmp_path, value):
+    root = write_cases(tmp_path, 1)
+    rewrite(root, "Case_00", lambda data: value * (data != 0).astype(np.int16))
+    data = discover(root)
+    assert not load_case(data, "Case_00").image[0].any()
+    ours, theirs = (batches(data, LoaderConfig((24, 24), 4, 4), b) for b in BACKENDS)
+    assert not ours[0]["image"][:, 0].any()
+    assert_equal(ours, theirs)
+
+
+def test_stored_types_mix(tmp_path):
+    root = tmp_path / "data"
+    for index, dtype in enumerate((np.int16, np.uint8, np.float32, ">i2", np.int32, np.float64)):
+        write_case(root, f"Case_{index}", index, dtype=dtype)
+    folder = write_case(root, "Case_scaled", 9)
+    for path in folder.glob("*_t*.nii.gz"):
+        save(path, np.asarray(nibabel.load(path).dataobj).T.astype(np.float32), slope=0.5)
+    data = discover(root)
+    config = LoaderConfig((44, 36), 4, 2, flip=False)
+    ours, theirs = (batches(data, config, b, epochs=(0, 1)) for b in BACKENDS)
+    assert_equal(ours, theirs)
+    whole = {name: load_case(data, name).image for name in ids(data)}
+    for batch in ours:
+        for name, image in zip(batch["case"], batch["image"], strict=True):
+            assert (whole[name] == image.numpy()[:, None]).all((0, 2, 3)).any()
+    scaled = np.asarray(nibabel.load(folder / "Case_scaled_t1.nii.gz").dataobj).T
+    assert decode.read_case(data.by_id("Case_scaled"), ("t1",)).images[0] == pytest.approx(scaled)
+
+
+def test_a_passing_read_error_is_retried(dataset, monkeypatch):
+    monkeypatch.setattr(source, "RETRY_PAUSES_S", (0.0, 0.0))
+    read, failures = source.read_case, {"Case_01": 2, "Case_03": 3}
+
+    def shaky(case, *rest):
+        if failures.get(case.id, 0):
+            failures[case.id] -= 1
+            raise NiftiError(case.images["t1"], "i/o") from OSError(errno.EIO, "i/o")
+        return read(case, *rest)
+
+    monkeypatch.setattr(source, "read_case", shaky)
+    config = LoaderConfig((24, 24), 4, 4, threads=1)
+    with Loader(dataset, ids(dataset), config, backend="torch") as loader:
+        list(loader.epoch(0))
+        assert list(loader.quarantined) == ["Case_03"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_unforeseen_error_reaches_the_consumer_with_the_case(dataset, monkeypatch, backend):
+    def broken(case, *_):
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr(source, "read_case", broken)
+    with pytest.raises(FastsegError, match=r"Case_0\d: ZeroDivisionError: odd"):
+        batches(dataset, LoaderConfig((24, 24), 4, 4), backend)
+
+
+def test_a_stuck_read_is_reported_and_does_not_block_closing(dataset, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(workers, "WATCHDOG_S", 0.3)
+    monkeypatch.setattr(source, "read_case", lambda *_: release.wait(30))
+    loader = Loader(dataset, ids(dataset), LoaderConfig((24, 24)), backend="torch")
+    with pytest.raises(DataError, match=r"case Case_0\d: no answer"):
+        next(loader.epoch(0))
+    release.set()
+    loader.close()
+    with pytest.raises(UsageError, match="closed"):
+        loader.epoch(0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_leaving_an_epoch_early_leaves_nothing_behind(dataset, backend):
+    before = threading.active_count()
+    config = LoaderConfig((24, 24), 4, 4)
+    with Loader(dataset, ids(dataset), config, backend=backend) as loader:
+        for epoch in range(3):
+            for batch in loader.epoch(epoch):
+                first = batch
+                break
+        again = next(loader.epoch(2))
+        assert torch.equal(first["image"], again["image"])
+        copy = again["image"].clone()
+        list(loader.epoch(0))
+        assert torch.equal(again["image"], copy)
+    assert threading.active_count() == before
+
+
+def test_an_abandoned_loader_ends_its_threads(dataset):
+    before = threading.active_count()
+    loader = Loader(dataset, ids(dataset), LoaderConfig((24, 24)), backend="torch")
+    assert threading.active_count() == before + 2
+    del loader
+    assert threading.active_count() == before
+
+
+def _damage(path: Path, how: str):
+    data = bytearray(path.read_bytes())
+    if how == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["cut", "bit"])
+@pytest.mark.parametrize("part", ["image.npy", "label.npy", "json"])
+def test_a_damaged_cache_entry_is_rebuilt(dataset, tmp_path, decoded, part, how, caplog):
+    config = LoaderConfig((24, 24), 4, 4, cache="disk", cache_dir=tmp_path)
+    plain = batches(dataset, config)
+    decoded.clear()
+    assert_equal(batches(dataset, config), plain)
+    assert decoded == []
+    _damage(sorted(tmp_path.glob(f"*.{part}"))[0], how)
+    assert_equal(batches(dataset, config), plain)
+    assert len(decoded) == 1
+    assert "damaged" in caplog.text
+    decoded.clear()
+    assert_equal(batches(dataset, config), plain)
+    assert decoded == []
+
+
+def test_changed_files_are_decoded_anew(tmp_path, decoded):
+    root = write_cases(tmp_path / "data", 2)
+    config = LoaderConfig((44, 36), 4, 4, cache="disk", cache_dir=tmp_path / "kept")
+    old = batches(discover(root), config)
+    rewrite(root, "Case_01", lambda data: data % 97)
+    decoded.clear()
+    new = batches(discover(root), config)
+    assert decoded == ["Case_01"]
+    assert_equal(new, batches(discover(root), LoaderConfig((44, 36), 4, 4)))
+    assert not all(torch.equal(a["image"], b["image"]) for a, b in zip(old, new, strict=True))
+
+
+def test_a_full_disk_is_one_warning(dataset, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    config = LoaderConfig((24, 24), 4, 4, cache="disk", cache_dir=tmp_path)
+    monkeypatch.setattr(cache.os, "replace", full)
+    out = batches(dataset, config, epochs=(0, 1))
+    assert_equal(out, batches(dataset, LoaderConfig((24, 24), 4, 4), epochs=(0, 1)))
+    assert sum("No space left" in record.message for record in caplog.records) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_short_memory_stops_the_ram_cache(dataset, monkeypatch, decoded, caplog):
+    answers = iter([False, False])
+    monkeypatch.setattr(cache, "_memory_is_short", lambda: next(answers, True))
+    config = LoaderConfig((24, 24), 4, 4, cache="ram", threads=1)
+    out = batches(dataset, config, epochs=(0, 1))
+    assert_equal(out, batches(dataset, LoaderConfig((24, 24), 4, 4), epochs=(0, 1)))
+    assert sum("memory is short" in record.message for record in caplog.records) == 1
+
+
+WRONG = [
+    ({"patch": (8,)}, "patch"),
+    ({"patch": (8, 0)}, "patch"),
+    ({"batch_size": 0}, "batch_size"),
+    ({"samples_per_case": 2.5}, "samples_per_case"),
+    ({"threads": True}, "threads"),
+    ({"seed": -1}, "seed"),
+    ({"foreground_fraction": 1.5}, "foreground_fraction"),
+    ({"max_bad": float("nan")}, "max_bad"),
+    ({"rotate_degrees": 270}, "rotate_degrees"),
+    ({"normalise": "minmax"}, "normalise"),
+    ({"cache": "disc"}, "cache"),
+    ({"cache": "disk"}, "cache_dir"),
+    ({"patch": (8, 9), "rotate90": True}, "rotate90"),
+]
+
+
+@pytest.mark.parametrize(("values", "name"), WRONG)
+def test_wrong_configurations_are_named(values, name):
+    with pytest.raises(UsageError, match=f"^{name} is"):
+        LoaderConfig(**{"patch": (8, 8), **values})
+
+
+def test_wrong_loader_arguments(dataset, tmp_path):
+    config = LoaderConfig((8, 8))
+    for options in ({"backend": "dally"}, {"rank": 2, "world": 2}):
+        with pytest.raises(UsageError):
+            Loader(dataset, ids(dataset), config, **options)
+    with pytest.raises(UsageError, match="Case_99"):
+        Loader(dataset, ["Case_99"], config)
+    with pytest.raises(DataError, match="0 cases"):
+        Loader(dataset, [], config)
+    root = write_cases(tmp_path, 2)
+    os.unlink(root / "Case_01" / "Case_01_seg.nii.gz")
+    with pytest.raises(DataError, match="Case_01"):
+        Loader(discover(root), ["Case_00", "Case_01"], config)
+    assert load_case(discover(root), "Case_01").label is None
+
+
+def test_without_dali(dataset, monkeypatch, caplog):
+    monkeypatch.setitem(__import__("sys").modules, "nvidia.dali", None)
+    with pytest.raises(UsageError, match=r"pip install 'fastseg\[dali\]'.*fastseg\[dali-cuda12\]"):
+        Loader(dataset, ids(dataset), LoaderConfig((8, 8)), backend="dali")
+    with caplog.at_level("INFO"), Loader(dataset, ids(dataset), LoaderConfig((8, 8))) as loader:
+        assert loader.backend == "torch"
+    assert sum("torch backend" in record.message for record in caplog.records) == 1
+
+
+def test_dali_is_the_default_where_it_is_installed(dataset):
+    pytest.importorskip("nvidia.dali")
+    with Loader(dataset, ids(dataset), LoaderConfig((8, 8))) as loader:
+        assert loader.backend == "dali"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("patch", [(24, 24), (8, 24, 24)])
+@pytest.mark.parametrize("degrees", [0.0, 20.0])
+def test_the_gpu_gives_the_same_batches(dataset, patch, degrees):
+    config = LoaderConfig(patch, 3, 4, rotate90=True, rotate_degrees=degrees)
+    wanted = batches(dataset, config, "torch", epochs=(0, 1))
+    inside = (..., slice(2, -2), slice(2, -2))
+    for backend in BACKENDS:
+        out = batches(dataset, config, backend, epochs=(0, 1), device="cuda")
+        for a, b in zip(out, wanted, strict=True):
+            assert a["image"].is_cuda
+            assert torch.equal(a["label"].cpu(), b["label"])
+            difference = (a["image"].cpu() - b["image"])[inside].abs().max()
+            assert difference <= (1e-3 if degrees else 0)
+
+
+@pytest.mark.skipif("FASTSEG_REAL_DATA" not in os.environ, reason="FASTSEG_REAL_DATA is not set")
+@pytest.mark.parametrize("patch", [(192, 192), (64, 96, 96)])
+def test_real_cases(patch):
+    data = discover(os.environ["FASTSEG_REAL_DATA"])
+    config = LoaderConfig(patch, 2, 2, rotate90=True)
+    ours, theirs = (batches(data, config, b, epochs=(0,)) for b in BACKENDS)
+    assert_equal(ours, theirs)
+    assert_equal(batches(data, config, "dali", start=1), ours[1:])
+    arrays = load_case(data, data.cases[0])
+    volume = nibabel.load(data.cases[0].images[data.modalities[0]])
+    raw = np.asarray(volume.dataobj).T
+    assert np.array_equal(arrays.image[0] == 0, raw == 0) or (raw < 0).any()
+    assert abs(arrays.image[0][raw != 0].mean()) < 1e-4
