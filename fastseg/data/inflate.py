@@ -34,6 +34,8 @@ def inflate_prefix(raw: bytes, size: int) -> bytes:
         try:
             head += decoder.decompress(raw, size - len(head))
         except zlib.error as error:
+            if head:
+                break
             raise Damaged(f"damaged gzip data ({error})") from error
         raw = decoder.unused_data
     return head

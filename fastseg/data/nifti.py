@@ -199,8 +199,9 @@ def _cast(data: np.ndarray, dtype) -> np.ndarray:
 def _encode(data: np.ndarray, like: Header) -> bytes:
     import nibabel
 
-    # NIfTI-1 is what every viewer reads; its sizes are 16 bits.
-    image_class = nibabel.Nifti1Image if max(data.shape) < 2**15 else nibabel.Nifti2Image
+    # The source's own version holds its geometry exactly: NIfTI-2 has it in double precision.
+    second = like.fields["sizeof_hdr"] == 540
+    image_class = nibabel.Nifti2Image if second else nibabel.Nifti1Image
     header = image_class.header_class()
     header.set_data_shape(data.shape[::-1])
     header.set_data_dtype(data.dtype)

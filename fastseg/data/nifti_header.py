@@ -188,8 +188,8 @@ def _affine(fields: np.void, ndim: int, sizes_mm: np.ndarray) -> tuple[np.ndarra
     else:
         from nibabel.volumeutils import shape_zoom_affine
 
-        shape = fields["dim"][1 : ndim + 1]
-        affine = shape_zoom_affine(shape, sizes_mm[1 : ndim + 1], x_flip=True)
+        end = min(ndim, 3) + 1
+        affine = shape_zoom_affine(fields["dim"][1:end], sizes_mm[1:end], x_flip=True)
     if not np.isfinite(affine).all():
         raise Damaged(f"affine {affine.tolist()} should be finite")
     affine.setflags(write=False)
