@@ -48,6 +48,14 @@ class Position:
     time_s: float = 0.0
     metrics_bytes: int = 0  # length of metrics.jsonl: lines after it are of steps to be done again
 
+    def advance(self, finite: bool) -> None:
+        """Count one batch."""
+        self.step, self.batch = self.step + 1, self.batch + 1
+        if self.batch == self.batches_per_epoch:
+            self.epoch, self.batch = self.epoch + 1, 0
+        self.skipped += not finite
+        self.in_a_row = 0 if finite else self.in_a_row + 1
+
 
 @dataclass
 class Run:

@@ -72,7 +72,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": gpus,
         "cuda": torch.version.cuda,
-        "backends": {name: str(value) for name, value in fastseg.backends().items()},
+        "backends": {name: status._asdict() for name, status in fastseg.backends().items()},
         "command": sys.argv,
     }
 

@@ -71,8 +71,8 @@ def lr_at(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def _loop(run: Run, stop: StopSignal) -> Path:
-    recipe, at, per_epoch = run.recipe, run.at, run.loader.batches_per_epoch
-    steps, start_s = recipe.epochs * per_epoch, time.monotonic() - at.time_s
+    recipe, at = run.recipe, run.at
+    steps, start_s = recipe.epochs * at.batches_per_epoch, time.monotonic() - at.time_s
     with progress(steps, f"train {recipe.name}", at.step, not run.fabric.is_global_zero) as advance:
         while True:
             if at.batch == 0 and at.epoch > at.validated:
@@ -84,23 +84,14 @@ def _loop(run: Run, stop: StopSignal) -> Path:
             mark, seen = time.monotonic(), 0
             for batch in run.loader.epoch(at.epoch, at.batch):
                 row = _step(run, batch, lr_at(recipe, at.step, steps))
-                at.step, at.batch = at.step + 1, at.batch + 1
-                at.epoch, at.batch = at.epoch + at.batch // per_epoch, at.batch % per_epoch
                 at.time_s, seen = time.monotonic() - start_s, seen + len(batch["case"])
-                if at.step % recipe.log_every == 0 or "skipped" in row:
-                    rate = seen * run.fabric.world_size / (time.monotonic() - mark)
-                    _log(
-                        run,
-                        {
-                            "step": at.step,
-                            "epoch": at.epoch,
-                            **row,
-                            "samples_per_s": round(rate, 2),
-                        },
-                    )
-                    mark, seen = time.monotonic(), 0
-                    advance(0, f"loss {row.get('loss', math.nan):.4f}  {rate:.1f} samples/s")
                 advance(1)
+                if row:
+                    rate = seen * run.fabric.world_size / (time.monotonic() - mark)
+                    row |= {"samples_per_s": round(rate, 2), "time_s": round(at.time_s, 3)}
+                    _log(run, row)
+                    advance(0, f"loss {row.get('loss', math.nan):.4f}  {rate:.1f} samples/s")
+                    mark, seen = time.monotonic(), 0
                 _give_up(run)
                 if _stopping(run, stop):
                     break
@@ -108,14 +99,13 @@ def _loop(run: Run, stop: StopSignal) -> Path:
                     save(run)
 
 
-def _step(run: Run, batch: dict[str, Any], lr: float) -> dict[str, Any]:
-    """One batch: the row to log, with "skipped" when the loss or the gradient is not finite."""
+def _step(run: Run, batch: dict[str, Any], lr: float) -> dict[str, Any] | None:
+    """Train on one batch and advance the position; returns a row when there is something to log."""
     recipe, at, optimizer = run.recipe, run.at, run.optimizer
     for group in optimizer.param_groups:
         group["lr"] = lr
-    generator = _seeded(recipe.seed, at.step, run.fabric)
     buffers = [(b, b.clone()) for b in run.module.buffers() if b.is_floating_point()]
-    loss, parts = run.net.training_loss(batch, generator)
+    loss, parts = run.net.training_loss(batch, _seeded(recipe.seed, at.step, run.fabric))
     run.fabric.backward(loss)
     limit = math.inf if recipe.grad_clip is None else recipe.grad_clip
     norm = run.fabric.clip_gradients(run.net, optimizer, max_norm=limit, error_if_nonfinite=False)
@@ -130,21 +120,17 @@ def _step(run: Run, batch: dict[str, Any], lr: float) -> dict[str, Any]:
     if finite or recipe.precision == "fp16":  # the loss scaler must see overflows to shrink
         optimizer.step()
     optimizer.zero_grad()
-    at.skipped, at.in_a_row = at.skipped + (not finite), 0 if finite else at.in_a_row + 1
-    if not finite:
-        samples = [[int(n) for n in seed] for seed in batch["seed"]]
-        reason = f"loss {value}, gradient norm {length}"
-        return {"skipped": reason, "cases": list(batch["case"]), "samples": samples}
-    if run.ema is not None:
+    if finite and run.ema is not None:
         _average(run.ema, run.module, recipe.ema, at.step)
-    if (at.step + 1) % recipe.log_every:
-        return {}
-    return {
-        "loss": value,
-        **{name: float(part) for name, part in parts.items()},
-        "lr": lr,
-        "time_s": at.time_s,
-    }
+    row = {"step": at.step + 1, "epoch": at.epoch}
+    at.advance(finite)
+    if not finite:
+        samples = [[int(number) for number in seed] for seed in batch["seed"]]
+        reason = f"loss {value}, gradient norm {length}"
+        return row | {"skipped": reason, "cases": list(batch["case"]), "samples": samples}
+    if at.step % recipe.log_every:
+        return None
+    return row | {"loss": value, **{name: float(part) for name, part in parts.items()}, "lr": lr}
 
 
 def _seeded(seed: int, step: int, fabric: Any) -> torch.Generator:

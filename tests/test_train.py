@@ -1,0 +1,358 @@
+"""Training: what a run leaves, how it stops, how it goes on, and what it refuses."""
+
+import fcntl
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+import fastseg.train as module
+from fastseg import checkpoint, config, models
+from fastseg.config import load_recipe
+from fastseg.data import phantom
+from fastseg.errors import DataError, NonFiniteError, UsageError
+from fastseg.sample import sample
+from fastseg.stop import Stopped
+from fastseg.train import lr_at, train
+
+TINY = (
+    "data.patch=32,32",
+    "data.samples_per_case=8",
+    "data.batch_size=4",
+    "data.threads=1",
+    "model.width=4",
+    "model.blocks=1",
+    "model.modes=6,4",
+    "epochs=2",
+    "log_every=1",
+    "lr=0.01",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return phantom.write(tmp_path_factory.mktemp("data"), 5, size=(40, 36, 24), seed=1)
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """A run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("run") / "straight"
+    train(tiny(), data, out)
+    return out
+
+
+def tiny(*overrides: str, name: str = "fno"):
+    return load_recipe(name, [*TINY, *overrides])
+
+
+def rows(out: Path, key: str = "loss") -> list[dict]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in lines if key in row]
+
+
+def losses(out: Path) -> list[tuple]:
+    return [(row["step"], row["epoch"], row["loss"], row["dice"], row["ce"]) for row in rows(out)]
+
+
+def scores(out: Path) -> list[tuple]:
+    return [(row["step"], row["val_dice"]) for row in rows(out, "val_dice")]
+
+
+def weights(out: Path, group: str = "model") -> dict[str, torch.Tensor]:
+    return checkpoint.load(checkpoint.generations(out / "checkpoints")[0])[1][group]
+
+
+def assert_same_run(out: Path, straight: Path) -> None:
+    assert losses(out) == losses(straight)
+    assert scores(out) == scores(straight)
+    expected = weights(straight)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(out).items())
+
+
+def stop_at(monkeypatch, *steps: int) -> None:
+    """Send this process a SIGTERM in the middle of those steps."""
+    original = module._step
+
+    def step(run, batch, lr):
+        if run.at.step in steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(run, batch, lr)
+
+    monkeypatch.setattr(module, "_step", step)
+
+
+def test_run_leaves_its_files(straight):
+    names = {path.name for path in straight.iterdir()} - {".lock"}
+    assert names == {"config.json", "env.json", "split.json", "metrics.jsonl", "progress.png",
+                     "overlays", "checkpoints"}  # fmt: skip
+    assert config.from_dict(json.loads((straight / "config.json").read_text())) == tiny()
+    environment = json.loads((straight / "env.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__
+    assert environment["backends"]["reference"]["live"]
+    assert (straight / "progress.png").stat().st_size > 1000
+    assert len(list((straight / "overlays").glob("epoch-000[12]-*.png"))) == 2
+    split = json.loads((straight / "split.json").read_text())
+    assert [len(split[part]) for part in ("train", "val", "test")] == [3, 1, 1]
+
+
+def test_metrics_have_one_line_a_step_and_a_score_an_epoch(straight):
+    steps = rows(straight)
+    assert [row["step"] for row in steps] == list(range(1, 13))
+    assert [row["epoch"] for row in steps] == [0] * 6 + [1] * 6
+    for row in steps:
+        assert row["loss"] == pytest.approx(row["dice"] + 0.5 * row["ce"])
+        assert row["samples_per_s"] > 0
+    assert [step for step, _ in scores(straight)] == [6, 12]
+    assert steps[-1]["loss"] < steps[0]["loss"]
+
+
+def test_checkpoint_holds_what_sampling_and_resuming_need(straight):
+    state, groups = checkpoint.load(checkpoint.generations(straight / "checkpoints")[0])
+    assert config.from_dict(state["recipe"]) == tiny()
+    assert state["modalities"] == ["t1", "t1ce", "t2", "flair"]
+    assert state["scheme"]["classes"][0] == "background"
+    position = state["position"]
+    assert (position["step"], position["epoch"], position["batch"]) == (12, 2, 0)
+    assert state["rng"]["seed"] == 0
+    assert set(groups) == {"model", "optimizer"}
+
+
+def test_finished_run_says_so_and_stays_as_it_is(straight, data, caplog):
+    before = (straight / "metrics.jsonl").read_bytes()
+    last = train(tiny(), data, straight)
+    assert "is finished (2 epochs)" in caplog.text
+    assert last == checkpoint.generations(straight / "checkpoints")[0]
+    assert (straight / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("steps", [(0,), (2, 4), (5, 6), (11,)], ids=str)
+def test_stopped_and_resumed_run_is_bitwise_the_same(straight, data, tmp_path, monkeypatch, steps):
+    stop_at(monkeypatch, *steps)
+    for step in steps:
+        with pytest.raises(Stopped, match=f"SIGTERM after step {step + 1}") as caught:
+            train(tiny(), data, tmp_path)
+        assert caught.value.exit_code == 143
+        assert len(losses(tmp_path)) == step + 1
+    train(tiny(), data, tmp_path)
+    assert_same_run(tmp_path, straight)
+
+
+def test_stop_while_validating_validates_after_resuming(straight, data, tmp_path, monkeypatch):
+    original = module.validate
+
+    def validate(run, stop):
+        if run.at.epoch == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            monkeypatch.setattr(module, "validate", original)
+        return original(run, stop)
+
+    monkeypatch.setattr(module, "validate", validate)
+    with pytest.raises(Stopped, match="SIGUSR1 after step 6"):
+        train(tiny(), data, tmp_path)
+    assert not scores(tmp_path)
+    train(tiny(), data, tmp_path)
+    assert_same_run(tmp_path, straight)
+
+
+def test_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
+    straight, data, tmp_path, monkeypatch, caplog
+):
+    stop_at(monkeypatch, 8)
+    with pytest.raises(Stopped):
+        train(tiny("save_every=3"), data, tmp_path)
+    newest = checkpoint.generations(tmp_path / "checkpoints")[0]
+    model = newest / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1])
+    monkeypatch.undo()
+    train(tiny("save_every=3"), data, tmp_path)
+    assert f"checkpoint {newest.name} is damaged" in caplog.text
+    assert (tmp_path / "checkpoints" / f"damaged-{newest.name}").is_dir()
+    assert_same_run(tmp_path, straight)
+
+
+def test_other_settings_are_refused_by_name_and_free_ones_are_not(straight, data):
+    with pytest.raises(UsageError) as caught:
+        train(tiny("lr=0.02", "model.width=8", "epochs=3"), data, straight)
+    message = str(caught.value)
+    assert "lr (0.01 → 0.02)" in message
+    assert "model.width (4 → 8)" in message
+    assert "epochs" not in message
+    with pytest.raises(UsageError, match="holds a run already"):
+        train(tiny(), data, straight, resume=False)
+
+
+def test_more_epochs_go_on_where_the_run_ended(straight, data, tmp_path):
+    train(tiny("epochs=1"), data, tmp_path)
+    train(tiny("log_every=2"), data, tmp_path)
+    assert losses(tmp_path) == losses(straight)[:6] + losses(straight)[7::2]
+    assert scores(tmp_path) == scores(straight)
+
+
+def test_second_run_in_the_same_folder_is_refused(data, tmp_path):
+    with (tmp_path / ".lock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="another run is writing there"):
+            train(tiny(), data, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_folder_that_is_a_file_is_a_usage_error(data, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        train(tiny(), data, tmp_path / "out")
+
+
+def test_patient_of_the_run_that_is_gone_is_a_data_error(straight, tmp_path):
+    other = phantom.write(tmp_path / "other", 2, size=(40, 36, 24))
+    with pytest.raises(DataError, match="lacks 3 cases"):
+        train(tiny("epochs=3"), other, straight)
+
+
+def spoil(monkeypatch, steps, how) -> None:
+    """Let the gradients of those steps go wrong; the loss too when `how` says so."""
+    original = module._step
+    cls = type(models.build("fno", in_channels=4, classes=4, **tiny().model))
+    honest = cls.training_loss
+    now = []
+
+    def step(run, batch, lr):
+        now[:] = [run.at.step]
+        return original(run, batch, lr)
+
+    def training_loss(self, batch, generator):
+        loss, parts = honest(self, batch, generator)
+        return (how(loss), parts) if now[0] in steps else (loss, parts)
+
+    monkeypatch.setattr(module, "_step", step)
+    monkeypatch.setattr(cls, "training_loss", training_loss)
+
+
+@pytest.mark.parametrize(
+    "how", [lambda loss: loss * float("nan"), lambda loss: loss * 1e38 * 1e3], ids=["nan", "inf"]
+)
+def test_non_finite_steps_are_skipped_counted_and_named(data, tmp_path, monkeypatch, how):
+    spoil(monkeypatch, {2, 3, 7}, how)
+    train(tiny(), data, tmp_path)
+    skipped = rows(tmp_path, "skipped")
+    assert [row["step"] for row in skipped] == [3, 4, 8]
+    assert all(len(row["cases"]) == len(row["samples"]) == 4 for row in skipped)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 5, 6, 7, 9, 10, 11, 12]
+    state, groups = checkpoint.load(checkpoint.generations(tmp_path / "checkpoints")[0])
+    assert (state["position"]["skipped"], state["position"]["in_a_row"]) == (3, 0)
+    for tensors in groups.values():
+        assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+
+
+def test_too_many_in_a_row_end_the_run_with_the_last_good_weights(data, tmp_path, monkeypatch):
+    spoil(monkeypatch, range(2, 99), lambda loss: loss * float("nan"))
+    with pytest.raises(NonFiniteError, match="4 non-finite steps in a row") as caught:
+        train(tiny("max_skipped=4"), data, tmp_path / "bad")
+    assert caught.value.exit_code == 4
+    monkeypatch.undo()
+    stop_at(monkeypatch, 1)
+    with pytest.raises(Stopped):
+        train(tiny("max_skipped=4"), data, tmp_path / "good")
+    good = weights(tmp_path / "good")
+    assert all(torch.equal(t, good[name]) for name, t in weights(tmp_path / "bad").items())
+
+
+def test_cosine_schedule_falls_from_lr_to_lr_min():
+    recipe = tiny("schedule=cosine", "lr_min=1e-4")
+    rates = [lr_at(recipe, step, 100) for step in range(101)]
+    assert rates[0] == recipe.lr
+    assert rates[100] == pytest.approx(1e-4)
+    assert rates[50] == pytest.approx((recipe.lr + 1e-4) / 2)
+    assert all(a > b for a, b in itertools.pairwise(rates))
+
+
+def test_averaged_weights_follow_the_recursion_and_are_used(data, tmp_path, monkeypatch):
+    steps = []
+    original = module._step
+
+    def step(run, batch, lr):
+        row = original(run, batch, lr)
+        steps.append([parameter.detach().clone() for parameter in run.module.parameters()])
+        return row
+
+    monkeypatch.setattr(module, "_step", step)
+    start = [p.detach().clone() for p in initial_network().parameters()]
+    train(tiny("ema=0.5", "schedule=cosine"), data, tmp_path)
+    mean = start
+    for number, values in enumerate(steps):
+        decay = min(0.5, (1 + number) / (10 + number))
+        mean = [decay * m + (1 - decay) * v for m, v in zip(mean, values, strict=True)]
+    names = [name for name, _ in initial_network().named_parameters()]
+    saved = weights(tmp_path, "ema")
+    for name, expected in zip(names, mean, strict=True):
+        torch.testing.assert_close(saved[name], expected)
+    assert rows(tmp_path)[-1]["lr"] < rows(tmp_path)[0]["lr"]
+
+
+def initial_network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return models.build("fno", in_channels=4, classes=4, **tiny().model)
+
+
+def test_bf16_and_sgd_train_too(data, tmp_path):
+    train(tiny("precision=bf16", "optimizer=sgd", "val_every=0", "epochs=1"), data, tmp_path)
+    assert all(np.isfinite(row["loss"]) for row in rows(tmp_path))
+    assert not scores(tmp_path)
+
+
+def test_volume_recipe_trains_and_samples(data, tmp_path):
+    small = ["data.patch=16,32,32", "data.samples_per_case=1", "data.batch_size=1", "epochs=1",
+             "model.width=2", "model.blocks=1", "model.modes=4,4,3", "log_every=1"]  # fmt: skip
+    last = train(load_recipe("fno3d", small), data, tmp_path / "run")
+    assert checkpoint.load(last)[1].keys() == {"model", "ema", "optimizer"}
+    [path] = sample(tmp_path / "run", data, tmp_path / "pred", part="test")
+    assert nibabel.load(path).shape == (40, 36, 24)
+
+
+def command(data: Path, out: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "fastseg", "train", "fno", "--data", str(data), "--out", str(out),
+            *TINY, *overrides]  # fmt: skip
+
+
+def wait_for_steps(out: Path, steps: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    path = out / "metrics.jsonl"
+    while not path.exists() or path.read_bytes().count(b"\n") < steps:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_real_process_saves_and_exits_143_on_sigterm(data, tmp_path):
+    run = subprocess.Popen(command(data, tmp_path, "epochs=500"), stderr=subprocess.PIPE, text=True)
+    wait_for_steps(tmp_path, 3, run)
+    run.send_signal(signal.SIGTERM)
+    _, errors = run.communicate(timeout=30)
+    assert run.returncode == 143
+    assert "stopped by SIGTERM" in errors
+    assert "Traceback" not in errors
+    state, _ = checkpoint.load(checkpoint.generations(tmp_path / "checkpoints")[0])
+    assert state["position"]["step"] == len(losses(tmp_path))
+
+
+def test_killed_runs_go_on_bitwise_the_same(tmp_path):
+    script = Path(__file__).parents[1] / "bench" / "kill_resume.py"
+    arguments = ["--kills", "3", "--epochs", "6", "--out", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["kills"] == 3
+    assert summary["losses_equal"]
+    assert summary["weights_equal"]
