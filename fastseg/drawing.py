@@ -65,7 +65,7 @@ def draw_curves(left, right, rows: list[dict]) -> None:
     scores = [(r["step"], r["val_dice"]) for r in rows if r.get("val_dice") is not None]
     curves: dict[str, list] = {}
     for step, value in scores:
-        named = value if isinstance(value, Mapping) else {"mean": value}
+        named = value if isinstance(value, Mapping) else {"mean over regions": value}
         for name, figure in named.items():
             curves.setdefault(name, []).append((step, figure))
     for (name, points), colour in zip(curves.items(), CLASS_COLOURS, strict=False):
@@ -91,8 +91,7 @@ def draw_overlay(axes, overlay: Overlay, modalities: Sequence[str], classes: Seq
     label = None if overlay.label is None else overlay.label[index]
     prediction = None if overlay.prediction is None else overlay.prediction[index]
     for axis, channel, name in zip(axes, overlay.image[:, index], modalities, strict=False):
-        low, high = np.percentile(channel, [1, 99.7])
-        axis.imshow(channel, cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
+        axis.imshow(_grey(channel), cmap="gray", vmin=0, vmax=1)
         _outline(axis, label, "solid", classes)
         _outline(axis, prediction, "dashed", classes)
         axis.set_title(name, fontsize=9)
@@ -116,13 +115,18 @@ def _outline(axis, class_map: np.ndarray | None, style: str, classes: Sequence[s
             axis.contour(mask, levels=[0.5], colors=colour, linewidths=0.9, linestyles=style)
 
 
+def _grey(channel: np.ndarray) -> np.ndarray:
+    """A slice in 0…1; the background, exactly 0 after every normalisation, is black."""
+    brain = channel != 0
+    low, high = np.percentile(channel[brain], [0.5, 99.7]) if brain.any() else (0, 1)
+    return np.clip((channel - low) / max(high - low, 1e-6), 0, 1) * brain
+
+
 def _painted(channel: np.ndarray, class_map: np.ndarray | None) -> np.ndarray:
     """The classes in their colours over a faint grey image, RGB (H, W, 3)."""
     from matplotlib.colors import to_rgb
 
-    low, high = np.percentile(channel, [1, 99.7])
-    grey = np.clip((channel - low) / max(high - low, 1e-6), 0, 1)
-    picture = np.repeat(0.5 * grey[..., None], 3, axis=-1)
+    picture = np.repeat(0.5 * _grey(channel)[..., None], 3, axis=-1)
     if class_map is not None:
         for index in range(1, int(class_map.max()) + 1):
             picture[class_map == index] = to_rgb(CLASS_COLOURS[(index - 1) % len(CLASS_COLOURS)])
