@@ -1,5 +1,7 @@
 import csv
 import json
+import os
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -174,3 +176,25 @@ def test_takes_a_dataset_and_any_label_scheme(data, tmp_path):
     predict(data, tmp_path / "p", NAMES[0])
     one = evaluate(tmp_path / "p", dataset, threads=1, quiet=True)
     assert one == evaluate(tmp_path / "p", data, threads=3, quiet=True)
+
+
+@pytest.mark.skipif(
+    "FASTSEG_REAL_DATA" not in os.environ, reason="FASTSEG_REAL_DATA names no real cases"
+)
+def test_real_patients_with_and_without_enhancing_tumour(tmp_path):
+    root = Path(os.environ["FASTSEG_REAL_DATA"])
+    enhancing = {}
+    for case in cases.discover(root, require_labels=True).cases:
+        truth = nib.load(case.label)
+        values = np.asarray(truth.dataobj)
+        enhancing[case.id] = bool(np.isin(values, (3, 4)).any())
+        (tmp_path / "p").mkdir(exist_ok=True)
+        moved = nib.Nifti1Image(np.roll(values, 1, axis=2), truth.affine)
+        nib.save(moved, tmp_path / "p" / f"{case.id}_pred.nii.gz")
+    rows = evaluate(tmp_path / "p", root, quiet=True).rows
+    assert {row["case"] for row in rows} == set(enhancing)
+    for row in rows:
+        assert 0.8 < row["dice_WT"] < 1
+        assert row["hd95_mm_WT"] == 1
+        if not enhancing[row["case"]]:
+            assert (row["dice_ET"], row["iou_ET"], row["hd95_mm_ET"]) == (1, 1, 0)
