@@ -78,7 +78,7 @@ def discover(
         raise DataError(f"{root}: no such file or folder")
     source = _description(root)
     found = _described(source) if source else layouts.brats(root)
-    cases = sorted(found.cases, key=lambda case: case.id)
+    cases = sorted(found.cases, key=lambda case: (case.id, *map(str, case.images.values())))
     if not cases:
         raise DataError(_nothing(root))
     _refuse_duplicates(root, cases)

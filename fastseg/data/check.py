@@ -41,7 +41,9 @@ def check(
     `progress(cases done, cases in all)` after each case.
     """
     local, total, problems = threading.local(), len(dataset.cases), []
-    labelled = {_group(case) for case in dataset.cases if case.label is not None}
+    # Descriptions list unlabelled cases on purpose, folders show them only by what is beside them.
+    folders = dataset.layout.startswith("brats")
+    labelled = {_group(case) for case in dataset.cases if case.label is not None and folders}
 
     def examine(case: Case) -> list[Problem]:
         if not hasattr(local, "buffer"):

@@ -115,6 +115,8 @@ def scheme_from_labels(name: str, labels: dict) -> LabelScheme:
     Takes {"name": value} and {"name": [values]} as nnU-Net v2 has them, where lists are regions,
     and {"value": "name"} of the Medical Segmentation Decathlon. Raises ValueError.
     """
+    if not isinstance(labels, dict):
+        raise ValueError(f'"labels" is {labels!r}, wanted {{"name": value}}')
     if all(isinstance(label, str) for label in labels.values()):
         labels = {label: int(value) for value, label in labels.items()}
     if "ignore" in labels:
@@ -137,7 +139,8 @@ def scheme_from_labels(name: str, labels: dict) -> LabelScheme:
 def _to_uint8(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind == "f":
         nearest = np.rint(array)
-        off = ~(np.abs(array - nearest) <= ROUNDING)
+        with np.errstate(invalid="ignore"):
+            off = ~(np.abs(array - nearest) <= ROUNDING)
         if off.any():
             raise ValueError(f"label values {_some(array[off])} are not whole numbers")
         array = nearest

@@ -19,7 +19,7 @@ def split_cases(
     """Case ids of "train", "val" and "test", drawn by patient.
 
     Train and val get the whole part of their share, test the rest: 875, 250 and 126 of 1,251. A
-    part that would stay empty takes a patient from the largest one, while there is one to spare.
+    part that would stay empty takes a patient from one that has more than its share to spare.
     Only labelled cases take part unless none is labelled. Raises UsageError for wrong fractions.
     """
     fractions = tuple(fractions)
@@ -79,7 +79,8 @@ def _counts(patients: int, fractions: tuple[float, ...]) -> list[int]:
     counts = [math.floor(patients * share + 1e-9) for share in fractions[:2]]
     counts.append(patients - sum(counts))
     for part, share in enumerate(fractions):
-        largest = counts.index(max(counts))
-        if share > 0 and counts[part] == 0 and (counts[largest] > 1 or part == 0):
-            counts[part], counts[largest] = 1, counts[largest] - 1
+        givers = [i for i, count in enumerate(counts) if count > 1 or (part == 0 and count)]
+        if share > 0 and counts[part] == 0 and givers:
+            giver = max(givers, key=lambda i: counts[i] - patients * fractions[i])
+            counts[part], counts[giver] = 1, counts[giver] - 1
     return counts
