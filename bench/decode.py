@@ -2,8 +2,8 @@
 
     python bench/decode.py DATA [--repeats 9] [--threads 1 2] [--json FILE]
 
-Both decode the same files in turn, in one process, from a warm page cache; the figures are medians
-and the speed-up is the median of the paired ratios. Each thread count is taken with the default heap
+Both decode the same files in turn, in one process, from a warm page cache; figures are medians and
+the speed-up is the median of the paired ratios. Each thread count is taken with the default heap
 and with a warm one, which keeps freed memory and so spares nibabel its page faults. Without DATA a
 synthetic patient of BraTS size is written first.
 """
