@@ -71,9 +71,8 @@ def normalise(image: torch.Tensor, stats: torch.Tensor, keep_zero: bool) -> torc
     broadcastable to `image`. `keep_zero` leaves voxels that were 0 at 0: the background.
     """
     low, high, mean, std = stats
-    raw = image.to(torch.float32)
-    out = torch.clamp(raw, low, high).sub_(mean).mul_(1 / std)
-    return out.mul_(raw != 0) if keep_zero else out
+    out = image.to(torch.float32, copy=True).clamp_(low, high).sub_(mean).mul_(1 / std)
+    return out.mul_(image != 0) if keep_zero else out
 
 
 def apply(image: torch.Tensor, label: torch.Tensor, transforms: list[Transform], rotate: bool):

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import tempfile
-import zlib
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +13,11 @@ import numpy as np
 
 from fastseg.data.decode import Brain
 from fastseg.errors import UsageError
+
+try:
+    from deflate import crc32
+except ImportError:
+    from zlib import crc32
 
 log = logging.getLogger(__name__)
 _FORMAT = 1
@@ -46,7 +51,7 @@ class RamCache:
 
     def __init__(self):
         self._held: dict[str, Brain] = {}
-        self._full = False
+        self._full, self._lock = False, threading.Lock()
 
     def get(self, case) -> Brain | None:
         """The kept box of a case, or None."""
@@ -54,9 +59,10 @@ class RamCache:
 
     def put(self, case, brain: Brain) -> Brain:
         """Keep a copy of the box: the arrays passed in may be overwritten afterwards."""
-        if not self._full and _memory_is_short():
-            self._full = True
-            log.warning("memory is short: %d cases stay cached, no more join", len(self._held))
+        with self._lock:
+            if not self._full and _memory_is_short():
+                self._full = True
+                log.warning("memory is short: %d cases stay cached, no more join", len(self._held))
         if self._full:
             return brain
         kept = Brain(np.stack(brain.images), brain.label, brain.origin, brain.shape, brain.stats)
@@ -85,7 +91,7 @@ class DiskCache:
         self._folder = Path(folder)
         self._identity = [_FORMAT, list(dataset.modalities), dataset.scheme.to_dict()]
         self._held: dict[str, Brain] = {}
-        self._writable = True
+        self._writable, self._lock = True, threading.Lock()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -114,8 +120,10 @@ class DiskCache:
             try:
                 _save_entry(self._stem(case), brain)
             except OSError as error:
-                self._writable = False
-                log.warning("cache_dir %s: %s; going on without", self._folder, error.strerror)
+                with self._lock:
+                    first, self._writable = self._writable, False
+                if first:
+                    log.warning("cache_dir %s: %s; going on without", self._folder, error.strerror)
         return brain
 
     def _stem(self, case) -> Path:
@@ -132,13 +140,13 @@ def fingerprint(case) -> tuple:
 
 def _load_entry(stem: Path) -> Brain:
     checksum, body = stem.with_suffix(".json").read_text().split("\n")
-    if f"{zlib.crc32(body.encode()):08x}" != checksum:
+    if f"{crc32(body.encode()):08x}" != checksum:
         raise ValueError("checksum of the description differs")
     meta = json.loads(body)
     arrays = {}
     for part in ("image", "label"):
         array = np.load(f"{stem}.{part}.npy", mmap_mode="r")
-        if zlib.crc32(array) != meta["crc32"][part]:
+        if crc32(array) != meta["crc32"][part]:
             raise ValueError(f"checksum of the {part} differs")
         arrays[part] = array
     box = tuple(meta["origin"]), tuple(meta["shape"])
@@ -148,7 +156,7 @@ def _load_entry(stem: Path) -> Brain:
 def _save_entry(stem: Path, brain: Brain) -> None:
     arrays = {"image": np.stack(brain.images), "label": np.ascontiguousarray(brain.label)}
     meta = {
-        "crc32": {part: zlib.crc32(array) for part, array in arrays.items()},
+        "crc32": {part: crc32(array) for part, array in arrays.items()},
         "origin": brain.origin,
         "shape": brain.shape,
         "stats": brain.stats.tolist(),
@@ -156,7 +164,7 @@ def _save_entry(stem: Path, brain: Brain) -> None:
     for part, array in arrays.items():
         _write(Path(f"{stem}.{part}.npy"), lambda file, array=array: np.save(file, array))
     body = json.dumps(meta).encode()
-    text = b"%08x\n%s" % (zlib.crc32(body), body)
+    text = b"%08x\n%s" % (crc32(body), body)
     _write(stem.with_suffix(".json"), lambda file: file.write(text))
 
 

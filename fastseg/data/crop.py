@@ -1,6 +1,7 @@
 """Choosing where samples of a case lie, and cutting them out in the stored dtype."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -54,25 +55,32 @@ class _Places:
         self.brain = brain
         self.tumour = brain.label != 0
         self.tumour_slices = np.flatnonzero(self.tumour.any(axis=(1, 2)))
-        self._tumour_voxels = None
+
+    @cached_property
+    def tumour_voxels(self) -> np.ndarray:
+        """Flat indices of the tumour's voxels in the box."""
+        return np.flatnonzero(self.tumour)
+
+    @cached_property
+    def other_slices(self) -> np.ndarray:
+        """Axial slices with brain and no tumour; all with brain where the tumour is in each."""
+        brain = np.logical_or.reduce([image.any(axis=(1, 2)) for image in self.brain.images])
+        slices = np.flatnonzero(brain)
+        clean = np.setdiff1d(slices, self.tumour_slices, assume_unique=True)
+        return clean if clean.size else slices
 
     def pick_slice(self, rng, on_tumour: bool) -> tuple[int, ...]:
         """A voxel (z, y, x) of the box on a random axial slice with tumour, or with brain only."""
         if on_tumour and self.tumour_slices.size:
             z = rng.choice(self.tumour_slices)
             return (z, *_random_voxel(rng, self.tumour[z]))
-        brain = np.logical_or.reduce([image.any(axis=(1, 2)) for image in self.brain.images])
-        slices = np.flatnonzero(brain)
-        clean = np.setdiff1d(slices, self.tumour_slices, assume_unique=True)
-        z = rng.choice(clean if clean.size else slices)
+        z = rng.choice(self.other_slices)
         return (z, *_random_voxel(rng, self._healthy(np.s_[z])))
 
     def pick_voxel(self, rng, on_tumour: bool) -> tuple[int, ...]:
         """A random tumour voxel (z, y, x) of the box, or a random brain voxel outside it."""
         if on_tumour and self.tumour_slices.size:
-            if self._tumour_voxels is None:
-                self._tumour_voxels = np.flatnonzero(self.tumour)
-            return np.unravel_index(rng.choice(self._tumour_voxels), self.tumour.shape)
+            return np.unravel_index(rng.choice(self.tumour_voxels), self.tumour.shape)
         # Most of the box is brain: a few guesses nearly always spare a scan of the volume.
         guesses = rng.integers(0, self.tumour.shape, (64, 3))
         hits = np.flatnonzero(self._healthy(tuple(guesses.T)))

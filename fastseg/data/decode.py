@@ -156,20 +156,30 @@ def _percentiles(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return below + (above - below) * (position % 1)
 
 
-def locate(raw: RawCase, case) -> tuple[tuple[slice, slice, slice], np.ndarray]:
-    """The brain box of a case and its statistics, float32 (4, C). Raises DataError: no brain."""
+@dataclass(frozen=True)
+class Located:
+    """What `locate` found: the boxes around everything and around the label, the statistics."""
+
+    box: tuple[slice, slice, slice]
+    label_box: tuple[slice, slice, slice]
+    stats: np.ndarray
+
+
+def locate(raw: RawCase, case) -> Located:
+    """Boxes and statistics, float32 (4, C), of a case. Raises DataError when it has no brain."""
     try:
         box = brain_box(raw.images)
     except ValueError:
         raise DataError(f"case {case.id}: every modality is 0 everywhere") from None
     stats = np.stack([statistics(image[box]) for image in raw.images], axis=1)
+    marked = box
     if raw.label is not None and raw.label.any():
         marked = brain_box([raw.label])
         box = tuple(
             slice(min(a.start, b.start), max(a.stop, b.stop))
             for a, b in zip(box, marked, strict=True)
         )
-    return box, stats
+    return Located(box, marked, stats)
 
 
 def label_classes(raw: RawCase, case, scheme, box=...) -> np.ndarray:
@@ -180,13 +190,17 @@ def label_classes(raw: RawCase, case, scheme, box=...) -> np.ndarray:
         raise DataError(f"{case.label}: {error}") from None
 
 
-def crop_to_brain(raw: RawCase, case, scheme, located) -> Brain:
+def crop_to_brain(raw: RawCase, case, scheme, located: Located) -> Brain:
     """Views of `raw` inside the box that `locate` found, with the label as class indices."""
-    box, stats = located
+    box, marked = located.box, located.label_box
+    pairs = zip(marked, box, strict=True)
+    inner = tuple(slice(m.start - b.start, m.stop - b.start) for m, b in pairs)
+    label = np.zeros(raw.images[0][box].shape, np.uint8)
+    label[inner] = label_classes(raw, case, scheme, marked)
     return Brain(
         images=[image[box] for image in raw.images],
-        label=label_classes(raw, case, scheme, box),
+        label=label,
         origin=tuple(int(part.start) for part in box),
         shape=raw.images[0].shape,
-        stats=stats,
+        stats=located.stats,
     )

@@ -243,7 +243,7 @@ def load_case(dataset, case, config_normalise: str = "zscore") -> CaseArrays:
     raw = read_case(case, dataset.modalities)
     label = None if raw.label is None else label_classes(raw, case, dataset.scheme)
     if config_normalise == "zscore":
-        stats = locate(raw, case)[1][:, :, None]
+        stats = locate(raw, case).stats[:, :, None]
     else:
         stats = slice_range(raw.images)
     image = np.empty((len(raw.images), *raw.images[0].shape), np.float32)

@@ -88,9 +88,9 @@ class CaseSource:
         raw = _retry(read_case, case, self._dataset.modalities, self._buffers)
         # Box and statistics cost as much as a third of the decoding and depend on the files alone.
         mark = fingerprint(case)
-        if mark not in self._located:
-            self._located[mark] = locate(raw, case)
-        brain = crop_to_brain(raw, case, self._dataset.scheme, self._located[mark])
+        if self._located.get(case.id, (None,))[0] != mark:
+            self._located[case.id] = mark, locate(raw, case)
+        brain = crop_to_brain(raw, case, self._dataset.scheme, self._located[case.id][1])
         return self._cache.put(case, brain)
 
 
