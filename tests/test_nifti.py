@@ -22,6 +22,8 @@ CODES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u
          "u8": 1280}  # fmt: skip
 ENGINES = ["libdeflate", "isal", "zlib"]
 
+pytestmark = pytest.mark.filterwarnings("error")
+
 
 @pytest.fixture(params=ENGINES)
 def engine(request, monkeypatch):

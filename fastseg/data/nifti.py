@@ -41,7 +41,8 @@ class Volume:
     def scaled(self, dtype=np.float32) -> np.ndarray:
         """New (D, H, W) array of `dtype`: data · slope + inter, in the precision nibabel takes."""
         if not self.header.scaled:
-            return self.data.astype(dtype)
+            with np.errstate(over="ignore", invalid="ignore"):
+                return self.data.astype(dtype)
         from nibabel.volumeutils import apply_read_scaling
 
         factors = [np.asanyarray(value) for value in (self.header.slope, self.header.inter)]

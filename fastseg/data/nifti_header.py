@@ -71,10 +71,11 @@ class Header:
         if not (self.qform_code and self.sform_code):
             return True
         try:
-            qform = _qform(self.fields, pixdim(self.fields))
+            with np.errstate(over="ignore", invalid="ignore"):
+                qform = _qform(self.fields, pixdim(self.fields))
+                return bool(np.abs(qform - self.affine).max() <= tolerance)
         except Damaged:
             return False
-        return bool(np.abs(qform - self.affine).max() <= tolerance)
 
 
 def parse(head: bytes, path: Path, max_voxels: int) -> Header:
@@ -84,7 +85,9 @@ def parse(head: bytes, path: Path, max_voxels: int) -> Header:
     dtype = _dtype(fields)
     slope, inter = _scaling(fields)
     sizes_mm = pixdim(fields)
-    affine, qform_code, sform_code = _affine(fields, ndim, sizes_mm)
+    # Values that are not finite are found by their checks, numpy need not warn of them first.
+    with np.errstate(over="ignore", invalid="ignore"):
+        affine, qform_code, sform_code = _affine(fields, ndim, sizes_mm)
     return Header(
         path=path,
         shape=shape[::-1],
