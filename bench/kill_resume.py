@@ -24,7 +24,7 @@ from fastseg.data import phantom
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = ["data.patch=32,32", "data.samples_per_case=16", "data.batch_size=4", "data.threads=1",
             "model.width=4", "model.blocks=1", "model.modes=6,4", "log_every=1", "save_every=2",
-            "lr=0.01", "ema=0.9"]  # fmt: skip
+            "lr=0.01", "ema=0.9", "val_every=5"]  # fmt: skip
 
 
 def main() -> int:
@@ -33,7 +33,7 @@ def main() -> int:
         out = Path(arguments.out or scratch)
         data = phantom.write(out / "data", 5, size=(40, 36, 24), seed=arguments.seed)
         command = [sys.executable, "-m", "fastseg", "train", "fno", "--data", str(data), *SETTINGS]
-        command += [f"epochs={arguments.epochs}", f"seed={arguments.seed}"]
+        command += [f"epochs={arguments.epochs}", f"seed={arguments.seed}", *arguments.settings]
         begun = time.monotonic()
         finish(command, out / "straight")
         span_s = training_seconds(out / "straight")
@@ -51,6 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="keep the runs and summary.json here")
+    parser.add_argument("settings", nargs="*", help="further name=value of the recipe")
     return parser.parse_args()
 
 
@@ -64,7 +65,7 @@ def finish(command: list[str], out: Path) -> None:
 
 def environment() -> dict[str, str]:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
 def kill_often(command: list[str], out: Path, arguments, span_s: float) -> dict:

@@ -168,8 +168,9 @@ def _stopping(run: Run, stop: StopSignal) -> bool:
 def _end_epoch(run: Run, stop: StopSignal) -> Path | None:
     """Validate when due, draw, save; an interrupted validation is done again after resuming."""
     recipe, at = run.recipe, run.at
-    due = recipe.val_every and (at.epoch % recipe.val_every == 0 or at.epoch == recipe.epochs)
-    score = validate(run, stop) if due and run.split["val"] else None
+    final = at.epoch >= recipe.epochs
+    due = recipe.val_every and run.split["val"] and (final or at.epoch % recipe.val_every == 0)
+    score = validate(run, stop) if due else None
     if score is not None:
         _log(run, {"step": at.step, "epoch": at.epoch, "val_dice": score})
     if _stopping(run, stop):
@@ -177,7 +178,7 @@ def _end_epoch(run: Run, stop: StopSignal) -> Path | None:
     at.validated = at.epoch
     improved = score is not None and score > at.best
     at.best = score if improved else at.best
-    if run.fabric.is_global_zero:
+    if run.fabric.is_global_zero and (due or final):
         report.progress_png(run.metrics, run.out / "progress.png")
     if improved:
         save(run, "best")
