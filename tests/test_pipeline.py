@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastseg.data import cache, decode, source, workers
-from fastseg.data.augment import Transform, apply, rotation_matrix
+from fastseg.data.augment import rotate, rotation_matrix
 from fastseg.data.cases import discover
 from fastseg.data.pipeline import Loader, LoaderConfig, load_case
 from fastseg.errors import DataError, FastsegError, NiftiError, UsageError
@@ -147,8 +147,8 @@ def test_rotation_by_right_angles_is_a_permutation(degrees, size):
     rng = np.random.default_rng(0)
     image = torch.from_numpy(rng.random((1, 2, 1, size, size), np.float32))
     label = torch.from_numpy(rng.integers(0, 4, (1, 1, size, size), np.uint8))
-    turn = Transform(False, False, False, rotation_matrix(degrees, (size, size)))
-    turned, turned_label = apply(image, label, [turn], rotate=True)
+    matrix = torch.from_numpy(rotation_matrix(degrees, (size, size)))
+    turned, turned_label = rotate(image, label, matrix[None])
     quarters = round(degrees / 90)
     assert torch.equal(turned_label, torch.rot90(label, quarters, (-2, -1)))
     torch.testing.assert_close(

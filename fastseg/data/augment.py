@@ -75,27 +75,18 @@ def normalise(image: torch.Tensor, stats: torch.Tensor, keep_zero: bool) -> torc
     return out.mul_(image != 0) if keep_zero else out
 
 
-def apply(image: torch.Tensor, label: torch.Tensor, transforms: list[Transform], rotate: bool):
-    """Transpose, flip and (if `rotate`) rotate a batch in the plane; outside is 0.
-
-    image: (B, C, D, H, W) float32, interpolated linearly; label: (B, D, H, W) uint8, nearest.
-    """
-    pairs = zip(image, label, transforms, strict=True)
-    turned = [(_turn(x, how), _turn(y, how)) for x, y, how in pairs]
-    image, label = (torch.stack(parts) for parts in zip(*turned, strict=True))
-    if not rotate:
-        return image, label
-    matrices = torch.from_numpy(np.stack([how.matrix for how in transforms])).to(image.device)
-    return _rotate(image, label, matrices)
-
-
-def _turn(x: torch.Tensor, how: Transform) -> torch.Tensor:
+def turn(x: torch.Tensor, how: Transform) -> torch.Tensor:
+    """Transpose the last two axes, then flip them, as `how` says."""
     x = x.transpose(-1, -2) if how.transpose else x
     axes = [axis for axis, wanted in ((-2, how.flip_h), (-1, how.flip_w)) if wanted]
     return x.flip(axes) if axes else x
 
 
-def _rotate(image: torch.Tensor, label: torch.Tensor, matrices: torch.Tensor):
+def rotate(image: torch.Tensor, label: torch.Tensor, matrices: torch.Tensor):
+    """Rotate a batch in the plane by `rotation_matrix` (B, 2, 3); what comes from outside is 0.
+
+    image: (B, C, D, H, W) float32, interpolated linearly; label: (B, D, H, W) uint8, nearest.
+    """
     height, width = image.shape[-2:]
     size = torch.tensor([width, height], device=image.device)
     y, x = torch.meshgrid(
@@ -125,18 +116,21 @@ def _nearest(label: torch.Tensor, index: torch.Tensor, size: torch.Tensor) -> to
 
 def run(batches: Iterable[list], config, device: torch.device) -> Iterator[tuple]:
     """Yield (samples, image, label) on `device` for every list of `crop.Sample`."""
+    keep_zero = config.normalise == "zscore"
     for samples in batches:
-        dtype = np.result_type(*(sample.image.dtype for sample in samples))
-        image, label, stats = (
-            torch.from_numpy(np.stack(parts)).to(device)
-            for parts in (
-                [sample.image.astype(dtype, copy=False) for sample in samples],
-                [sample.label for sample in samples],
-                [sample.stats for sample in samples],
+        count, first = len(samples), samples[0]
+        image = torch.empty((count, *first.image.shape), device=device)
+        label = torch.empty((count, *first.label.shape), dtype=torch.uint8, device=device)
+        # One sample at a time: its temporaries come from memory that the last one gave back.
+        for sample, to_image, to_label in zip(samples, image, label, strict=True):
+            raw, classes, stats = (
+                torch.from_numpy(array).to(device)
+                for array in (sample.image, sample.label, sample.stats)
             )
-        )
-        image = normalise(image, stats.movedim(1, 0), config.normalise == "zscore")
-        transforms = [sample.transform for sample in samples]
-        image, label = apply(image, label, transforms, config.rotate_degrees > 0)
-        shape = len(samples), -1, *config.patch
-        yield samples, image.view(shape), label.view(len(samples), *config.patch)
+            to_image.copy_(turn(normalise(raw, stats, keep_zero), sample.transform))
+            to_label.copy_(turn(classes, sample.transform))
+        if config.rotate_degrees > 0:
+            matrices = np.stack([sample.transform.matrix for sample in samples])
+            image, label = rotate(image, label, torch.from_numpy(matrices).to(device))
+        shape = count, -1, *config.patch
+        yield samples, image.view(shape), label.view(count, *config.patch)
