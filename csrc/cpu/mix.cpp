@@ -1,7 +1,9 @@
 // Per-mode complex matrix products: out[p, q, m] = Σ_r op(a[p, r, m]) · op(b[r, q, m]), m contiguous, op = identity or conjugate.
 // One kernel serves the channel mix of a spectral convolution, its input gradient (b transposed and conjugated) and its weight
-// gradient (a transposed and conjugated). `a` is repacked once per block of modes into separate real and imaginary vectors; `b`, as a
-// rule the weight and by far the larger operand, is read once for every kBlockP rows of the output.
+// gradient (a transposed and conjugated). Vectors run over modes. A block of modes of `a`, then of each column of `b`, is repacked into
+// separate real and imaginary vectors: every operand leaves memory once, and channel strides of a power of two do no harm.
+#include <utility>
+
 #include "../ops.h"
 #include "simd.h"
 
@@ -9,118 +11,113 @@ namespace fastseg::FASTSEG_ISA {
 namespace {
 
 constexpr int64_t kModeBlock = 64;
-constexpr int kBlockP = 4;
+constexpr int kTileRows = 4;
 
 template <class T>
 struct Complex {
   Vector<T> re, im;
 };
 
-// kLanes complex numbers in memory order become two vectors; the order of lanes inside is the same for load and store.
+// Two vectors of interleaved complex numbers ↔ a real and an imaginary vector. Shuffles stay inside 128-bit lanes, where they are one
+// instruction; the order of numbers this leaves is the same for every operand and undone on the way out.
+template <class T, int... i>
+inline Complex<T> deinterleave(Vector<T> a, Vector<T> b, std::integer_sequence<int, i...>) {
+  constexpr int lanes = kLanes<T>, lane = 16 / sizeof(T), half = lane / 2;
+  return {__builtin_shufflevector(a, b, (i % lane < half ? i / lane * lane + 2 * (i % lane) : lanes + i / lane * lane + 2 * (i % lane - half))...),
+          __builtin_shufflevector(a, b, (i % lane < half ? i / lane * lane + 2 * (i % lane) + 1 : lanes + i / lane * lane + 2 * (i % lane - half) + 1)...)};
+}
+template <int first, class T, int... i>
+inline Vector<T> interleave(Complex<T> c, std::integer_sequence<int, i...>) {
+  constexpr int lanes = kLanes<T>, lane = 16 / sizeof(T);
+  return __builtin_shufflevector(c.re, c.im, (i % 2 * lanes + i / lane * lane + first * lane / 2 + i % lane / 2)...);
+}
 template <class T>
-inline Complex<T> load_complex(const T* p) {
-  const Vector<T> a = load(p), b = load(p + kLanes<T>);
-  Complex<T> c;
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes<T>; ++i) {
-    c.re[i] = i < kLanes<T> / 2 ? a[2 * i] : b[2 * i - kLanes<T>];
-    c.im[i] = i < kLanes<T> / 2 ? a[2 * i + 1] : b[2 * i + 1 - kLanes<T>];
+using Indices = std::make_integer_sequence<int, kLanes<T>>;
+
+template <class T>
+inline Complex<T> load_complex(const T* p, int64_t valid) {
+  T tail[2 * kLanes<T>];
+  if (valid < kLanes<T>) {
+    for (int64_t i = 0; i < 2 * kLanes<T>; ++i) tail[i] = i < 2 * valid ? p[i] : T(0);
+    p = tail;
   }
-  return c;
+  return deinterleave<T>(load(p), load(p + kLanes<T>), Indices<T>{});
 }
 template <class T>
-inline void store_complex(T* p, Complex<T> c) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes<T>; ++i) p[2 * i] = c.re[i], p[2 * i + 1] = c.im[i];
+inline void store_complex(T* p, Complex<T> c, int64_t valid) {
+  T tail[2 * kLanes<T>];
+  T* target = valid < kLanes<T> ? tail : p;
+  store(target, interleave<0>(c, Indices<T>{}));
+  store(target + kLanes<T>, interleave<1>(c, Indices<T>{}));
+  if (target == tail)
+    for (int64_t i = 0; i < 2 * valid; ++i) p[i] = tail[i];
 }
 
+// packed[vector][i][2][lanes] ← op(source[i · stride + mode]) of one block of modes
 template <class T>
-inline void accumulate(Complex<T>& acc, const Complex<T>& a, const Complex<T>& b) {
-  acc.re += a.re * b.re;
-  acc.re -= a.im * b.im;
-  acc.im += a.re * b.im;
-  acc.im += a.im * b.re;
+void pack(const T* source, int64_t count, int64_t stride, bool conjugate, int64_t modes, T* packed, int64_t vector_stride) {
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t m = 0, v = 0; m < modes; m += kLanes<T>, ++v) {
+      Complex<T> z = load_complex(source + 2 * (i * stride + m), modes - m);
+      T* out = packed + v * vector_stride + i * 2 * kLanes<T>;
+      store(out, z.re);
+      store(out + kLanes<T>, conjugate ? -z.im : z.im);
+    }
 }
 
-template <class T>
-struct Block {
-  const MixParams& p;
-  const T* b;        // this group's, at the block's first mode
-  T* out;
-  const T* packed_a;  // [vector][p][r][2][lanes]
-  int64_t modes, vectors;
-};
-
-template <class T>
-void pack_a(const MixParams& p, const T* a, int64_t modes, int64_t vectors, T* packed) {
-  for (int64_t v = 0; v < vectors; ++v)
-    for (int64_t i = 0; i < p.p; ++i)
-      for (int64_t r = 0; r < p.r; ++r, packed += 2 * kLanes<T>)
-        for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
-          const int64_t m = v * kLanes<T> + lane;
-          const T* z = a + 2 * (i * p.a_p + r * p.a_r + m);
-          packed[lane] = m < modes ? z[0] : T(0);
-          packed[kLanes<T> + lane] = m < modes ? (p.conj_a ? -z[1] : z[1]) : T(0);
-        }
-}
-
-template <bool kConjB, int kRows, class T>
-inline void multiply_rows(const Block<T>& block, int64_t v, int64_t row, int64_t q) {
-  const MixParams& p = block.p;
-  const int64_t first = v * kLanes<T>, valid = block.modes - first;
-  const T* a = block.packed_a + (v * p.p + row) * p.r * 2 * kLanes<T>;
+// out[i] = Σ_r a[i][r] · b[r] for kRows rows of one vector of modes
+template <int kRows, class T>
+inline void multiply_rows(const T* a, const T* b, int64_t depth, T* out, int64_t out_stride, int64_t valid) {
   Complex<T> acc[kRows] = {};
-  for (int64_t r = 0; r < p.r; ++r) {
-    const T* source = block.b + 2 * (r * p.b_r + q * p.b_q + first);
-    T tail[2 * kLanes<T>];
-    if (valid < kLanes<T>) {
-      for (int64_t i = 0; i < 2 * kLanes<T>; ++i) tail[i] = i < 2 * valid ? source[i] : T(0);
-      source = tail;
-    }
-    Complex<T> b = load_complex(source);
-    if constexpr (kConjB) b.im = -b.im;
+  for (int64_t r = 0; r < depth; ++r) {
+    const Vector<T> b_re = load(b + r * 2 * kLanes<T>), b_im = load(b + r * 2 * kLanes<T> + kLanes<T>);
+    FASTSEG_UNROLL
     for (int i = 0; i < kRows; ++i) {
-      const T* z = a + (i * p.r + r) * 2 * kLanes<T>;
-      accumulate(acc[i], Complex<T>{load(z), load(z + kLanes<T>)}, b);
+      const T* z = a + (i * depth + r) * 2 * kLanes<T>;
+      const Vector<T> a_re = load(z), a_im = load(z + kLanes<T>);
+      acc[i].re += a_re * b_re;
+      acc[i].im += a_re * b_im;
+      acc[i].re -= a_im * b_im;
+      acc[i].im += a_im * b_re;
     }
   }
-  for (int i = 0; i < kRows; ++i) {
-    T* out = block.out + 2 * ((row + i) * p.out_p + q * p.out_q + first);
-    if (valid >= kLanes<T>) {
-      store_complex(out, acc[i]);
-    } else {
-      T tail[2 * kLanes<T>];
-      store_complex(tail, acc[i]);
-      for (int64_t j = 0; j < 2 * valid; ++j) out[j] = tail[j];
-    }
-  }
+  FASTSEG_UNROLL
+  for (int i = 0; i < kRows; ++i) store_complex(out + 2 * i * out_stride, acc[i], valid);
 }
 
-template <bool kConjB, class T>
-void multiply_block(const Block<T>& block) {
-  for (int64_t q = 0; q < block.p.q; ++q)
-    for (int64_t row = 0; row < block.p.p; row += kBlockP)
-      for (int64_t v = 0; v < block.vectors; ++v) switch (block.p.p - row) {
-          case 1: multiply_rows<kConjB, 1>(block, v, row, q); break;
-          case 2: multiply_rows<kConjB, 2>(block, v, row, q); break;
-          case 3: multiply_rows<kConjB, 3>(block, v, row, q); break;
-          default: multiply_rows<kConjB, kBlockP>(block, v, row, q);
-        }
+template <class T>
+void multiply_column(const MixParams& p, const T* a, const T* b, int64_t modes, T* out) {
+  for (int64_t m = 0; m < modes; m += kLanes<T>, a += p.p * p.r * 2 * kLanes<T>, b += p.r * 2 * kLanes<T>)
+    for (int64_t row = 0; row < p.p; row += kTileRows) {
+      const T* rows = a + row * p.r * 2 * kLanes<T>;
+      T* target = out + 2 * (row * p.out_p + m);
+      switch (p.p - row) {
+        case 1: multiply_rows<1>(rows, b, p.r, target, p.out_p, modes - m); break;
+        case 2: multiply_rows<2>(rows, b, p.r, target, p.out_p, modes - m); break;
+        case 3: multiply_rows<3>(rows, b, p.r, target, p.out_p, modes - m); break;
+        default: multiply_rows<kTileRows>(rows, b, p.r, target, p.out_p, modes - m);
+      }
+    }
 }
 
 template <class T>
 void mix(const MixParams& p) {
-  const int64_t blocks = ceil_div(p.modes, kModeBlock);
+  const int64_t blocks = ceil_div(p.modes, kModeBlock), block_vectors = kModeBlock / kLanes<T>;
   auto run = [&](int64_t begin, int64_t end) {
+    T* packed_a = static_cast<T*>(thread_scratch(size_t(block_vectors * (p.p + 1) * p.r * 2 * kLanes<T>) * sizeof(T)));
+    T* packed_b = packed_a + block_vectors * p.p * p.r * 2 * kLanes<T>;
     for (int64_t task = begin; task < end; ++task) {
       const int64_t group = task / blocks, first = task % blocks * kModeBlock;
-      const int64_t modes = p.modes - first < kModeBlock ? p.modes - first : kModeBlock, vectors = ceil_div(modes, kLanes<T>);
-      T* packed = static_cast<T*>(thread_scratch(size_t(vectors * p.p * p.r * 2 * kLanes<T>) * sizeof(T)));
-      pack_a(p, static_cast<const T*>(p.a) + 2 * (group * p.a_group + first), modes, vectors, packed);
-      const Block<T> block{p, static_cast<const T*>(p.b) + 2 * (group * p.b_group + first),
-                           static_cast<T*>(p.out) + 2 * (group * p.out_group + first), packed, modes, vectors};
-      if (p.conj_b) multiply_block<true>(block);
-      else multiply_block<false>(block);
+      const int64_t modes = p.modes - first < kModeBlock ? p.modes - first : kModeBlock;
+      const T* a = static_cast<const T*>(p.a) + 2 * (group * p.a_group + first);
+      const T* b = static_cast<const T*>(p.b) + 2 * (group * p.b_group + first);
+      T* out = static_cast<T*>(p.out) + 2 * (group * p.out_group + first);
+      for (int64_t i = 0; i < p.p; ++i)
+        pack(a + 2 * i * p.a_p, p.r, p.a_r, p.conj_a, modes, packed_a + i * p.r * 2 * kLanes<T>, p.p * p.r * 2 * kLanes<T>);
+      for (int64_t q = 0; q < p.q; ++q) {
+        pack(b + 2 * q * p.b_q, p.r, p.b_r, p.conj_b, modes, packed_b, p.r * 2 * kLanes<T>);
+        multiply_column(p, packed_a, packed_b, modes, out + 2 * q * p.out_q);
+      }
     }
   };
   parallel_for(p.groups * blocks, 1, p.threads, run);

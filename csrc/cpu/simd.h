@@ -10,6 +10,9 @@
 #error "compile with FASTSEG_ISA (a namespace) and FASTSEG_VECTOR_BYTES"
 #endif
 
+// Loops over accumulators must unroll before the compiler decides what lives in registers.
+#define FASTSEG_UNROLL _Pragma("GCC unroll 16")
+
 namespace fastseg::FASTSEG_ISA {
 
 template <class T>
@@ -39,7 +42,7 @@ inline void store(T* p, Vector<T> v) {
 }
 template <class T>
 inline Vector<T> broadcast(T x) {
-  return Vector<T>{} + x;
+  return x - Vector<T>{};  // subtracting zero is exact for every x, so it compiles to a broadcast alone
 }
 
 struct Half {
@@ -102,12 +105,12 @@ inline __attribute__((always_inline)) void multiply_add(int64_t depth, const T* 
                                                         int64_t b_k, Vector<T> (&acc)[kRows][kVectors]) {
   for (int64_t k = 0; k < depth; ++k) {
     Vector<T> column[kVectors];
-#pragma GCC unroll 4
+    FASTSEG_UNROLL
     for (int v = 0; v < kVectors; ++v) column[v] = load(b + k * b_k + v * kLanes<T>);
-#pragma GCC unroll 8
+    FASTSEG_UNROLL
     for (int i = 0; i < kRows; ++i) {
       const Vector<T> scalar = broadcast(a[i * a_row + k * a_k]);
-#pragma GCC unroll 4
+      FASTSEG_UNROLL
       for (int v = 0; v < kVectors; ++v) acc[i][v] += scalar * column[v];
     }
   }

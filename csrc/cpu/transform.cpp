@@ -75,6 +75,20 @@ inline const T* padded_row(const T* row, int64_t columns, T* copy) {
   return padded_row<T, T>(row, columns, copy);
 }
 
+// Fetches the column block next in turn a few rows at a time, between the products of this one: rows are too far apart for the
+// hardware to guess, and asked for all at once they would hold up the loads that are needed now.
+template <class S>
+struct Ahead {
+  const S* row;
+  int64_t stride, rows_left, rows_at_a_time;
+
+  void fetch() {
+    constexpr int64_t kLine = 64 / sizeof(S);
+    for (int64_t i = 0; i < rows_at_a_time && rows_left > 0; ++i, --rows_left, row += stride)
+      for (int64_t c = 0; c < kFoldColumns; c += kLine) __builtin_prefetch(row + c, 0, 2);
+  }
+};
+
 // even[panel][n], odd[panel][n−1] ← rows n and N−n of src, `columns` ≤ kFoldColumns wide.
 template <class T, class S>
 void fold_rows(const S* src, int64_t stride, int64_t columns, const Axis& axis, T* even, T* odd) {
@@ -102,16 +116,21 @@ void fold_rows(const S* src, int64_t stride, int64_t columns, const Axis& axis, 
 }
 
 // out[row][column] = Σ_n table[n][row] · folded[panel][n][column]
-template <class T>
-void multiply_folded(const T* table, int64_t rows, int64_t depth, const T* folded, int64_t columns, T* out, int64_t out_stride) {
+template <class T, class S>
+void multiply_folded(const T* table, int64_t rows, int64_t depth, const T* folded, int64_t columns, T* out, int64_t out_stride,
+                     Ahead<S>& ahead) {
   for_panels<T>(columns, [&](auto vectors, int64_t c) {
     const T* panel = folded + c * depth;
     for_row_tiles<kTileRows>(rows, [&](auto tile, int64_t first) {
       constexpr int kRows = decltype(tile)::value, kVectors = decltype(vectors)::value;
       Vector<T> acc[kRows][kVectors] = {};
+      ahead.fetch();
       multiply_add<kRows, kVectors>(depth, table + first, 1, rows, panel, kPanel<T>, acc);
-      for (int i = 0; i < kRows; ++i)
+      FASTSEG_UNROLL
+      for (int i = 0; i < kRows; ++i) {
+        FASTSEG_UNROLL
         for (int v = 0; v < kVectors; ++v) store(out + (first + i) * out_stride + c + v * kLanes<T>, acc[i][v]);
+      }
     });
   });
 }
@@ -126,26 +145,30 @@ template <class T, class S>
 void analyse_columns(const S* src, int64_t stride, int64_t columns, const Axis& axis, T* out, int64_t out_stride, Scratch<T> scratch) {
   T* even = scratch.take(axis.even() * kFoldColumns);
   T* odd = scratch.take(axis.odd() * kFoldColumns);
-  const int64_t k = axis.distinct();
+  const int64_t k = axis.distinct(), tiles = (ceil_div(k, kTileRows) + ceil_div(k - 1, kTileRows)) * (kFoldColumns / kPanel<T>);
   for (int64_t c = 0; c < columns; c += kFoldColumns) {
     const int64_t width = columns - c < kFoldColumns ? columns - c : kFoldColumns;
+    const bool last = c + kFoldColumns >= columns;
+    Ahead<S> ahead{last ? src + axis.size * stride : src + c + kFoldColumns, stride, axis.size, axis.size / tiles + 1};
     fold_rows(src + c, stride, width, axis, even, odd);
-    multiply_folded(static_cast<const T*>(axis.cos), k, axis.even(), even, width, out + c, out_stride);
-    multiply_folded(static_cast<const T*>(axis.sin), k - 1, axis.odd(), odd, width, out + k * out_stride + c, out_stride);
+    multiply_folded(static_cast<const T*>(axis.cos), k, axis.even(), even, width, out + c, out_stride, ahead);
+    multiply_folded(static_cast<const T*>(axis.sin), k - 1, axis.odd(), odd, width, out + k * out_stride + c, out_stride, ahead);
   }
 }
 
-template <class T, class S>
-inline void store_columns(S* dst, const Vector<T>* values, int vectors, int64_t columns) {
-  const int64_t width = vectors * kLanes<T>;
+template <int kVectors, class T, class S>
+inline void store_columns(S* dst, const Vector<T> (&values)[kVectors], int64_t columns) {
+  constexpr int64_t width = kVectors * kLanes<T>;
   if constexpr (std::is_same_v<T, S>) {
     if (columns >= width) {
-      for (int v = 0; v < vectors; ++v) store(dst + v * kLanes<T>, values[v]);
+      FASTSEG_UNROLL
+      for (int v = 0; v < kVectors; ++v) store(dst + v * kLanes<T>, values[v]);
       return;
     }
   }
   T row[kPanel<T>];
-  for (int v = 0; v < vectors; ++v) store(row + v * kLanes<T>, values[v]);
+  FASTSEG_UNROLL
+  for (int v = 0; v < kVectors; ++v) store(row + v * kLanes<T>, values[v]);
   write_row(row, dst, columns < width ? columns : width);
 }
 
@@ -154,16 +177,21 @@ template <int kPairs, int kVectors, bool kSines, class T, class S>
 inline void unfold_tile(const T* rows, int64_t row_stride, const Axis& axis, int64_t first, T bias, S* dst, int64_t stride, int64_t columns) {
   const int64_t k = axis.distinct();
   Vector<T> c[kPairs][kVectors], s[kPairs][kVectors] = {};
-  for (auto& row : c)
-    for (auto& value : row) value = broadcast(bias);
+  FASTSEG_UNROLL
+  for (int i = 0; i < kPairs; ++i) {
+    FASTSEG_UNROLL
+    for (int v = 0; v < kVectors; ++v) c[i][v] = broadcast(bias);
+  }
   multiply_add<kPairs, kVectors>(k, static_cast<const T*>(axis.cos) + first, 1, axis.even(), rows, row_stride, c);
   if constexpr (kSines)
     multiply_add<kPairs, kVectors>(k - 1, static_cast<const T*>(axis.sin) + first - 1, 1, axis.odd(), rows + k * row_stride, row_stride, s);
+  FASTSEG_UNROLL
   for (int i = 0; i < kPairs; ++i) {
     Vector<T> low[kVectors], high[kVectors];
+    FASTSEG_UNROLL
     for (int v = 0; v < kVectors; ++v) low[v] = c[i][v] + s[i][v], high[v] = c[i][v] - s[i][v];
-    store_columns<T>(dst + (first + i) * stride, low, kVectors, columns);
-    if constexpr (kSines) store_columns<T>(dst + (axis.size - first - i) * stride, high, kVectors, columns);
+    store_columns<kVectors, T>(dst + (first + i) * stride, low, columns);
+    if constexpr (kSines) store_columns<kVectors, T>(dst + (axis.size - first - i) * stride, high, columns);
   }
 }
 
@@ -210,8 +238,11 @@ void analyse_rows(const T* rows, int64_t row_stride, int64_t count, const Axis& 
         constexpr int kRows = decltype(tile)::value, kVectors = decltype(vectors)::value;
         Vector<T> acc[kRows][kVectors] = {};
         multiply_add<kRows, kVectors>(depth, folded + first * depth, depth, 1, static_cast<const T*>(table) + c, padded, acc);
-        for (int i = 0; i < kRows; ++i)
+        FASTSEG_UNROLL
+        for (int i = 0; i < kRows; ++i) {
+          FASTSEG_UNROLL
           for (int v = 0; v < kVectors; ++v) store(out + (first + i) * 2 * padded + c + v * kLanes<T>, acc[i][v]);
+        }
       });
     });
   };
@@ -233,11 +264,14 @@ void synthesise_rows(const T* parts, int64_t count, const Axis& axis, T* rows, i
       Vector<T> cos_sum[kRows][kVectors] = {}, sin_sum[kRows][kVectors] = {};
       multiply_add<kRows, kVectors>(k, a, 2 * k, 1, static_cast<const T*>(axis.cos) + c, padded, cos_sum);
       multiply_add<kRows, kVectors>(k, a + k, 2 * k, 1, static_cast<const T*>(axis.sin) + c, padded, sin_sum);
-      for (int i = 0; i < kRows; ++i)
+      FASTSEG_UNROLL
+      for (int i = 0; i < kRows; ++i) {
+        FASTSEG_UNROLL
         for (int v = 0; v < kVectors; ++v) {
           store(cosines + i * padded + c + v * kLanes<T>, cos_sum[i][v]);
           store(sines + i * padded + c + v * kLanes<T>, sin_sum[i][v]);
         }
+      }
     });
     for (int i = 0; i < kRows; ++i) {
       const T* c = cosines + i * padded;
@@ -386,6 +420,9 @@ void for_depth_blocks(const TransformParams& p, int64_t columns, Body&& body) {
   parallel_for(p.images * blocks, 1, p.threads, run);
 }
 
+// Neighbouring planes go to one thread, so that what it fetches ahead is its own; enough pieces remain to even out the load.
+int64_t plane_grain(int64_t planes, int threads) { return planes / (int64_t{threads} * 8) + 1; }
+
 template <class T, class S>
 void analysis(const TransformParams& p) {
   const Transform& t = p.t;
@@ -397,7 +434,7 @@ void analysis(const TransformParams& p) {
     if (lines) return analyse_lines<T>(x + begin * plane, end - begin, t.w, plane_spectra + begin * columns);
     for (int64_t i = begin; i < end; ++i) analyse_plane(x + i * plane, t, plane_spectra + i * columns);
   };
-  parallel_for(planes, lines ? kRowBlock : 1, p.threads, body);
+  parallel_for(planes, lines ? kRowBlock : plane_grain(planes, p.threads), p.threads, body);
   if (!deep) return;
   T* spectrum = static_cast<T*>(p.spectrum);
   for_depth_blocks(p, columns, [&](int64_t image, int64_t first, int64_t width) {
@@ -425,7 +462,7 @@ void synthesis(const TransformParams& p) {
                               y + begin * plane);
     for (int64_t i = begin; i < end; ++i) synthesise_plane(plane_spectra + i * columns, t, bias_of(i), y + i * plane);
   };
-  parallel_for(planes, lines ? kRowBlock : 1, p.threads, body);
+  parallel_for(planes, lines ? kRowBlock : plane_grain(planes, p.threads), p.threads, body);
 }
 
 template <template <class, class> class Run>
