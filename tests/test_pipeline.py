@@ -74,7 +74,8 @@ def assert_equal(ours, theirs):
         assert a["seed"] == b["seed"]
         assert a["image"].dtype == torch.float32
         assert a["label"].dtype == torch.uint8
-        assert torch.equal(a["image"], b["image"])
+        # As bits, so that -0 is not 0.
+        assert torch.equal(a["image"].view(torch.int32), b["image"].view(torch.int32))
         assert torch.equal(a["label"], b["label"])
 
 

@@ -61,7 +61,7 @@ def build(config, channels: int, device_id: int | None, source):
         image = dali_math.min(dali_math.max(raw, low), high)
         image = fn.normalize(image, mean=mean, stddev=std, axes=axes)
         if per_volume:
-            image = image * (raw != 0)
+            image = image * (raw != 0) + 0.0  # turns -0 into 0
         image, label = fn.reshape(image, **frames), fn.reshape(label, **frames)
         if transpose:
             image, label = fn.transpose(image, **turn), fn.transpose(label, **turn)

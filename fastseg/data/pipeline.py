@@ -249,6 +249,6 @@ def load_case(dataset, case, config_normalise: str = "zscore") -> CaseArrays:
     image = np.empty((len(raw.images), *raw.images[0].shape), np.float32)
     for channel, volume in enumerate(raw.images):
         rows = torch.from_numpy(stats[:, channel, :, None, None])
-        whole = augment.normalise(torch.from_numpy(volume), rows, config_normalise == "zscore")
-        image[channel] = whole.numpy()
+        out = torch.from_numpy(image[channel])
+        augment.normalise(torch.from_numpy(volume), rows, config_normalise == "zscore", out)
     return CaseArrays(image, label, raw.header)
