@@ -36,8 +36,7 @@ def main() -> int:
         command += [f"epochs={arguments.epochs}", f"seed={arguments.seed}", *arguments.settings]
         begun = time.monotonic()
         finish(command, out / "straight")
-        span_s = training_seconds(out / "straight")
-        kills = kill_often(command, out / "killed", arguments, span_s)
+        kills = kill_often(command, out / "killed", arguments, line_count(out / "straight"))
         finish(command, out / "killed")
         summary = compare(out) | kills | {"seconds": round(time.monotonic() - begun, 1)}
         (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -68,38 +67,30 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
-def kill_often(command: list[str], out: Path, arguments, span_s: float) -> dict:
+def kill_often(command: list[str], out: Path, arguments, lines: int) -> dict:
+    """Each life gets an equal share of the run's `lines` of metrics and dies somewhere in it."""
     rng = random.Random(arguments.seed)
-    kills, in_save, before = 0, 0, 0
-    while kills < arguments.kills:
+    kills = in_save = 0
+    share = lines / (arguments.kills + 1)
+    for life in range(arguments.kills):
         process = subprocess.Popen(
             [*command, "--out", str(out)], env=environment(), stderr=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-        if not wait_for_progress(process, out, before):
-            break
-        # each life gets a share of the run, so that the last kill still finds it unfinished
-        time.sleep(rng.uniform(0, span_s / arguments.kills))
-        if kills % 2:
+        wait_for_lines(process, out, int(share * (life + rng.random())) + 1)
+        time.sleep(rng.uniform(0, 0.02))
+        if life % 2:
             wait_for_save(process, out)
         process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += process.returncode == -signal.SIGKILL
+        kills += process.wait() == -signal.SIGKILL
         in_save += any((out / "checkpoints").glob("tmp-*"))
-        before = rows(out)
-        print(f"kill {kills} after {before} lines", file=sys.stderr, flush=True)
+        print(f"kill {kills} after {line_count(out)} lines", file=sys.stderr, flush=True)
     return {"kills": kills, "kills_while_saving": in_save}
 
 
-def wait_for_progress(process: subprocess.Popen, out: Path, before: int) -> bool:
-    """Whether the process got past the lines it found, which it cuts back first."""
-    newest = checkpoint.generations(out / "checkpoints")[:1]
-    while process.poll() is None:
-        now = checkpoint.generations(out / "checkpoints")[:1]
-        if now != newest or (not newest and rows(out) > before):
-            return True
+def wait_for_lines(process: subprocess.Popen, out: Path, wanted: int) -> None:
+    while process.poll() is None and line_count(out) < wanted:
         time.sleep(0.001)
-    return False
 
 
 def wait_for_save(process: subprocess.Popen, out: Path) -> None:
@@ -107,13 +98,9 @@ def wait_for_save(process: subprocess.Popen, out: Path) -> None:
         pass
 
 
-def rows(out: Path) -> int:
+def line_count(out: Path) -> int:
     path = out / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def training_seconds(out: Path) -> float:
-    return [json.loads(line) for line in (out / "metrics.jsonl").open()][-2]["time_s"]
 
 
 def compare(out: Path) -> dict:

@@ -36,7 +36,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    from fastseg.data.cases import check, discover
+    from fastseg.data.cases import check, discover, summarise
     from fastseg.progress import progress
 
     dataset = discover(arguments.data)
@@ -44,8 +44,7 @@ def check(arguments: argparse.Namespace) -> int:
         problems = check(dataset, progress=lambda *_: advance())
     for problem in problems:
         print(f"{problem.path}: {problem.kind}: {problem.message}")
-    modalities = ", ".join(dataset.modalities)
-    print(f"{len(dataset.cases)} cases ({dataset.layout}; {modalities}), {len(problems)} problems")
+    print(f"{summarise(dataset)}: {len(problems)} problems")
     return 3 if problems else 0
 
 

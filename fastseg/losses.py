@@ -16,7 +16,7 @@ def dice_ce(
     """
     if logits.shape[:1] + logits.shape[2:] != target.shape:
         raise ValueError(
-            f"target: has shape {tuple(target.shape)}, wanted (B, *S) of logits {tuple(logits.shape)}"
+            f"target: is {tuple(target.shape)}, wanted (B, *S) of logits {tuple(logits.shape)}"
         )
     log_p = logits.float().log_softmax(1)
     p = log_p.exp()

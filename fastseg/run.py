@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastseg import checkpoint, config, models, rundir
+from fastseg import checkpoint, config, rundir
 from fastseg.config import Recipe
 from fastseg.data import cases
 from fastseg.data.pipeline import Loader
 from fastseg.errors import DataError, UsageError
-from fastseg.sample import pick_device
+from fastseg.sample import build_network, pick_device
 
 log = logging.getLogger("fastseg")
 Saved = tuple[Path, dict[str, Any], dict[str, checkpoint.Tensors]]
@@ -130,14 +130,7 @@ def prepare(
     dataset, parts = _data(recipe, data, split, saved)
     loader = Loader(dataset, parts["train"], recipe.data, device=str(fabric.device),
                     rank=fabric.global_rank, world=fabric.world_size)  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        module = models.build(
-            recipe.system,
-            in_channels=len(dataset.modalities),
-            classes=len(dataset.scheme.classes),
-            **recipe.model,
-        )
+    module = build_network(recipe, len(dataset.modalities), len(dataset.scheme.classes))
     net, optimizer = fabric.setup(module, _optimizer(recipe, module))
     net.mark_forward_method("training_loss")
     ema = copy.deepcopy(module).requires_grad_(False) if recipe.ema is not None else None

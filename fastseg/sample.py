@@ -69,7 +69,7 @@ def load_network(
     recipe: config.Recipe, channels: int, classes: int, groups: dict[str, dict[str, Tensor]]
 ) -> nn.Module:
     """The recipe's network for evaluation, with averaged weights where there are any."""
-    net = models.build(recipe.system, in_channels=channels, classes=classes, **recipe.model)
+    net = build_network(recipe, channels, classes)
     try:
         net.load_state_dict(groups.get("ema", groups["model"]))
     except RuntimeError as error:
@@ -77,6 +77,18 @@ def load_network(
             f"weights do not fit system {recipe.system}: {error}"
         ) from None
     return net.eval().requires_grad_(False)
+
+
+def build_network(recipe: config.Recipe, channels: int, classes: int) -> nn.Module:
+    """The recipe's untrained network; its weights follow from the recipe's seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        try:
+            return models.build(
+                recipe.system, in_channels=channels, classes=classes, **recipe.model
+            )
+        except ValueError as error:
+            raise UsageError(f"model: {error}") from error
 
 
 @torch.no_grad()

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 import fastseg.train as module
-from fastseg import checkpoint, config, models, validate
+from fastseg import checkpoint, config, validate
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.errors import DataError, NonFiniteError, UsageError
-from fastseg.sample import sample
+from fastseg.sample import build_network, sample
 from fastseg.stop import Stopped
 from fastseg.train import lr_at, train
 
@@ -216,6 +216,11 @@ def test_second_run_in_the_same_folder_is_refused(data, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
+def test_wrong_option_of_the_model_is_a_usage_error(data, tmp_path):
+    with pytest.raises(UsageError, match="model: branches"):
+        train(tiny("model.branches=many"), data, tmp_path)
+
+
 def test_folder_that_is_a_file_is_a_usage_error(data, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(UsageError, match="is a file"):
@@ -231,7 +236,7 @@ def test_patient_of_the_run_that_is_gone_is_a_data_error(straight, tmp_path):
 def spoil(monkeypatch, steps, how) -> None:
     """Let the gradients of those steps go wrong; the loss too when `how` says so."""
     original = module._step
-    cls = type(models.build("fno", in_channels=4, classes=4, **tiny().model))
+    cls = type(initial_network())
     honest = cls.training_loss
     now = []
 
@@ -309,9 +314,7 @@ def test_averaged_weights_follow_the_recursion_and_are_used(data, tmp_path, monk
 
 
 def initial_network():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return models.build("fno", in_channels=4, classes=4, **tiny().model)
+    return build_network(tiny(), 4, 4)
 
 
 def test_bf16_and_sgd_train_too(data, tmp_path):

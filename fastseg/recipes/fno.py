@@ -18,7 +18,7 @@ def recipe() -> Recipe:
             "width": 16,  # source
             "blocks": 3,  # source: three a branch
             "branches": "per_class",  # source: one stack a class; "shared" is its later variant
-            "two_sided": True,  # false keeps the source's missing negative rows, for parity only
+            "two_sided": True,  # false with modes=10,10 is the source, without negative rows
         },
         data=LoaderConfig(
             patch=(192, 192),  # source's code; holds every BraTS brain, less work than 240 x 240

@@ -1,0 +1,180 @@
+"""Prediction of whole patients from a checkpoint."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from fastseg import checkpoint, config
+from fastseg import sample as module
+from fastseg.config import load_recipe
+from fastseg.data import phantom
+from fastseg.data.cases import discover
+from fastseg.errors import DataError, UsageError
+from fastseg.sample import load_network, predict_volume, sample
+from fastseg.train import train
+
+torch.set_num_threads(1)
+TINY = ["data.patch=32,32", "data.samples_per_case=4", "data.threads=1", "model.width=4",
+        "model.blocks=1", "model.modes=6,4", "epochs=1", "val_every=0"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return phantom.write(tmp_path_factory.mktemp("data"), 4, size=(40, 36, 24), seed=2)
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    train(load_recipe("fno", TINY), data, out)
+    return out
+
+
+class Copycat(torch.nn.Module):
+    """Gives each voxel the class that its first channel names, wherever the window lies."""
+
+    def __init__(self):
+        super().__init__()
+        self.windows = []
+
+    def predict(self, image, generator=None):
+        self.windows.append(tuple(image.shape))
+        return torch.nn.functional.one_hot(image[:, 0].long(), 4).movedim(-1, 1).float()
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch"),
+    [
+        ((5, 40, 36), (32, 32)),
+        ((5, 20, 50), (32, 32)),
+        ((3, 31, 17), (32, 32)),
+        ((20, 40, 36), (16, 32, 32)),
+        ((7, 40, 36), (16, 32, 32)),
+    ],
+    ids=str,
+)
+def test_windows_cover_every_voxel_once_blended(shape, patch):
+    classes = np.random.default_rng(0).integers(0, 4, shape)
+    image = torch.from_numpy(np.stack([classes, classes])).float()
+    net = Copycat()
+    found = predict_volume(net, image, patch, 4)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, classes)
+    assert all(window[2:] == patch and window[0] <= 4 for window in net.windows)
+
+
+def test_slices_without_brain_are_background_and_cost_nothing():
+    net = Copycat()
+    image = torch.zeros(1, 6, 32, 32)
+    image[0, 2:4] = 3
+    found = predict_volume(net, image, (32, 32), 8)
+    assert [int(plane.max()) for plane in found] == [0, 0, 3, 3, 0, 0]
+    assert net.windows == [(2, 1, 32, 32)]
+
+
+@pytest.mark.parametrize("what", ["run", "checkpoints", "one"])
+def test_run_folder_or_one_checkpoint_will_do(run, data, tmp_path, what):
+    folder = run / "checkpoints"
+    path = {"run": run, "checkpoints": folder, "one": checkpoint.generations(folder)[0]}[what]
+    written = sample(path, data, tmp_path)
+    dataset = discover(data)
+    assert written == [tmp_path / f"{case.id}_pred.nii.gz" for case in dataset.cases]
+    for path, case in zip(written, dataset.cases, strict=True):
+        image, truth = nibabel.load(path), nibabel.load(case.label)
+        assert image.shape == truth.shape
+        assert np.array_equal(image.affine, truth.affine)
+        assert image.get_data_dtype() == np.uint8
+        assert set(np.unique(image.dataobj)) <= {0, 1, 2, 4}
+
+
+def test_prediction_is_the_networks(run, data, tmp_path):
+    path = checkpoint.generations(run / "checkpoints")[0]
+    state, groups = checkpoint.load(path)
+    net = load_network(config.from_dict(state["recipe"]), 4, 4, groups)
+    case = discover(data).cases[0]
+    from fastseg.data.pipeline import load_case
+
+    image = torch.from_numpy(load_case(discover(data), case).image)
+    expected = np.array([0, 1, 2, 4], np.uint8)[predict_volume(net, image, (32, 32), 8)]
+    [path] = sample(run, data, tmp_path, cases=[case.id], suffix="seg")
+    assert path.name == f"{case.id}_seg.nii.gz"
+    assert np.array_equal(np.asarray(nibabel.load(path).dataobj).transpose(), expected)
+
+
+def test_part_and_cases_choose(run, data, tmp_path):
+    split = json.loads((run / "split.json").read_text())
+    written = sample(run, data, tmp_path, part="test")
+    assert [path.name for path in written] == [f"{case}_pred.nii.gz" for case in split["test"]]
+    with pytest.raises(UsageError, match="has no case Nobody"):
+        sample(run, data, tmp_path, cases=["Nobody"])
+    with pytest.raises(UsageError, match="part: is 'dev'"):
+        sample(run, data, tmp_path, part="dev")
+
+
+def test_finished_cases_are_not_predicted_again(run, data, tmp_path, monkeypatch):
+    first = sample(run, data, tmp_path)
+    first[1].unlink()
+    before = [path.stat().st_mtime_ns for path in (first[0], first[2])]
+    predicted = []
+    original = module._predict_case
+    monkeypatch.setattr(
+        module, "_predict_case", lambda *a: predicted.append(a[2].id) or original(*a)
+    )
+    assert sample(run, data, tmp_path) == first
+    assert predicted == [first[1].name.split("_")[0]]
+    assert [path.stat().st_mtime_ns for path in (first[0], first[2])] == before
+
+
+def test_folder_with_another_checkpoints_predictions_is_refused(run, data, tmp_path):
+    other = tmp_path / "other"
+    train(load_recipe("fno", [*TINY, "seed=1"]), data, other)
+    sample(run, data, tmp_path / "out", part="test")
+    with pytest.raises(UsageError, match="holds predictions of another checkpoint"):
+        sample(other, data, tmp_path / "out", part="test")
+
+
+def test_averaged_weights_are_preferred(run):
+    state, groups = checkpoint.load(checkpoint.generations(run / "checkpoints")[0])
+    recipe = config.from_dict(state["recipe"])
+    shifted = {name: tensor + 1 for name, tensor in groups["model"].items()}
+    net = load_network(recipe, 4, 4, groups | {"ema": shifted})
+    assert all(torch.equal(t, shifted[name]) for name, t in net.state_dict().items())
+    with pytest.raises(DataError, match="weights do not fit"):
+        load_network(recipe, 3, 4, groups)
+
+
+def test_values_are_those_of_the_data_set(run, data, tmp_path, monkeypatch):
+    """Later BraTS years write 3 for enhancing tumour."""
+    for case in discover(data).cases:
+        folder = tmp_path / "data" / case.id
+        folder.mkdir(parents=True)
+        for path in case.images.values():
+            (folder / path.name).write_bytes(path.read_bytes())
+        label = nibabel.load(case.label)
+        values = np.asarray(label.dataobj)
+        new = np.where(values == 4, 3, values).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(new, label.affine), folder / case.label.name)
+    everything = lambda net, image, *_: np.full(image.shape[1:], 3, np.uint8)  # noqa: E731
+    monkeypatch.setattr(module, "predict_volume", everything)
+    [path] = sample(run, tmp_path / "data", tmp_path / "three", part="test")
+    assert np.unique(nibabel.load(path).dataobj).tolist() == [3]
+    [path] = sample(run, data, tmp_path / "four", part="test")
+    assert np.unique(nibabel.load(path).dataobj).tolist() == [4]
+
+
+def test_modalities_are_matched_by_name(data, tmp_path):
+    train(load_recipe("fno", [*TINY, "modalities=flair,t1"]), data, tmp_path / "run")
+    state = checkpoint.load(checkpoint.generations(tmp_path / "run" / "checkpoints")[0])[0]
+    assert state["modalities"] == ["flair", "t1"]
+    assert len(sample(tmp_path / "run", data, tmp_path / "out", part="val")) == 1
+
+
+@pytest.mark.parametrize("kernels", ["warp", "cuda"])
+def test_backend_that_cannot_run_is_a_usage_error(run, data, tmp_path, kernels):
+    if kernels == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has the GPU whose absence is tested")
+    with pytest.raises(UsageError, match=f"kernels: .*{kernels}"):
+        sample(run, data, tmp_path, kernels=kernels)
