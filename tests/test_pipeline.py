@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastseg.data import cache, decode, source, workers
+from fastseg.data import cache, dali, decode, source, workers
 from fastseg.data.augment import rotate, rotation_matrix
 from fastseg.data.cases import discover
 from fastseg.data.pipeline import Loader, LoaderConfig, load_case
@@ -62,8 +64,14 @@ def ids(dataset):
     return [case.id for case in dataset.cases]
 
 
+def open_loader(dataset, config, backend="torch", **options):
+    if backend == "dali" and (reason := dali.unavailable(None)):
+        pytest.skip(f"DALI cannot be used: {reason}")
+    return Loader(dataset, ids(dataset), config, backend=backend, **options)
+
+
 def batches(dataset, config, backend="torch", epochs=(0,), start=0, **options):
-    with Loader(dataset, ids(dataset), config, backend=backend, **options) as loader:
+    with open_loader(dataset, config, backend, **options) as loader:
         return [batch for epoch in epochs for batch in loader.epoch(epoch, start)]
 
 
@@ -263,7 +271,7 @@ def test_ranks_share_the_samples(dataset):
 
 def test_decoding_runs_a_bounded_distance_ahead(tmp_path, decoded):
     data = discover(write_cases(tmp_path, 24, shape=(6, 12, 12)))
-    with Loader(data, ids(data), LoaderConfig((8, 8), 2, 2), backend="torch") as loader:
+    with open_loader(data, LoaderConfig((8, 8), 2, 2), "torch") as loader:
         next(loader.epoch(0))
         time.sleep(0.2)
         assert 2 <= len(decoded) <= 8
@@ -273,7 +281,7 @@ def test_decoding_runs_a_bounded_distance_ahead(tmp_path, decoded):
 def test_a_bad_case_is_named_and_replaced(bad_root, backend, caplog):
     data = discover(bad_root)
     config = LoaderConfig((24, 24), 4, 4)
-    with Loader(data, ids(data), config, backend=backend) as loader:
+    with open_loader(data, config, backend) as loader:
         out = [*loader.epoch(0), *loader.epoch(1)]
         assert list(loader.quarantined) == ["Case_02"]
         assert "Case_02_t2.nii.gz" in loader.quarantined["Case_02"]
@@ -289,7 +297,7 @@ def test_too_many_bad_cases_end_the_epoch(bad_root, backend):
         (bad_root / name / f"{name}_flair.nii.gz").write_bytes(b"nothing")
     data = discover(bad_root)
     config = LoaderConfig((24, 24), 4, 4, max_bad=0.4)
-    with Loader(data, ids(data), config, backend=backend) as loader:
+    with open_loader(data, config, backend) as loader:
         with pytest.raises(DataError, match=r"(?s)3 bad.*2 allowed.*Case_02.*Case_03.*Case_04"):
             list(loader.epoch(0))
         with pytest.raises(DataError, match="Case_04"):
@@ -322,7 +330,7 @@ def test_reasons_for_setting_a_case_aside(tmp_path, modality, change, reason):
     root = write_cases(tmp_path, 3)
     path = rewrite(root, "Case_01", change, modality)
     data = discover(root)
-    with Loader(data, ids(data), LoaderConfig((24, 24), 4, 4), backend="dali") as loader:
+    with open_loader(data, LoaderConfig((24, 24), 4, 4), "dali") as loader:
         for batch in loader.epoch(0):
             assert batch["image"].isfinite().all()
             assert "Case_01" not in batch["case"]
@@ -337,7 +345,7 @@ def test_an_empty_case_and_a_lost_file_are_set_aside(tmp_path):
     data = discover(root)
     os.unlink(root / "Case_03" / "Case_03_t2.nii.gz")
     config = LoaderConfig((24, 24), 4, 4, max_bad=0.4, cache="disk", cache_dir=tmp_path / "kept")
-    with Loader(data, ids(data), config) as loader:
+    with open_loader(data, config) as loader:
         list(loader.epoch(0))
         assert "0 everywhere" in loader.quarantined["Case_00"]
         assert "Case_03_t2.nii.gz" in loader.quarantined["Case_03"]
@@ -385,7 +393,7 @@ def test_a_passing_read_error_is_retried(dataset, monkeypatch):
 
     monkeypatch.setattr(source, "read_case", shaky)
     config = LoaderConfig((24, 24), 4, 4, threads=1)
-    with Loader(dataset, ids(dataset), config, backend="torch") as loader:
+    with open_loader(dataset, config, "torch") as loader:
         list(loader.epoch(0))
         assert list(loader.quarantined) == ["Case_03"]
 
@@ -404,7 +412,7 @@ def test_a_stuck_read_is_reported_and_does_not_block_closing(dataset, monkeypatc
     release = threading.Event()
     monkeypatch.setattr(workers, "WATCHDOG_S", 0.3)
     monkeypatch.setattr(source, "read_case", lambda *_: release.wait(30))
-    loader = Loader(dataset, ids(dataset), LoaderConfig((24, 24)), backend="torch")
+    loader = open_loader(dataset, LoaderConfig((24, 24)), "torch")
     with pytest.raises(DataError, match=r"case Case_0\d: no answer"):
         next(loader.epoch(0))
     release.set()
@@ -417,7 +425,7 @@ def test_a_stuck_read_is_reported_and_does_not_block_closing(dataset, monkeypatc
 def test_leaving_an_epoch_early_leaves_nothing_behind(dataset, backend):
     before = threading.active_count()
     config = LoaderConfig((24, 24), 4, 4)
-    with Loader(dataset, ids(dataset), config, backend=backend) as loader:
+    with open_loader(dataset, config, backend) as loader:
         for epoch in range(3):
             for batch in loader.epoch(epoch):
                 first = batch
@@ -432,10 +440,33 @@ def test_leaving_an_epoch_early_leaves_nothing_behind(dataset, backend):
 
 def test_an_abandoned_loader_ends_its_threads(dataset):
     before = threading.active_count()
-    loader = Loader(dataset, ids(dataset), LoaderConfig((24, 24)), backend="torch")
+    loader = open_loader(dataset, LoaderConfig((24, 24)), "torch")
     assert threading.active_count() == before + 2
     del loader
     assert threading.active_count() == before
+
+
+EXIT = """
+import sys
+from fastseg.data import source, workers
+from fastseg.data.cases import discover
+from fastseg.data.pipeline import Loader, LoaderConfig
+data = discover(sys.argv[1])
+loader = Loader(data, [case.id for case in data.cases], LoaderConfig((8, 8)), backend="torch")
+if sys.argv[2] == "stuck":
+    source.read_case = lambda *_: __import__("threading").Event().wait()
+    workers.WATCHDOG_S = 0.2
+for batch in loader.epoch(0):
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize(("state", "code"), [("running", 7), ("stuck", 1)])
+def test_the_interpreter_can_exit_at_any_time(dataset, state, code):
+    command = [sys.executable, "-c", EXIT, str(dataset.root), state]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == code
+    assert ("no answer" in result.stderr) == (state == "stuck")
 
 
 def _damage(path: Path, how: str):
@@ -527,7 +558,7 @@ def test_wrong_loader_arguments(dataset, tmp_path):
             Loader(dataset, ids(dataset), config, **options)
     with pytest.raises(UsageError, match="Case_99"):
         Loader(dataset, ["Case_99"], config)
-    with pytest.raises(DataError, match="0 cases"):
+    with pytest.raises(UsageError, match="case_ids is empty"):
         Loader(dataset, [], config)
     root = write_cases(tmp_path, 2)
     os.unlink(root / "Case_01" / "Case_01_seg.nii.gz")
@@ -537,7 +568,7 @@ def test_wrong_loader_arguments(dataset, tmp_path):
 
 
 def test_without_dali(dataset, monkeypatch, caplog):
-    monkeypatch.setitem(__import__("sys").modules, "nvidia.dali", None)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(UsageError, match=r"pip install 'fastseg\[dali\]'.*fastseg\[dali-cuda12\]"):
         Loader(dataset, ids(dataset), LoaderConfig((8, 8)), backend="dali")
     with caplog.at_level("INFO"), Loader(dataset, ids(dataset), LoaderConfig((8, 8))) as loader:
@@ -546,8 +577,8 @@ def test_without_dali(dataset, monkeypatch, caplog):
 
 
 def test_dali_is_the_default_where_it_is_installed(dataset):
-    pytest.importorskip("nvidia.dali")
-    with Loader(dataset, ids(dataset), LoaderConfig((8, 8))) as loader:
+    with open_loader(dataset, LoaderConfig((8, 8)), "dali"):
+        loader = Loader(dataset, ids(dataset), LoaderConfig((8, 8)))
         assert loader.backend == "dali"
 
 

@@ -28,9 +28,11 @@ class CaseSource:
         unknown = sorted(set(ids) - known.keys())
         if unknown:
             raise UsageError(f"case_ids: not in {dataset.root}: {', '.join(unknown[:5])}")
+        if not known.keys() & set(ids):
+            raise UsageError("case_ids is empty; wanted at least one case")
         self.cases = [known[name] for name in sorted(set(ids))]
         unlabelled = [case.id for case in self.cases if case.label is None]
-        if unlabelled or not self.cases:
+        if unlabelled:
             raise DataError(
                 f"{dataset.root}: training needs labels; {len(unlabelled)} of {len(self.cases)} "
                 f"cases have none: {', '.join(unlabelled[:5])}"

@@ -56,7 +56,7 @@ class Workers:
             for _, future in under_way:
                 future.cancel()
 
-    def close(self, timeout_s: float = 5.0) -> None:
+    def close(self, timeout_s: float = 2.0) -> None:
         """Let the threads end after their present call and wait for them up to `timeout_s`."""
         for _ in self._threads:
             self._tasks.put(None)
