@@ -4,7 +4,8 @@
 
 All take turns in every round on the same files (read before, so the page cache is warm) with the
 same number of threads; the figure is the median round. nibabel and MONAI load whole cases and stop
-there; the loader's rows go all the way to augmented batches, graph building included.
+there; the loader's rows go all the way to augmented batches, graph building included. Its device
+stage runs beside the decoding threads, in one thread more (torch) or as many again (DALI).
 """
 
 import argparse
