@@ -1,8 +1,10 @@
-"""Tables of the truncated transforms: cosines and sines, computed once in float64 with exactly reduced angles, then cached.
+"""Tables of the truncated transforms: cosines and sines, computed once in float64 with exactly
+reduced angles, then cached.
 
-A transform is fixed by its axes, a direction, a scale and whether the last axis carries Hermitian weights (1 for DC and an even
-size's Nyquist column, 2 otherwise). Synthesis carries them with scale 1/N ("backward"), analysis does not. The adjoint of an analysis
-is the synthesis with the analysis's scale and no weights; the adjoint of a synthesis is the analysis with its scale and its weights.
+A transform is fixed by its axes, a direction, a scale and whether the last axis carries Hermitian
+weights (1 for DC and an even size's Nyquist column, 2 otherwise). Synthesis carries them with scale
+1/N ("backward"), analysis does not. The adjoint of an analysis is the synthesis with the analysis's
+scale and no weights; the adjoint of a synthesis is the analysis with its scale and its weights.
 """
 
 import math
@@ -50,7 +52,9 @@ def scales(norm: str, sizes) -> tuple[float, float]:
 
 
 def cos_sin(frequencies: Tensor, samples: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of 2πkn/N as (samples, frequencies), float64; k·n is reduced modulo N before it meets π."""
+    """cos and sin of 2πkn/N as (samples, frequencies), float64; k·n is reduced modulo N before it
+    meets π.
+    """
     turns = torch.outer(samples, frequencies).remainder(size)
     angles = turns.double() * (2 * math.pi / size)
     return angles.cos(), angles.sin()
@@ -65,11 +69,13 @@ def hermitian_weights(columns: int, size: int) -> Tensor:
 
 
 @lru_cache(maxsize=512)
-def outer_tables(size: int, axis: Kept, synthesis: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def outer_tables(
+    size: int, axis: Kept, synthesis: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Folded tables of an axis other than the last.
 
-    Analysis: cos (N//2+1, K), sin ((N−1)//2, K−1); synthesis: the transposes. Rows n = 0 … N/2 and n = 1 … ⌈N/2⌉−1, k = 0 … K−1
-    and 1 … K−1.
+    Analysis: cos (N//2+1, K), sin ((N−1)//2, K−1); synthesis: the transposes. Rows n = 0 … N/2 and
+    n = 1 … ⌈N/2⌉−1, k = 0 … K−1 and 1 … K−1.
     """
     even, odd = torch.arange(size // 2 + 1), torch.arange(1, (size - 1) // 2 + 1)
     k = torch.arange(axis.distinct)
@@ -81,15 +87,20 @@ def outer_tables(size: int, axis: Kept, synthesis: bool, dtype: torch.dtype) -> 
 
 
 @lru_cache(maxsize=512)
-def last_tables(size: int, columns: int, synthesis: bool, scale: float, weighted: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Folded tables of the last axis, scale and weights included, rows padded with zeros to whole vectors.
+def last_tables(
+    size: int, columns: int, synthesis: bool, scale: float, weighted: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Folded tables of the last axis, scale and weights included, rows padded with zeros to whole
+    vectors.
 
-    Analysis: cos (N//2+1, padded m), −sin ((N−1)//2, padded m); synthesis: cos and −sin (m, padded N//2+1), where the sines of
-    n = 0 and n = N/2 are zero.
+    Analysis: cos (N//2+1, padded m), −sin ((N−1)//2, padded m); synthesis: cos and −sin (m, padded
+    N//2+1), where the sines of n = 0 and n = N/2 are zero.
     """
     even, odd = torch.arange(size // 2 + 1), torch.arange(1, (size - 1) // 2 + 1)
     k = torch.arange(columns)
-    factor = scale * (hermitian_weights(columns, size) if weighted else torch.ones(columns, dtype=torch.float64))
+    factor = scale * (
+        hermitian_weights(columns, size) if weighted else torch.ones(columns, dtype=torch.float64)
+    )
     cos, sin = cos_sin(k, even, size)
     if synthesis:
         sin[odd.numel() + 1 :] = 0
@@ -108,9 +119,14 @@ def outer_matrix(size: int, axis: Kept, dtype: torch.dtype, device: torch.device
 
 
 @lru_cache(maxsize=512)
-def last_matrix(size: int, columns: int, scale: float, weighted: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+def last_matrix(
+    size: int, columns: int, scale: float, weighted: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """[cos | −sin] of the last axis, scale and weights included: (N, 2m)."""
     cos, sin = cos_sin(torch.arange(columns), torch.arange(size), size)
-    factor = scale * (hermitian_weights(columns, size) if weighted else torch.ones(columns, dtype=torch.float64))
-    # the sine of a self-conjugate column is zero in exact arithmetic: its imaginary part neither leaves nor enters
+    factor = scale * (
+        hermitian_weights(columns, size) if weighted else torch.ones(columns, dtype=torch.float64)
+    )
+    # the sine of a self-conjugate column is zero in exact arithmetic: its imaginary part neither
+    # leaves nor enters
     return torch.cat([cos * factor, -sin * factor], dim=1).to(device, dtype).contiguous()

@@ -1,8 +1,9 @@
 """Every operator in plain torch.fft: the specification the kernels are tested against.
 
-Each function has the signature of its namesake in `fastseg.ops` and takes any floating dtype; 16-bit inputs are computed in float32.
-Self-conjugate bins are decided here, once: the inverse runs over all axes but the last first, then the imaginary part of the last
-axis's columns 0 and, for an even size, size/2 is dropped, then the real inverse over the last axis follows.
+Each function has the signature of its namesake in `fastseg.ops` and takes any floating dtype;
+16-bit inputs are computed in float32. Self-conjugate bins are decided here, once: the inverse runs
+over all axes but the last first, then the imaginary part of the last axis's columns 0 and, for an
+even size, size/2 is dropped, then the real inverse over the last axis follows.
 """
 
 import torch
@@ -11,7 +12,9 @@ from torch.nn import functional as F
 
 
 def kept_rows(modes: int, size: int, two_sided: bool) -> list[int]:
-    """Indices of an axis that truncation keeps: ⌈m/2⌉ non-negative ones, then ⌊m/2⌋ negative ones (or 0 … m−1)."""
+    """Indices of an axis that truncation keeps: ⌈m/2⌉ non-negative ones, then ⌊m/2⌋ negative ones
+    (or 0 … m−1).
+    """
     negative = modes // 2 if two_sided else 0
     return [*range(modes - negative), *range(size - negative, size)]
 
@@ -21,7 +24,9 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = True) -> Tensor:
-    """The kept part of `torch.fft.rfftn` over the last len(modes) axes: (B, C, *S) → (B, C, *modes), complex."""
+    """The kept part of `torch.fft.rfftn` over the last len(modes) axes: (B, C, *S) → (B, C,
+    *modes), complex.
+    """
     dims = tuple(range(-len(modes), 0))
     spectrum = torch.fft.rfftn(_wide(x), dim=dims, norm=norm).narrow(-1, 0, modes[-1])
     for dim, kept in zip(dims[:-1], modes[:-1], strict=True):
@@ -30,8 +35,16 @@ def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = 
     return spectrum
 
 
-def truncated_irfftn(spectrum: Tensor, sizes, norm: str = "backward", two_sided: bool = True, dtype: torch.dtype | None = None) -> Tensor:
-    """The inverse of a zero-filled truncated spectrum: (B, C, *modes) complex → (B, C, *sizes), real."""
+def truncated_irfftn(
+    spectrum: Tensor,
+    sizes,
+    norm: str = "backward",
+    two_sided: bool = True,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The inverse of a zero-filled truncated spectrum: (B, C, *modes) complex → (B, C, *sizes),
+    real.
+    """
     dims = tuple(range(-len(sizes), 0))
     full = F.pad(torch.view_as_real(spectrum), (0, 0, 0, sizes[-1] // 2 + 1 - spectrum.shape[-1]))
     full = torch.view_as_complex(full.contiguous())
@@ -56,14 +69,25 @@ def _mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
     batch, channels, *modes = spectrum.shape
     grouped = spectrum.reshape(batch, groups, channels // groups, -1)
     out_channels = weight.shape[1]
-    weight = weight.expand(*weight.shape[:2], *modes).reshape(channels // groups, groups, out_channels // groups, -1)
+    weight = weight.expand(*weight.shape[:2], *modes).reshape(
+        channels // groups, groups, out_channels // groups, -1
+    )
     return torch.einsum("bgim,igom->bgom", grouped, weight).reshape(batch, out_channels, *modes)
 
 
 def spectral_conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, sizes=None, groups: int = 1, norm: str = "backward", two_sided: bool = True, modes=None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    sizes=None,
+    groups: int = 1,
+    norm: str = "backward",
+    two_sided: bool = True,
+    modes=None,
 ) -> Tensor:
-    """Analysis, one complex matrix product over channels a mode, synthesis (Li et al., 2021, eq. 5)."""
+    """Analysis, one complex matrix product over channels a mode, synthesis (Li et al., 2021, eq.
+    5).
+    """
     weight = weight if weight.is_complex() else torch.view_as_complex(_wide(weight).contiguous())
     modes = weight.shape[2:] if modes is None else modes
     spectrum = truncated_rfftn(x, modes, norm, two_sided)

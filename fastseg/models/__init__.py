@@ -12,7 +12,8 @@ SYSTEMS = {"fno": "fastseg.models.fno"}
 
 
 def build(name: str, *, in_channels: int, classes: int, **options):
-    """The system `name` for images of `in_channels` modalities and `classes` label classes, background included.
+    """The system `name` for images of `in_channels` modalities and `classes` label classes,
+    background included.
 
     Raises UsageError for an unknown name or an option the system does not have.
     """

@@ -1,9 +1,11 @@
-"""Bridges to neuraloperator (release 2.0.0): convert its dense layer, or stand in for it inside its models.
+"""Bridges to neuraloperator (release 2.0.0): convert its dense layer, or stand in for it inside its
+models.
 
-Both keep the peer's modes: totals per axis, centred on zero, n//2 + 1 columns on the last axis. Outputs and gradients are equal where
-every axis but the last is even and the grid does not change. Elsewhere they differ, because the peer shifts its spectrum back with
-fftshift (on odd axes this moves every frequency by one row) and because its change of resolution crops or pads the spectrum after
-that shift; ours follows the float64 definition of `fastseg.reference`.
+Both keep the peer's modes: totals per axis, centred on zero, n//2 + 1 columns on the last axis.
+Outputs and gradients are equal where every axis but the last is even and the grid does not change.
+Elsewhere they differ, because the peer shifts its spectrum back with fftshift (on odd axes this
+moves every frequency by one row) and because its change of resolution crops or pads the spectrum
+after that shift; ours follows the float64 definition of `fastseg.reference`.
 """
 
 import torch
@@ -21,17 +23,30 @@ def _centred_to_torch_order(weight: Tensor, first: int) -> Tensor:
 def _dense(module: nn.Module) -> Tensor:
     weight = module.weight
     if module.complex_data or module.separable:
-        raise ValueError("module: want a dense neuraloperator SpectralConv for real data, not separable")
+        raise ValueError(
+            "module: want a dense neuraloperator SpectralConv for real data, not separable"
+        )
     tensor = getattr(weight, "tensor", weight)
     if not isinstance(tensor, Tensor) or tensor.dim() != len(module.n_modes) + 2:
-        raise ValueError(f"module: got a {type(weight).__name__} weight, want a dense one (factorization=None or 'dense')")
+        raise ValueError(
+            f"module: got a {type(weight).__name__} weight, want a dense one "
+            "(factorization=None or 'dense')"
+        )
     return tensor.detach()
 
 
 def convert(cls, module: nn.Module):
-    """`cls` (nn.SpectralConv) with the weights of a dense neuraloperator layer. Raises ValueError for any other layer."""
+    """`cls` (nn.SpectralConv) with the weights of a dense neuraloperator layer. Raises ValueError
+    for any other layer.
+    """
     weight = _dense(module)
-    layer = cls(module.in_channels, module.out_channels, tuple(weight.shape[2:]), norm=module.fft_norm, bias=module.bias is not None)
+    layer = cls(
+        module.in_channels,
+        module.out_channels,
+        tuple(weight.shape[2:]),
+        norm=module.fft_norm,
+        bias=module.bias is not None,
+    )
     with torch.no_grad():
         layer.weight.copy_(torch.view_as_real(_centred_to_torch_order(weight, 2).contiguous()))
         if module.bias is not None:
@@ -40,17 +55,20 @@ def convert(cls, module: nn.Module):
 
 
 class NeuralopSpectralConv(nn.Module):
-    """A stand-in for neuraloperator's SpectralConv: `neuralop.models.FNO(..., conv_module=NeuralopSpectralConv)`.
+    """A stand-in for neuraloperator's SpectralConv: `neuralop.models.FNO(...,
+    conv_module=NeuralopSpectralConv)`.
 
-    Constructor and attributes are the peer's. Dense and separable weights and `resolution_scaling_factor` are served; complex data,
-    factorised weights and half-precision spectra are not, and raise ValueError. 16-bit inputs work at any size without
+    Constructor and attributes are the peer's. Dense and separable weights and
+    `resolution_scaling_factor` are served; complex data, factorised weights and half-precision
+    spectra are not, and raise ValueError. 16-bit inputs work at any size without
     `fno_block_precision`: they are computed in float32.
     """
 
     def __init__(
-        self, in_channels, out_channels, n_modes, complex_data=False, max_n_modes=None, bias=True, separable=False,
-        resolution_scaling_factor=None, fno_block_precision="full", rank=0.5, factorization=None, implementation="reconstructed",
-        fixed_rank_modes=False, decomposition_kwargs=None, init_std="auto", fft_norm="forward", device=None,
+        self, in_channels, out_channels, n_modes, complex_data=False, max_n_modes=None, bias=True,
+        separable=False, resolution_scaling_factor=None, fno_block_precision="full", rank=0.5,
+        factorization=None, implementation="reconstructed", fixed_rank_modes=False,
+        decomposition_kwargs=None, init_std="auto", fft_norm="forward", device=None,
     ):  # fmt: skip
         super().__init__()
         if complex_data:
@@ -58,27 +76,56 @@ class NeuralopSpectralConv(nn.Module):
         if factorization is not None and factorization.lower() not in ("dense", "complexdense"):
             raise ValueError(f"factorization: got {factorization!r}, want None or 'dense'")
         if fno_block_precision != "full":
-            raise ValueError(f"fno_block_precision: got {fno_block_precision!r}, want 'full' (16-bit inputs need no switch)")
+            raise ValueError(
+                f"fno_block_precision: got {fno_block_precision!r}, want 'full' no switch)"
+            )
         if separable and in_channels != out_channels:
-            raise ValueError(f"separable: got {in_channels} and {out_channels} channels, want equal numbers")
+            raise ValueError(
+                f"separable: got {in_channels} and {out_channels} channels, want equal numbers"
+            )
         self.in_channels, self.out_channels, self.separable = in_channels, out_channels, separable
-        self.complex_data, self.fft_norm, self.fno_block_precision = False, fft_norm, fno_block_precision
-        self.rank, self.factorization, self.implementation = rank, factorization or "Dense", implementation
+        self.complex_data, self.fft_norm, self.fno_block_precision = (
+            False,
+            fft_norm,
+            fno_block_precision,
+        )
+        self.rank, self.factorization, self.implementation = (
+            rank,
+            factorization or "Dense",
+            implementation,
+        )
         self.n_modes = n_modes
         self.order = len(self.n_modes)
         # like the peer, max_n_modes counts stored columns of the last axis as they are
-        self.max_n_modes = self.n_modes if max_n_modes is None else [max_n_modes] if isinstance(max_n_modes, int) else list(max_n_modes)
+        self.max_n_modes = (
+            self.n_modes
+            if max_n_modes is None
+            else [max_n_modes]
+            if isinstance(max_n_modes, int)
+            else list(max_n_modes)
+        )
         self.resolution_scaling_factor = self._factors(resolution_scaling_factor)
         std = (2 / (in_channels + out_channels)) ** 0.5 if init_std == "auto" else init_std
         inputs = 1 if separable else in_channels
-        weight = torch.randn(inputs, out_channels, *self.max_n_modes, dtype=torch.cfloat, device=device) * std
+        weight = (
+            torch.randn(inputs, out_channels, *self.max_n_modes, dtype=torch.cfloat, device=device)
+            * std
+        )
         self.weight = nn.Parameter(torch.view_as_real(weight).contiguous())
-        self.bias = nn.Parameter(std * torch.randn(out_channels, *[1] * self.order, device=device)) if bias else None
+        self.bias = (
+            nn.Parameter(std * torch.randn(out_channels, *[1] * self.order, device=device))
+            if bias
+            else None
+        )
 
     def _factors(self, factor):
         if factor is None:
             return None
-        return [float(factor)] * self.order if isinstance(factor, (int, float)) else [float(f) for f in factor]
+        return (
+            [float(factor)] * self.order
+            if isinstance(factor, (int, float))
+            else [float(f) for f in factor]
+        )
 
     @property
     def n_modes(self):
@@ -95,7 +142,9 @@ class NeuralopSpectralConv(nn.Module):
             return tuple(output_shape)
         if self.resolution_scaling_factor is None:
             return tuple(x.shape[2:])
-        return tuple(round(n * f) for n, f in zip(x.shape[2:], self.resolution_scaling_factor, strict=True))
+        return tuple(
+            round(n * f) for n, f in zip(x.shape[2:], self.resolution_scaling_factor, strict=True)
+        )
 
     def transform(self, x: Tensor, output_shape=None) -> Tensor:
         """x resampled to the layer's output grid by the peer's own rule, for its skip connections."""
@@ -109,7 +158,9 @@ class NeuralopSpectralConv(nn.Module):
     def _active_weight(self, sizes) -> Tensor:
         """The rows of the lowest |k| that n_modes and the grid both have."""
         weight, bins = self.weight, [*sizes[:-1], sizes[-1] // 2 + 1]
-        for axis, (most, wanted, fit) in enumerate(zip(self.max_n_modes, self.n_modes, bins, strict=True)):
+        for axis, (most, wanted, fit) in enumerate(
+            zip(self.max_n_modes, self.n_modes, bins, strict=True)
+        ):
             count = min(most, wanted, fit)
             if count < most:
                 rows = reference.kept_rows(count, most, axis < self.order - 1)
@@ -121,4 +172,6 @@ class NeuralopSpectralConv(nn.Module):
         sizes = self._output_shape(x, output_shape)
         weight = self._active_weight([min(a, b) for a, b in zip(x.shape[2:], sizes, strict=True)])
         bias = None if self.bias is None else self.bias.flatten()
-        return ops.spectral_conv(x, weight, bias, sizes, self.in_channels if self.separable else 1, self.fft_norm)
+        return ops.spectral_conv(
+            x, weight, bias, sizes, self.in_channels if self.separable else 1, self.fft_norm
+        )

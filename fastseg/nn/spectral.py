@@ -1,4 +1,6 @@
-"""Layers on the spectral convolution. Complex weights are stored as real parameters with a trailing 2."""
+"""Layers on the spectral convolution. Complex weights are stored as real parameters with a trailing
+2.
+"""
 
 import math
 import warnings
@@ -12,11 +14,17 @@ from fastseg import ops, reference
 def _clip_modes(weight: Tensor, sizes, two_sided: bool) -> Tensor:
     """The weight rows whose frequencies exist on grid `sizes`: the lowest |k| of every axis."""
     modes = tuple(weight.shape[2:-1])
-    fit = [*(min(m, n) for m, n in zip(modes[:-1], sizes[:-1], strict=True)), min(modes[-1], sizes[-1] // 2 + 1)]
+    fit = [
+        *(min(m, n) for m, n in zip(modes[:-1], sizes[:-1], strict=True)),
+        min(modes[-1], sizes[-1] // 2 + 1),
+    ]
     if fit == list(modes):
         return weight
     if not torch.compiler.is_compiling():
-        warnings.warn(f"modes {modes} exceed the bins of size {tuple(sizes)}; using the lowest {tuple(fit)}", stacklevel=3)
+        warnings.warn(
+            f"modes {modes} exceed the bins of size {tuple(sizes)}; using the lowest {tuple(fit)}",
+            stacklevel=3,
+        )
     for axis, (m, n) in enumerate(zip(fit, modes, strict=True)):
         if m < n:
             last = axis == len(modes) - 1
@@ -28,7 +36,9 @@ def _clip_modes(weight: Tensor, sizes, two_sided: bool) -> Tensor:
 def _complex_normal(in_channels: int, out_channels: int, modes, groups: int) -> nn.Parameter:
     """Zero-mean complex normal weights of variance 2/(in + out), the default of neuraloperator."""
     std = math.sqrt(2 / (in_channels + out_channels))
-    return nn.Parameter(torch.randn(in_channels // groups, out_channels, *modes, 2) * (std / math.sqrt(2)))
+    return nn.Parameter(
+        torch.randn(in_channels // groups, out_channels, *modes, 2) * (std / math.sqrt(2))
+    )
 
 
 def _check_channels(in_channels: int, out_channels: int, modes, groups: int) -> tuple:
@@ -36,20 +46,35 @@ def _check_channels(in_channels: int, out_channels: int, modes, groups: int) -> 
     if not 1 <= len(modes) <= 3 or any(m < 1 for m in modes):
         raise ValueError(f"modes: got {modes}, want 1 to 3 positive counts")
     if groups < 1 or in_channels % groups or out_channels % groups:
-        raise ValueError(f"groups: got {groups}, want a divisor of {in_channels} input and {out_channels} output channels")
+        raise ValueError(
+            f"groups: got {groups}, want a divisor of {in_channels} input and {out_channels} "
+            "output channels"
+        )
     return modes
 
 
 class SpectralConv(nn.Module):
-    """Truncated-mode spectral convolution, `fastseg.ops.spectral_conv` with its weight (Li et al., 2021).
+    """Truncated-mode spectral convolution, `fastseg.ops.spectral_conv` with its weight (Li et al.,
+    2021).
 
-    x: (B, in_channels, *S) → (B, out_channels, *sizes or *S), 1-, 2- or 3-D by len(modes). `modes` counts kept rows as `ops` does:
-    the classic "modes k" is (2k, k) in 2-D and (2k, 2k, k) in 3-D. Modes beyond a small grid's bins are clipped with one warning.
+    x: (B, in_channels, *S) → (B, out_channels, *sizes or *S), 1-, 2- or 3-D by len(modes). `modes`
+    counts kept rows as `ops` does: the classic "modes k" is (2k, k) in 2-D and (2k, 2k, k) in 3-D.
+    Modes beyond a small grid's bins are clipped with one warning.
 
     Parameters: weight (in_channels/groups, out_channels, *modes, 2) real, bias (out_channels,).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, modes, *, norm: str = "ortho", bias: bool = True, groups: int = 1, two_sided: bool = True):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        modes,
+        *,
+        norm: str = "ortho",
+        bias: bool = True,
+        groups: int = 1,
+        two_sided: bool = True,
+    ):
         super().__init__()
         self.modes = _check_channels(in_channels, out_channels, modes, groups)
         self.norm, self.groups, self.two_sided = norm, groups, two_sided
@@ -57,38 +82,63 @@ class SpectralConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor, sizes=None) -> Tensor:
-        grid = x.shape[2:] if sizes is None else [min(a, b) for a, b in zip(x.shape[2:], sizes, strict=True)]
+        grid = (
+            x.shape[2:]
+            if sizes is None
+            else [min(a, b) for a, b in zip(x.shape[2:], sizes, strict=True)]
+        )
         weight = _clip_modes(self.weight, grid, self.two_sided)
-        return ops.spectral_conv(x, weight, self.bias, sizes, self.groups, self.norm, self.two_sided)
+        return ops.spectral_conv(
+            x, weight, self.bias, sizes, self.groups, self.norm, self.two_sided
+        )
 
     def extra_repr(self) -> str:
         shape = self.weight.shape
-        return f"{shape[0] * self.groups}, {shape[1]}, modes={self.modes}, norm={self.norm!r}, groups={self.groups}, two_sided={self.two_sided}"
+        return (
+            f"{shape[0] * self.groups}, {shape[1]}, modes={self.modes}, norm={self.norm!r}, "
+            f"groups={self.groups}, two_sided={self.two_sided}"
+        )
 
     @classmethod
     def from_neuralop(cls, module: nn.Module) -> "SpectralConv":
-        """A layer equal to a dense `neuralop.layers.spectral_convolution.SpectralConv`, weights copied. See `fastseg.nn.neuralop`."""
+        """A layer equal to a dense `neuralop.layers.spectral_convolution.SpectralConv`, weights
+        copied. See `fastseg.nn.neuralop`.
+        """
         from fastseg.nn.neuralop import convert
 
         return convert(cls, module)
 
 
 class FNOBlock(nn.Module):
-    """`gelu(spectral_conv(x) + W·x + b)`, the block of a Fourier neural operator (Li et al., 2021, eq. 2).
+    """`gelu(spectral_conv(x) + W·x + b)`, the block of a Fourier neural operator (Li et al., 2021,
+    eq. 2).
 
-    x: (B, in_channels, *S) → (B, out_channels, *S). Parameters: weight as `SpectralConv`'s, skip_weight
-    (out_channels, in_channels/groups), bias (out_channels,).
+    x: (B, in_channels, *S) → (B, out_channels, *S). Parameters: weight as `SpectralConv`'s,
+    skip_weight (out_channels, in_channels/groups), bias (out_channels,).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, modes, *, norm: str = "ortho", groups: int = 1, two_sided: bool = True):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        modes,
+        *,
+        norm: str = "ortho",
+        groups: int = 1,
+        two_sided: bool = True,
+    ):
         super().__init__()
         self.modes = _check_channels(in_channels, out_channels, modes, groups)
         self.norm, self.groups, self.two_sided = norm, groups, two_sided
         self.weight = _complex_normal(in_channels, out_channels, self.modes, groups)
         bound = 1 / math.sqrt(in_channels // groups)  # that of nn.Conv
-        self.skip_weight = nn.Parameter(torch.empty(out_channels, in_channels // groups).uniform_(-bound, bound))
+        self.skip_weight = nn.Parameter(
+            torch.empty(out_channels, in_channels // groups).uniform_(-bound, bound)
+        )
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
         weight = _clip_modes(self.weight, x.shape[2:], self.two_sided)
-        return ops.fno_block(x, weight, self.skip_weight, self.bias, None, self.groups, self.norm, self.two_sided)
+        return ops.fno_block(
+            x, weight, self.skip_weight, self.bias, None, self.groups, self.norm, self.two_sided
+        )

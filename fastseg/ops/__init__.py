@@ -1,4 +1,6 @@
-"""Differentiable operators. Each picks a backend by device, dtype and shape; `fastseg.use_backend` forces one."""
+"""Differentiable operators. Each picks a backend by device, dtype and shape; `fastseg.use_backend`
+forces one.
+"""
 
 from fastseg.ops._backends import backends, use_backend
 from fastseg.ops.spectral import fno_block, spectral_conv, truncated_irfftn, truncated_rfftn

@@ -1,7 +1,10 @@
-"""Which implementation runs: the table of backends, their selection, and the only imports of `fastseg._C` and `fastseg.kernels`.
+"""Which implementation runs: the table of backends, their selection, and the only imports of
+`fastseg._C` and `fastseg.kernels`.
 
-A backend of the spectral family is three functions with one meaning everywhere; spectra are real tensors with a trailing 2:
-  analysis(x, modes, scale, weighted, two_sided) → spectrum            synthesis(spectrum, sizes, scale, weighted, two_sided, dtype, bias) → y
+A backend of the spectral family is three functions with one meaning everywhere; spectra are real
+tensors with a trailing 2:
+  analysis(x, modes, scale, weighted, two_sided) → spectrum            synthesis(spectrum, sizes,
+  scale, weighted, two_sided, dtype, bias) → y
   mix(a, b, subscripts) → out, one of the three products of a spectral convolution (see `MIXES`)
 """
 
@@ -39,13 +42,19 @@ class Status(NamedTuple):
 
 def backends() -> dict[str, Status]:
     """What is live on this machine, and why not where it is not, by backend name."""
-    cpu = Status(False, _C_MISSING) if _C is None else Status(True, f"{_C.cpu_isa()} kernels, {_C.compiler}")
+    cpu = (
+        Status(False, _C_MISSING)
+        if _C is None
+        else Status(True, f"{_C.cpu_isa()} kernels, {_C.compiler}")
+    )
     built = "" if _C is None else _C.cuda_architectures
     return {
         "reference": Status(True, "torch.fft"),
         "matmul": Status(True, "torch.matmul"),
         "cpu": cpu,
-        "cuda": Status(False, f"no kernels for CUDA in this build (architectures: {built or 'none'})"),
+        "cuda": Status(
+            False, f"no kernels for CUDA in this build (architectures: {built or 'none'})"
+        ),
         "triton": Status(False, "no Triton kernels in this version"),
     }
 
@@ -59,11 +68,12 @@ def _checked(name: str) -> str:
 _current = _checked(os.environ.get("FASTSEG_BACKEND", "auto"))
 
 
-class use_backend:  # noqa: N801 - used like a function
+class use_backend:
     """Selects the backend of every op in this process, for good or, in a `with`, until its end.
 
-    "auto" takes the fastest one for a tensor's device, dtype and shape; any other name is forced, and an op that it cannot
-    serve raises RuntimeError saying why. The environment variable FASTSEG_BACKEND sets the default.
+    "auto" takes the fastest one for a tensor's device, dtype and shape; any other name is forced,
+    and an op that it cannot serve raises RuntimeError saying why. The environment variable
+    FASTSEG_BACKEND sets the default.
     """
 
     def __init__(self, name: str):
@@ -96,7 +106,9 @@ def _say_once(message: str) -> None:
 
 
 def select(x: Tensor, sizes, out_sizes, modes) -> str:
-    """The backend for a spectral op: a pure function of the setting and x's device, dtype and shape."""
+    """The backend for a spectral op: a pure function of the setting and x's device, dtype and
+    shape.
+    """
     if _current != "auto":
         reason = unable(_current, x)
         if reason:
@@ -115,8 +127,8 @@ def select(x: Tensor, sizes, out_sizes, modes) -> str:
 def short_matrices_win(sizes, modes) -> bool:
     """Whether matrices along the axes beat an FFT: many modes on long axes do not.
 
-    Multiply-adds per element are about the kept count of the widest stage; the bound is where the C++ kernels and torch.fft
-    met on AVX2 (bench/spectral.py, crossover rows).
+    Multiply-adds per element are about the kept count of the widest stage; the bound is where the
+    C++ kernels and torch.fft met on AVX2 (bench/spectral.py, crossover rows).
     """
     widest = max(modes[-1], *modes[-2:-1], 1)
     return widest <= 96 or max(sizes) <= 160
@@ -166,13 +178,25 @@ def _cpu_analysis(x: Tensor, modes, scale: float, weighted: bool, two_sided: boo
     spectrum = torch.empty((batch, channels, *modes, 2), dtype=dtype)
     planes = _planes(native, spectrum, batch * channels)
     _C.cpu_analysis(
-        native.transform, x.data_ptr(), spectrum.data_ptr(), _address(planes), batch * channels, _DTYPE_CODES[x.dtype], torch.get_num_threads()
+        native.transform,
+        x.data_ptr(),
+        spectrum.data_ptr(),
+        _address(planes),
+        batch * channels,
+        _DTYPE_CODES[x.dtype],
+        torch.get_num_threads(),
     )
     return spectrum
 
 
 def _cpu_synthesis(
-    spectrum: Tensor, sizes, scale: float, weighted: bool, two_sided: bool, dtype: torch.dtype, bias: Tensor | None
+    spectrum: Tensor,
+    sizes,
+    scale: float,
+    weighted: bool,
+    two_sided: bool,
+    dtype: torch.dtype,
+    bias: Tensor | None,
 ) -> Tensor:
     spectrum, sizes = spectrum.contiguous(), tuple(sizes)
     batch, channels, *modes, _ = spectrum.shape
@@ -181,13 +205,15 @@ def _cpu_synthesis(
     planes = _planes(native, spectrum, batch * channels)
     bias = None if bias is None else bias.to(spectrum.dtype).contiguous()
     _C.cpu_synthesis(
-        native.transform, spectrum.data_ptr(), _address(planes), _address(bias), y.data_ptr(), batch * channels, max(channels, 1),
+        native.transform, spectrum.data_ptr(), _address(planes), _address(bias), y.data_ptr(), batch
+        * channels, max(channels, 1),
         _DTYPE_CODES[dtype], torch.get_num_threads(),
     )  # fmt: skip
     return y
 
 
-# a, b → out over batch n, groups g, channels i (in) and o (out) of a group, modes m; the second operand or, in the weight gradient, the
+# a, b → out over batch n, groups g, channels i (in) and o (out) of a group, modes m; the second
+# operand or, in the weight gradient, the
 # first one is conjugated
 MIXES = {
     "ngim,igom->ngom": (False, False),  # forward
@@ -223,11 +249,14 @@ def _mix_layout(subscripts: str, shape_a: tuple, shape_b: tuple):
 
 def _cpu_mix(a: Tensor, b: Tensor, subscripts: str) -> Tensor:
     a, b = a.contiguous(), b.contiguous()
-    extents, stride_a, stride_b, stride_out, shape = _mix_layout(subscripts, a.shape[:-1], b.shape[:-1])
+    extents, stride_a, stride_b, stride_out, shape = _mix_layout(
+        subscripts, a.shape[:-1], b.shape[:-1]
+    )
     conj_a, conj_b = MIXES[subscripts]
     out = torch.empty((*shape, 2), dtype=a.dtype)
     _C.cpu_mix(
-        a.data_ptr(), b.data_ptr(), out.data_ptr(), extents, stride_a, stride_b, stride_out, conj_a, conj_b,
+        a.data_ptr(), b.data_ptr(), out.data_ptr(), extents, stride_a, stride_b, stride_out, conj_a,
+        conj_b,
         a.dtype == torch.float64, torch.get_num_threads(),
     )  # fmt: skip
     return out

@@ -1,4 +1,6 @@
-"""The truncated transforms in plain torch.matmul: the honest baseline, and what exports to ONNX. Autograd differentiates it."""
+"""The truncated transforms in plain torch.matmul: the honest baseline, and what exports to ONNX.
+Autograd differentiates it.
+"""
 
 import torch
 from torch import Tensor
@@ -6,18 +8,24 @@ from torch import Tensor
 from fastseg import plan
 
 
-@torch.compiler.assume_constant_result
 def _last(size, columns, scale, weighted, dtype, device):
     return plan.last_matrix(size, columns, scale, weighted, dtype, torch.device(device))
 
 
-@torch.compiler.assume_constant_result
 def _outer(size, positive, negative, dtype, device):
     return plan.outer_matrix(size, plan.Kept(positive, negative), dtype, torch.device(device))
 
 
+# what torch.compiler.assume_constant_result does, without loading the compiler: tables become
+# constants of a compiled graph
+_last._dynamo_marked_constant = True
+_outer._dynamo_marked_constant = True
+
+
 def _rotate(z: Tensor, dim: int, matrix: Tensor, sign: int) -> Tensor:
-    """Σ (cos ∓ i sin)·z along `dim` of z (B, C, …, 2m), whose last axis holds real parts, then imaginary ones; matrix is (2K, n)."""
+    """Σ (cos ∓ i sin)·z along `dim` of z (B, C, …, 2m), whose last axis holds real parts, then
+    imaginary ones; matrix is (2K, n).
+    """
     half, columns = matrix.shape[0] // 2, z.shape[-1] // 2
     product = torch.matmul(matrix, z.movedim(dim, -2))
     cos, sin = product[..., :half, :], product[..., half:, :]
@@ -36,13 +44,23 @@ def analysis(x: Tensor, modes, scale: float, weighted: bool, two_sided: bool) ->
         return torch.stack([z[..., : modes[-1]], z[..., modes[-1] :]], dim=-1)
 
 
-def synthesis(spectrum: Tensor, sizes, scale: float, weighted: bool, two_sided: bool, dtype: torch.dtype, bias: Tensor | None) -> Tensor:
+def synthesis(
+    spectrum: Tensor,
+    sizes,
+    scale: float,
+    weighted: bool,
+    two_sided: bool,
+    dtype: torch.dtype,
+    bias: Tensor | None,
+) -> Tensor:
     with torch.autocast(spectrum.device.type, enabled=False):
         modes, wide, device = spectrum.shape[2:-1], spectrum.dtype, str(spectrum.device)
         z = torch.cat([spectrum[..., 0], spectrum[..., 1]], dim=-1)
         for dim, axis in enumerate(plan.kept_axes(modes, two_sided)[:-1], start=2):
             forward = _outer(sizes[dim - 2], *axis, wide, device)
-            both = forward.view(2, -1, sizes[dim - 2]).transpose(1, 2).reshape(2 * sizes[dim - 2], -1)
+            both = (
+                forward.view(2, -1, sizes[dim - 2]).transpose(1, 2).reshape(2 * sizes[dim - 2], -1)
+            )
             z = _rotate(z, dim, both, -1)
         y = torch.matmul(z, _last(sizes[-1], modes[-1], scale, weighted, wide, device).T)
         if bias is not None:
@@ -51,15 +69,17 @@ def synthesis(spectrum: Tensor, sizes, scale: float, weighted: bool, two_sided: 
 
 
 def mix(a: Tensor, b: Tensor, subscripts: str) -> Tensor:
-    """The forward product of `_backends.MIXES` on real tensors, one batched matrix product over modes."""
-    batch, groups, inputs, modes, _ = a.shape
+    """The forward product of `_backends.MIXES` on real tensors, one batched product over modes."""
+    batch, groups, _, modes, _ = a.shape
     outputs = b.shape[2]
     rows = a.permute(1, 3, 0, 2, 4)  # g m n i 2
     real, imag = rows[..., 0], rows[..., 1]
     w = b.permute(1, 3, 0, 2, 4)  # g m i o 2
     with torch.autocast(a.device.type, enabled=False):
         left = torch.cat([real, imag], dim=-1)
-        right = torch.cat([torch.cat([w[..., 0], w[..., 1]], -1), torch.cat([-w[..., 1], w[..., 0]], -1)], dim=-2)
+        right = torch.cat(
+            [torch.cat([w[..., 0], w[..., 1]], -1), torch.cat([-w[..., 1], w[..., 0]], -1)], dim=-2
+        )
         product = torch.matmul(left, right)  # g m n (o re | o im)
     product = product.view(groups, modes, batch, 2, outputs)
     return product.permute(2, 0, 4, 1, 3)

@@ -1,0 +1,155 @@
+"""`fastseg doctor`: what was built, what is live on this machine and why the rest is not, and
+combinations known to go wrong."""
+
+import importlib.metadata
+import platform
+import sys
+
+import fastseg
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_features() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf8") as file:
+            flags = next(
+                (line for line in file if line.startswith(("flags", "Features"))), ""
+            ).split()
+    except OSError:
+        flags = []
+    known = (
+        "avx2",
+        "fma",
+        "f16c",
+        "avx512f",
+        "avx512dq",
+        "avx512vl",
+        "avx512bw",
+        "avx512_bf16",
+        "amx_tile",
+        "asimd",
+        "sve",
+    )
+    return " ".join(f for f in known if f in flags) or "none known"
+
+
+def _extension() -> list[tuple[str, str]]:
+    from fastseg.ops import _backends
+
+    if _backends._C is None:
+        return [("extension", _backends._C_MISSING)]
+    c = _backends._C
+    return [
+        (
+            "extension",
+            f"fastseg._C, {c.compiler}, CUDA architectures: {c.cuda_architectures or 'none'}",
+        ),
+        (
+            "CPU kernels",
+            f"{c.cpu_isa()} chosen of {c.cpu_isas_built()} (FASTSEG_CPU_ISA forces one)",
+        ),
+        ("CPU features", _cpu_features()),
+    ]
+
+
+def _torch() -> list[tuple[str, str]]:
+    import torch
+
+    rows = [("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")]
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        return [
+            *rows,
+            (
+                "CUDA",
+                f"no device (torch built for CUDA {built})"
+                if built
+                else "this torch is a CPU build",
+            ),
+        ]
+    for index in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(index)
+        rows.append(
+            (
+                f"cuda:{index}",
+                f"{torch.cuda.get_device_name(index)}, sm_{major}{minor}, CUDA "
+                f"{torch.version.cuda}",
+            )
+        )
+    return rows
+
+
+def _dali() -> str:
+    for package in ("nvidia-dali-cuda130", "nvidia-dali-cuda120"):
+        if version := _version(package):
+            return f"{package} {version}"
+    return (
+        "not installed, the torch loader serves (pip install 'fastseg[dali]';"
+        " 'fastseg[dali-cuda12]' for CUDA 12 and V100)"
+    )
+
+
+def warnings_for(
+    torch_version: str, cuda: str | None, capabilities: list[tuple[int, int]], dali: str
+) -> list[str]:
+    """Combinations known to fail or to be slow, each with what to do."""
+    found = []
+    if torch_version.startswith("2.9."):
+        found.append(
+            "torch 2.9 runs conv3d under AMP several times slower, with many times the memory "
+            "(pytorch#166122): use 2.8 or 2.10 up"
+        )
+    if cuda and int(cuda.split(".")[0]) >= 13 and any(c < (7, 5) for c in capabilities):
+        found.append(
+            f"CUDA {cuda} cannot serve sm_70 (V100): install a CUDA 12.6 build of torch and "
+            f"'fastseg[dali-cuda12]'"
+        )
+    if dali.startswith("nvidia-dali-cuda130") and any(c < (7, 5) for c in capabilities):
+        found.append("nvidia-dali-cuda130 needs sm_75 or newer: install 'fastseg[dali-cuda12]'")
+    if any(c < (8, 0) for c in capabilities):
+        found.append("Triton needs sm_80 or newer: older devices run without Triton kernels")
+    return found
+
+
+def _rows() -> list[tuple[str, str]]:
+    from fastseg.data.nifti import inflate_library
+
+    rows = [
+        (
+            "fastseg",
+            f"{fastseg.__version__}, Python {platform.python_version()}, {platform.platform()}",
+        ),
+        *_extension(),
+        *_torch(),
+    ]
+    for name, status in fastseg.backends().items():
+        rows.append((f"backend {name}", ("live: " if status else "off: ") + status.detail))
+    rows += [("DALI", _dali()), ("inflate", inflate_library())]
+    rows += [
+        (package, _version(package) or "not installed")
+        for package in ("monai", "lightning-fabric", "nibabel", "triton", "neuraloperator")
+    ]
+    return rows
+
+
+def doctor() -> int:
+    """Prints the report and its warnings; always 0, since nothing it finds is the caller's
+    mistake."""
+    import torch
+
+    for name, value in _rows():
+        print(f"{name:18}{value}")
+    capabilities = (
+        [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
+    )
+    for warning in warnings_for(torch.__version__, torch.version.cuda, capabilities, _dali()):
+        print(f"warning: {warning}", file=sys.stderr)
+    return 0
