@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 failed, 2 usage, 3 bad data, 4 non-finite training, 143 st
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -81,7 +82,9 @@ def train(arguments: argparse.Namespace) -> None:
     recipe = config.load_recipe(arguments.recipe, overrides)
     from fastseg.train import train
 
-    print(train(recipe, arguments.data, arguments.out, split=arguments.split))
+    last = train(recipe, arguments.data, arguments.out, split=arguments.split)
+    if os.environ.get("RANK", "0") == "0":
+        print(last)
 
 
 def sample(arguments: argparse.Namespace) -> None:
@@ -172,7 +175,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _sample_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="a run, its checkpoints folder or one checkpoint")
+    parser.add_argument("checkpoint", help="a run (its best checkpoint counts) or one checkpoint")
     parser.add_argument("--data", required=True, help="data set to predict")
     parser.add_argument("--out", required=True, help="folder for CASE_pred.nii.gz")
     parser.add_argument("--cases", type=lambda text: text.split(","), help="ids: A,B,C (all)")

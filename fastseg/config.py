@@ -40,6 +40,7 @@ class Recipe:
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # arithmetic of the network
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU when there is one
     devices: int = 1  # processes on this machine; under torchrun its own number holds
+    loader: Literal["auto", "dali", "torch"] = "auto"  # what makes the batches; all make the same
     kernels: Kernels = "auto"  # backend of the spectral ops, as fastseg.use_backend has them
     seed: int = 0  # of split, initial weights, sample order and noise
     modalities: tuple[str, ...] | None = None  # channels by name, null for all the data set has

@@ -22,7 +22,7 @@ log = logging.getLogger("fastseg")
 Saved = tuple[Path, dict[str, Any], dict[str, checkpoint.Tensors]]
 _PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 # keys that change how long or how a run computes, not what: a resumed run may differ in them
-_FREE = {"epochs", "device", "devices", "kernels", "val_every", "val_cases", "save_every"}
+_FREE = {"epochs", "device", "devices", "loader", "kernels", "val_every", "val_cases", "save_every"}
 _FREE |= {
     "log_every",
     "max_skipped",
@@ -128,8 +128,9 @@ def prepare(
 ) -> Run:
     """Data, network and optimiser, fresh or as `saved` left them; writes the run's small files."""
     dataset, parts = _data(recipe, data, split, saved)
-    loader = Loader(dataset, parts["train"], recipe.data, device=str(fabric.device),
-                    rank=fabric.global_rank, world=fabric.world_size)  # fmt: skip
+    loader = Loader(dataset, parts["train"], recipe.data, backend=recipe.loader,
+                    device=fabric.device, rank=fabric.global_rank,
+                    world=fabric.world_size)  # fmt: skip
     module = build_network(recipe, len(dataset.modalities), len(dataset.scheme.classes))
     net, optimizer = fabric.setup(module, _optimizer(recipe, module))
     net.mark_forward_method("training_loss")

@@ -5,7 +5,9 @@ fastseg sample RUN --data DATA --out PREDICTIONS --part test
 fastseg sample RUN/checkpoints/last-000012 --data DATA --out PREDICTIONS --cases A,B --suffix seg
 """
 
+import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def sample(
     dataset = discover(data, modalities=tuple(state["modalities"]))
     chosen = _choose(dataset, state["split"], cases, part)
     scheme = _scheme(dataset, LabelScheme.from_dict(state["scheme"]))
-    _claim(out, {"weights": state["sha256"], "suffix": suffix})
+    _claim(out, {"weights": state["sha256"], "data": str(dataset.root.resolve())}, suffix)
     device = pick_device(recipe.device)
     net = load_network(recipe, len(dataset.modalities), len(scheme.classes), groups).to(device)
     written = []
@@ -97,18 +99,25 @@ def predict_volume(
 ) -> np.ndarray:
     """Class indices uint8 (D, H, W) of a volume (C, D, H, W) on the network's device.
 
-    A network trained on slices gets slices in batches, in windows of the training patch where the
-    slice is larger; slices that hold nothing but background are background. A volume network gets
-    windows of its patch. Probabilities of overlapping windows are blended with Gaussian weights.
+    Only the box around the brain is looked at, the rest is background. A network trained on slices
+    gets its slices in batches, whole where the training patch holds them, else in windows of that
+    size; a volume network gets windows of its patch. Overlapping windows are blended with Gaussian
+    weights.
     """
+    classes = np.zeros(image.shape[1:], np.uint8)
+    box = _filled_box(image)
+    brain = image[(slice(None), *box)]
+    if not brain.numel():
+        return classes
     if len(patch) == 3:
-        return _windows(net, image[None], patch, batch_size)[0].cpu().numpy()
-    slices = image.movedim(1, 0)
-    classes = torch.zeros(slices.shape[:1] + slices.shape[2:], dtype=torch.uint8)
-    filled = (slices != 0).flatten(1).any(1).nonzero()[:, 0]
-    for index in filled.split(batch_size):
-        classes[index.cpu()] = _windows(net, slices[index], patch, batch_size).cpu()
-    return classes.numpy()
+        classes[box] = _windows(net, brain[None], patch, batch_size)[0].cpu().numpy()
+    else:
+        found = [
+            _windows(net, batch, patch, batch_size).cpu()
+            for batch in brain.movedim(1, 0).split(batch_size)
+        ]
+        classes[box] = torch.cat(found).numpy()
+    return classes
 
 
 def pick_device(name: str) -> torch.device:
@@ -118,14 +127,30 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def use_kernels(name: str) -> use_backend:
-    """`fastseg.use_backend` for a user's choice: UsageError when this machine cannot serve it."""
-    status = {"auto": True, **backends()}.get(name)
+def use_kernels(name: str) -> AbstractContextManager:
+    """`fastseg.use_backend` for a user's choice; "auto" leaves FASTSEG_BACKEND its word.
+
+    UsageError when this machine cannot serve it.
+    """
+    if name == "auto":
+        return nullcontext()
+    status = backends().get(name)
     if status is None:
         raise UsageError(f"kernels: is {name!r}, wanted auto, {', '.join(backends())}")
     if not status:
         raise UsageError(f"kernels: {name} cannot run here: {status.detail}")
     return use_backend(name)
+
+
+def _filled_box(image: Tensor) -> tuple[slice, ...]:
+    """Slices of the smallest box that holds every non-zero voxel of (C, D, H, W)."""
+    filled = (image != 0).any(0)
+    box = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        places = filled.any(others).nonzero()[:, 0].tolist() or [0, -1]
+        box.append(slice(places[0], places[-1] + 1))
+    return tuple(box)
 
 
 def _windows(net: nn.Module, batch: Tensor, patch: Sequence[int], windows: int) -> Tensor:
@@ -171,11 +196,14 @@ def _choose(
     return [known[case_id] for case_id in wanted]
 
 
-def _claim(out: Path, record: dict[str, Any]) -> None:
-    import json
-
+def _claim(out: Path, record: dict[str, Any], suffix: str) -> None:
+    """Predictions already there are skipped, so they must be this checkpoint's of this data set."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / _RECORD
-    if path.exists() and json.loads(path.read_text()) != record:
-        raise UsageError(f"{out}: holds predictions of another checkpoint; choose another folder")
+    try:
+        known = json.loads(path.read_text()) if path.exists() else None
+    except ValueError:
+        known = {}
+    if known != record and (known is not None or any(out.glob(f"*_{suffix}.nii.gz"))):
+        raise UsageError(f"{out}: holds other predictions; choose another folder")
     write_json(path, record)

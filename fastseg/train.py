@@ -47,8 +47,9 @@ def train(
     NonFiniteError after recipe.max_skipped bad steps in a row; Stopped after a signal.
     """
     out = Path(out)
-    fabric = launch(recipe)
     with ExitStack() as stack:
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        fabric = launch(recipe)
         if fabric.is_global_zero:
             stack.enter_context(rundir.locked(out))
         stop = stack.enter_context(StopSignal())

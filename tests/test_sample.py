@@ -66,13 +66,18 @@ def test_windows_cover_every_voxel_once_blended(shape, patch):
     assert all(window[2:] == patch and window[0] <= 4 for window in net.windows)
 
 
-def test_slices_without_brain_are_background_and_cost_nothing():
+@pytest.mark.parametrize("patch", [(32, 32), (4, 32, 32)], ids=str)
+def test_only_the_box_around_the_brain_is_looked_at(patch):
     net = Copycat()
-    image = torch.zeros(1, 6, 32, 32)
-    image[0, 2:4] = 3
-    found = predict_volume(net, image, (32, 32), 8)
-    assert [int(plane.max()) for plane in found] == [0, 0, 3, 3, 0, 0]
-    assert net.windows == [(2, 1, 32, 32)]
+    image = torch.zeros(1, 6, 50, 70)
+    image[0, 2:4, 10:40, 5] = image[0, 2:4, 12, 5:35] = 3
+    found = predict_volume(net, image, patch, 8)
+    assert np.array_equal(found, image[0].numpy())
+    assert net.windows == [(2, 1, 32, 32) if len(patch) == 2 else (1, 1, 4, 32, 32)]
+
+
+def test_empty_volume_is_background():
+    assert not predict_volume(Copycat(), torch.zeros(2, 5, 40, 40), (32, 32), 8).any()
 
 
 @pytest.mark.parametrize("what", ["run", "checkpoints", "one"])
@@ -132,8 +137,11 @@ def test_folder_with_another_checkpoints_predictions_is_refused(run, data, tmp_p
     other = tmp_path / "other"
     train(load_recipe("fno", [*TINY, "seed=1"]), data, other)
     sample(run, data, tmp_path / "out", part="test")
-    with pytest.raises(UsageError, match="holds predictions of another checkpoint"):
+    with pytest.raises(UsageError, match="holds other predictions"):
         sample(other, data, tmp_path / "out", part="test")
+    (tmp_path / "out" / "sample.json").unlink()
+    with pytest.raises(UsageError, match="holds other predictions"):
+        sample(run, data, tmp_path / "out", part="test")
 
 
 def test_averaged_weights_are_preferred(run):
