@@ -147,7 +147,7 @@ class NeuralopSpectralConv(nn.Module):
         )
 
     def transform(self, x: Tensor, output_shape=None) -> Tensor:
-        """x resampled to the layer's output grid by the peer's own rule, for its skip connections."""
+        """x resampled to the layer's output grid by the peer's rule, for its skip connections."""
         shape = self._output_shape(x, output_shape)
         if tuple(x.shape[2:]) == shape:
             return x
@@ -168,7 +168,7 @@ class NeuralopSpectralConv(nn.Module):
         return weight
 
     def forward(self, x: Tensor, output_shape=None) -> Tensor:
-        """x: (B, in_channels, *S) → (B, out_channels, *output_shape or S scaled)."""
+        """x: (B, in_channels, *S) → (B, out_channels, *output_shape)."""
         sizes = self._output_shape(x, output_shape)
         weight = self._active_weight([min(a, b) for a, b in zip(x.shape[2:], sizes, strict=True)])
         bias = None if self.bias is None else self.bias.flatten()

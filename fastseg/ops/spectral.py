@@ -277,8 +277,8 @@ _library.define(
 )
 _library.define(
     "spectral_conv_backward(Tensor grad, Tensor spectrum, Tensor weight, SymInt[] sizes,"
-    " int groups, float analysis_scale, float synthesis_scale, bool two_sided, bool[3] wanted, str backend)"
-    " -> (Tensor, Tensor, Tensor)"
+    " int groups, float analysis_scale, float synthesis_scale, bool two_sided,"
+    " bool[3] wanted, str backend) -> (Tensor, Tensor, Tensor)"
 )
 
 
