@@ -20,6 +20,7 @@ from fastseg.data import nifti
 from fastseg.data.cases import Case, Dataset, LabelScheme, discover
 from fastseg.data.pipeline import load_case
 from fastseg.errors import UsageError
+from fastseg.heap import keep_freed_memory
 from fastseg.progress import progress
 from fastseg.rundir import write_json
 
@@ -121,9 +122,11 @@ def predict_volume(
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is the first GPU when there is one."""
+    """ "auto" is the first GPU when there is one. Prepares memory management for the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        keep_freed_memory()
     return torch.device(name)
 
 

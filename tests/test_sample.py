@@ -1,6 +1,9 @@
 """Prediction of whole patients from a checkpoint."""
 
+import ctypes
 import json
+import subprocess
+import sys
 
 import nibabel
 import numpy as np
@@ -186,3 +189,22 @@ def test_backend_that_cannot_run_is_a_usage_error(run, data, tmp_path, kernels):
         pytest.skip("this machine has the GPU whose absence is tested")
     with pytest.raises(UsageError, match=f"kernels: .*{kernels}"):
         sample(run, data, tmp_path, kernels=kernels)
+
+
+FAULTS = """
+import resource, torch
+from fastseg.sample import pick_device
+pick_device("cpu")
+for step in range(21):
+    if step == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc's mallopt")
+def test_feature_maps_on_the_cpu_reuse_their_memory():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True)
+    # twenty maps of 64 MB; a single one mapped anew faults on 2**14 pages
+    assert int(done.stdout) < 2**14
