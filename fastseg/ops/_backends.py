@@ -6,9 +6,11 @@ tensors with a trailing 2:
   analysis(x, modes, scale, weighted, two_sided) → spectrum            synthesis(spectrum, sizes,
   scale, weighted, two_sided, dtype, bias) → y
   mix(a, b, subscripts) → out, one of the three products of a spectral convolution (see `MIXES`)
+  convolve(x, weight, bias, sizes, groups, analysis_scale, synthesis_scale, two_sided) → y, spectrum
 """
 
 import logging
+import math
 import os
 from functools import lru_cache
 from typing import NamedTuple
@@ -88,15 +90,21 @@ class use_backend:
         _current = self._previous
 
 
-def unable(backend: str, x: Tensor) -> str | None:
-    """Why `backend` cannot serve a tensor like x, or None where it can."""
+def setting() -> str:
+    """The name given to `use_backend`, or the default."""
+    return _current
+
+
+def unable(backend: str, device_type: str) -> str | None:
+    """Why `backend` cannot serve tensors on a device, or None where it can."""
     if backend in ("reference", "matmul"):
         return None
     status = backends()[backend]
     if not status:
         return status.detail
-    if x.device.type != backend:
-        return f"it serves {backend} tensors, x is on {x.device.type}"
+    served = "cpu" if backend == "cpu" else "cuda"
+    if device_type != served:
+        return f"it serves {served} tensors, x is on {device_type}"
     return None
 
 
@@ -105,18 +113,16 @@ def _say_once(message: str) -> None:
     log.warning(message)
 
 
-def select(x: Tensor, sizes, out_sizes, modes) -> str:
-    """The backend for a spectral op: a pure function of the setting and x's device, dtype and
-    shape.
-    """
-    if _current != "auto":
-        reason = unable(_current, x)
+def select(setting: str, device_type: str, sizes, out_sizes, modes) -> str:
+    """The backend of a spectral op, by its arguments alone; RuntimeError where it cannot run."""
+    if setting != "auto":
+        reason = unable(setting, device_type)
         if reason:
-            raise RuntimeError(f"backend {_current!r} was asked for: {reason}")
-        return _current
+            raise RuntimeError(f"backend {setting!r} was asked for: {reason}")
+        return setting
     if not short_matrices_win(sizes, modes) or not short_matrices_win(out_sizes, modes):
         return "reference"
-    if x.device.type == "cpu":
+    if device_type == "cpu":
         if _C is not None:
             return "cpu"
         if not torch.compiler.is_compiling():
@@ -262,10 +268,48 @@ def _cpu_mix(a: Tensor, b: Tensor, subscripts: str) -> Tensor:
     return out
 
 
+@lru_cache(maxsize=512)
+def _native_convolution(sizes, out_sizes, modes, channels, groups, scales, two_sided, dtype):
+    wide = _compute_dtype(dtype)
+    analysis = _native_plan(sizes, modes, two_sided, False, scales[0], False, wide)
+    synthesis = _native_plan(out_sizes, modes, two_sided, True, scales[1], True, wide)
+    inputs, outputs = (c // groups for c in channels)
+    return analysis, synthesis, _C.Convolution(
+        analysis.transform, synthesis.transform, groups, inputs, outputs, math.prod(modes),
+        _DTYPE_CODES[dtype],
+    )  # fmt: skip
+
+
+def _cpu_convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, sizes, groups: int, analysis_scale: float,
+    synthesis_scale: float, two_sided: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x, weight = x.contiguous(), weight.contiguous()
+    batch, channels, *in_sizes = x.shape
+    outputs, *modes = weight.shape[1:-1]
+    analysis, synthesis, native = _native_convolution(
+        tuple(in_sizes), tuple(sizes), tuple(modes), (channels, outputs), groups,
+        (analysis_scale, synthesis_scale), two_sided, x.dtype,
+    )  # fmt: skip
+    spectrum = torch.empty((batch, channels, *modes, 2), dtype=weight.dtype)
+    mixed = torch.empty((batch, outputs, *modes, 2), dtype=weight.dtype)
+    y = torch.empty((batch, outputs, *sizes), dtype=x.dtype)
+    planes_in = _planes(analysis, spectrum, batch * channels)
+    planes_out = _planes(synthesis, mixed, batch * outputs)
+    bias = None if bias is None else bias.to(weight.dtype).contiguous()
+    _C.cpu_convolve(
+        native, x.data_ptr(), weight.data_ptr(), _address(bias), spectrum.data_ptr(),
+        mixed.data_ptr(), _address(planes_in), _address(planes_out), y.data_ptr(), batch,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return y, spectrum
+
+
 class Spectral(NamedTuple):
     analysis: object
     synthesis: object
     mix: object
+    convolve: object  # analysis, mix and synthesis in one call → y, kept spectrum of x
 
 
-SPECTRAL = {"cpu": Spectral(_cpu_analysis, _cpu_synthesis, _cpu_mix)}
+SPECTRAL = {"cpu": Spectral(_cpu_analysis, _cpu_synthesis, _cpu_mix, _cpu_convolve)}

@@ -68,18 +68,24 @@ def synthesis(
         return y.to(dtype)
 
 
-def mix(a: Tensor, b: Tensor, subscripts: str) -> Tensor:
-    """The forward product of `_backends.MIXES` on real tensors, one batched product over modes."""
-    batch, groups, _, modes, _ = a.shape
-    outputs = b.shape[2]
-    rows = a.permute(1, 3, 0, 2, 4)  # g m n i 2
-    real, imag = rows[..., 0], rows[..., 1]
-    w = b.permute(1, 3, 0, 2, 4)  # g m i o 2
-    with torch.autocast(a.device.type, enabled=False):
-        left = torch.cat([real, imag], dim=-1)
-        right = torch.cat(
-            [torch.cat([w[..., 0], w[..., 1]], -1), torch.cat([-w[..., 1], w[..., 0]], -1)], dim=-2
-        )
-        product = torch.matmul(left, right)  # g m n (o re | o im)
-    product = product.view(groups, modes, batch, 2, outputs)
-    return product.permute(2, 0, 4, 1, 3)
+def _mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """One batched real product over modes: [re | im] of the inputs times 2x2 blocks of weights."""
+    batch, _, *modes, _ = spectrum.shape
+    inputs, outputs = weight.shape[:2]
+    x = spectrum.reshape(batch, groups, inputs, -1, 2).permute(1, 3, 0, 4, 2)  # g m n 2 i
+    w = weight.reshape(inputs, groups, outputs // groups, -1, 2).permute(1, 3, 0, 2, 4)  # g m i o 2
+    real, imag = w[..., 0], w[..., 1]
+    blocks = torch.cat([torch.cat([real, imag], -1), torch.cat([-imag, real], -1)], dim=-2)
+    product = torch.matmul(x.reshape(groups, -1, batch, 2 * inputs), blocks)
+    product = product.unflatten(-1, (2, -1)).permute(2, 0, 4, 1, 3)  # n g o m 2
+    return product.reshape(batch, outputs, *modes, 2)
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, sizes, groups: int, analysis_scale: float,
+    synthesis_scale: float, two_sided: bool,
+) -> Tensor:  # fmt: skip
+    spectrum = analysis(x, weight.shape[2:-1], analysis_scale, False, two_sided)
+    with torch.autocast(x.device.type, enabled=False):
+        mixed = _mix(spectrum, weight, groups)
+    return synthesis(mixed, sizes, synthesis_scale, True, two_sided, x.dtype, bias)

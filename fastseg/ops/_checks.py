@@ -1,0 +1,76 @@
+"""Argument checks of the operators: a message names the argument, what it was, what is wanted."""
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def check_real(name: str, dtype: torch.dtype, shape, axes: int) -> None:
+    if dtype not in FLOATS:
+        raise TypeError(f"{name}: got dtype {dtype}, want float32, float64, float16 or bfloat16")
+    if not 1 <= axes <= 3:
+        raise ValueError(f"modes: got {axes} axes, want 1, 2 or 3")
+    if len(shape) != axes + 2:
+        raise ValueError(
+            f"{name}: got shape {tuple(shape)}, want (B, C, *S) with {axes} axes S, the modes'"
+        )
+
+
+def check_modes(modes, sizes, two_sided: bool, what: str) -> None:
+    for axis, (m, n) in enumerate(zip(modes, sizes, strict=True)):
+        most = n // 2 + 1 if axis == len(sizes) - 1 else n
+        if not 1 <= m <= most:
+            raise ValueError(
+                f"modes: got {m} on axis {axis}, want 1 to {most}, the bins of {what} size {n}"
+            )
+
+
+def check_norm(norm: str) -> None:
+    if norm not in ("backward", "ortho", "forward"):
+        raise ValueError(f"norm: got {norm!r}, want 'backward', 'ortho' or 'forward'")
+
+
+def check_sizes(sizes, axes: int) -> tuple:
+    sizes = tuple(sizes)
+    if len(sizes) != axes or any(n < 1 for n in sizes):
+        raise ValueError(f"sizes: got {sizes}, want {axes} positive sizes")
+    return sizes
+
+
+def real_weight(weight: Tensor, x: Tensor) -> Tensor:
+    """The weight as a real tensor with a trailing 2, in the dtype the mix computes in."""
+    if weight.is_complex():
+        weight = torch.view_as_real(weight.resolve_conj())
+    elif weight.dtype not in FLOATS or weight.dim() < 1 or weight.shape[-1] != 2:
+        raise TypeError(
+            f"weight: got {weight.dtype} of shape {tuple(weight.shape)}, want complex, or "
+            f"real with a trailing axis of 2"
+        )
+    return weight.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def check_weight(channels: int, shape, bias_shape, groups: int, modes) -> None:
+    if groups < 1 or channels % groups or shape[1] % groups:
+        raise ValueError(
+            f"groups: got {groups}, want a divisor of {channels} input and {shape[1]} output "
+            f"channels"
+        )
+    if shape[0] != channels // groups:
+        raise ValueError(
+            f"weight: got {shape[0]} input channels, "
+            f"want {channels} // groups = {channels // groups}"
+        )
+    if any(have not in (1, want) for have, want in zip(shape[2:], modes, strict=True)):
+        raise ValueError(
+            f"weight: got mode axes {shape[2:]}, want {tuple(modes)}, "
+            "or 1 where a matrix is shared by all modes"
+        )
+    if bias_shape is not None and tuple(bias_shape) != (shape[1],):
+        raise ValueError(f"bias: got shape {tuple(bias_shape)}, want ({shape[1]},)")
+
+
+def check_device(x: Tensor, **others: Tensor | None) -> None:
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name}: is on {tensor.device}, want x's device {x.device}")
