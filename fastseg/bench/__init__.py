@@ -1,0 +1,13 @@
+"""`fastseg bench`: what the kernels cost beside their rivals, each checked before it is timed.
+
+`cases` holds the work as data and `providers` its implementations; `worker` measures one case in a
+process of its own; `runner` starts the workers under both heaps and writes the JSON record;
+`targets` and `table` judge and show what they found.
+"""
+
+
+def main(argv=None) -> int:
+    """`fastseg bench`; see `fastseg bench --help`. Returns the exit code."""
+    from fastseg.bench.runner import main
+
+    return main(argv)

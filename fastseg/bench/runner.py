@@ -1,0 +1,203 @@
+"""The command: one worker process a case and heap, a table on stdout and, if asked, a record."""
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from fastseg.errors import FastsegError, UsageError
+
+# glibc returns large blocks to the system and pays page faults for them at every call, unless told
+# to keep them
+HEAPS = {
+    "warm": {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"},
+    "default": {},
+}
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+def main(argv=None) -> int:
+    arguments = _arguments(argv)
+    try:
+        return _bench(arguments)
+    except FastsegError as error:
+        print(f"fastseg bench: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from fastseg.bench import table, targets
+
+    chosen = _cases(arguments)
+    if arguments.gpu:
+        _require_gpu()
+    heaps = (
+        ["default"]
+        if arguments.gpu
+        else ["warm", "default"]
+        if arguments.heap == "both"
+        else [arguments.heap]
+    )
+    begin, results = time.perf_counter(), []
+    for heap in heaps:
+        for case in chosen:
+            # crossover and overhead rows decide the dispatch and have no second column
+            if heap == heaps[0] or case.family == "spectral":
+                results.append(_measured(case, heap, arguments))
+    record = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - begin, 1),
+        "options": {k: v for k, v in vars(arguments).items() if k != "out"},
+        "machine": next((r.pop("machine") for r in results if "machine" in r), None),
+        "cases": [{k: v for k, v in r.items() if k != "machine"} for r in results],
+    }
+    record["checks"] = targets.checks(record)
+    print(table.markdown(record))
+    if arguments.out:
+        _write(Path(arguments.out), record)
+    return 1 if targets.failures(record) else 0
+
+
+def _arguments(argv) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="fastseg bench",
+        description="Time the kernels beside their rivals, after checking every result.",
+    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="A1, A3, B2, … (all of --only)")
+    parser.add_argument(
+        "--only", choices=("spectral", "overhead", "crossover"), help="one family of cases"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one image, two channels, few rounds: to try it, not to quote",
+    )
+    parser.add_argument("--out", metavar="FILE", help="write a JSON record")
+    parser.add_argument(
+        "--threads", type=_positive, default=_cores(), help="(%(default)s, every core)"
+    )
+    parser.add_argument(
+        "--heap",
+        choices=(*HEAPS, "both"),
+        default="both",
+        help="the allocator's setting (%(default)s)",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="(%(default)s)")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="for every pass of a case (%(default)s)",
+    )
+    parser.add_argument(
+        "--rounds", type=_positive, default=5, help="of every pass, at least (%(default)s)"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="add torch.compile of the classic layer"
+    )
+    parser.add_argument("--gpu", action="store_true", help="on the CUDA device")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}, wanted a positive number")
+    return int(text)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cases(arguments: argparse.Namespace) -> list:
+    from fastseg.bench import cases
+
+    try:
+        return cases.chosen(arguments.cases, arguments.only)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _require_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UsageError("--gpu: torch finds no CUDA device on this machine")
+
+
+def job_of(case, heap: str, arguments: argparse.Namespace) -> dict:
+    """What a worker is told; `out` is added by whoever starts it."""
+    return {
+        "case": case.id,
+        "heap": heap,
+        "quick": arguments.quick,
+        "dtype": arguments.dtype,
+        "threads": arguments.threads,
+        "budget_s": min(arguments.budget, 1.0) if arguments.quick else arguments.budget,
+        "rounds": arguments.rounds,
+        "compile": arguments.compile and case.family == "spectral",
+        "device": "cuda" if arguments.gpu else "cpu",
+    }
+
+
+def _measured(case, heap: str, arguments: argparse.Namespace) -> dict:
+    """A worker's record; one that dies leaves a record that says how, and the others go on."""
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        job = job_of(case, heap, arguments) | {"out": str(out)}
+        command = [sys.executable, "-m", "fastseg.bench.worker", json.dumps(job)]
+        done = subprocess.run(
+            command,
+            env=_environment(heap),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if done.returncode == 0:
+            result = json.loads(out.read_text())
+        else:
+            result = {"id": case.id, "family": case.family, "heap": heap, "failed": _cause(done)}
+    took = time.perf_counter() - begin
+    print(
+        f"{case.id}, {heap} heap: {result.get('failed', 'measured')} ({took:.0f} s)",
+        file=sys.stderr,
+        flush=True,
+    )
+    return result
+
+
+def _environment(heap: str) -> dict[str, str]:
+    # both would change what "auto" and the allocator do behind the record's back
+    ours = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith("MALLOC_") and k != "FASTSEG_BACKEND"
+    }
+    source = str(Path(__file__).resolve().parents[2])
+    paths = [source, *filter(None, [ours.get("PYTHONPATH")])]
+    return ours | HEAPS[heap] | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _cause(done: subprocess.CompletedProcess) -> str:
+    if done.returncode == -9:
+        return "killed by the system, most likely for memory"
+    if done.returncode < 0:
+        return f"stopped by signal {-done.returncode}"
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+
+
+def _write(path: Path, record: dict) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"--out {path}: {error.strerror}") from error

@@ -1,0 +1,91 @@
+"""What full cases in float32 on a CPU with the warm heap are held to, as (must, stretch)."""
+
+from fastseg.bench.cases import PASSES
+
+ROOFLINE_SHARE = (0.45, 0.65)
+DISPATCH_RATIO = (0.95, None)
+CALL_US = (15.0, 8.0)
+SAVED_SHARE = {"A1": (0.02, None)}
+# case → rival → (forward, forward+backward): how many times faster than the rival
+SPEED_UPS = {
+    "A1": {"classic": ((5, 7), (5, 8)), "matmul": ((2, 3), (2, None))},
+    "A2": {"classic": ((3, 4.5), (6, 10)), "matmul": ((2, None), (2, None))},
+    "A3-64": {"classic": ((3.5, 5), (4, 7))},
+    "A3-421": {"classic": ((18, 28), (20, 32)), "matmul": ((2, None), (2, None))},
+    "A4": {"classic": ((2.3, 3.2), (2.5, 4)), "matmul": ((2, None), (2, None))},
+}
+
+
+def checks(record: dict) -> list[dict]:
+    """Every target that applies: {"case", "what", "value", "must", "stretch", "verdict"}."""
+    options = record["options"]
+    if options["quick"] or options["gpu"] or options["dtype"] != "float32":
+        return []
+    found = []
+    for result in record["cases"]:
+        if result["heap"] == "warm" and "providers" in result:
+            ours = result["providers"].get("fastseg", {})
+            found += [*_speed_ups(result), *_passes(result, ours), *_call_and_memory(result, ours)]
+    return found
+
+
+def _check(result: dict, what: str, value: float, target: tuple, at_most: bool = False) -> dict:
+    must, stretch = target
+    return {
+        "case": result["id"],
+        "what": what,
+        "value": value,
+        "must": must,
+        "stretch": stretch,
+        "at_most": at_most,
+        "verdict": verdict(value, must, stretch, at_most),
+    }
+
+
+def verdict(value: float, must: float, stretch: float | None, at_most: bool = False) -> str:
+    """ "stretch", "pass" or "MISS"."""
+    sign = -1 if at_most else 1
+    if stretch is not None and sign * value >= sign * stretch:
+        return "stretch"
+    return "pass" if sign * value >= sign * must else "MISS"
+
+
+def _speed_ups(result: dict):
+    for rival, pair in SPEED_UPS.get(result["id"], {}).items():
+        for which, target in zip(PASSES, pair, strict=True):
+            times = result["providers"].get(rival, {}).get(which, {})
+            if "over_ours" in times:
+                yield _check(result, f"{which}: × {rival}", times["over_ours"][1], target)
+
+
+def _passes(result: dict, ours: dict):
+    for which in PASSES:
+        if which in ours:
+            share = ours[which]["roofline_share"]
+            yield _check(result, f"{which}: roofline share", share, ROOFLINE_SHARE)
+            if "dispatch" in ours[which]:
+                ratio = ours[which]["dispatch"]["ratio"][1]
+                yield _check(result, f"{which}: × reference", ratio, DISPATCH_RATIO)
+
+
+def _call_and_memory(result: dict, ours: dict):
+    if "call" in ours:
+        median = ours["call"]["quartiles_s"][1] * 1e6
+        yield _check(result, "call, µs", median, CALL_US, at_most=True)
+    if result["id"] in SAVED_SHARE and ours.get("saved_bytes") is not None:
+        share = ours["saved_bytes"] / result["x_bytes"]
+        target = SAVED_SHARE[result["id"]]
+        yield _check(result, "saved for backward / x", share, target, at_most=True)
+
+
+def failures(record: dict) -> list[str]:
+    """Cases without a result and our own wrong results; a missed target is no failed run."""
+    found = []
+    for result in record["cases"]:
+        if "failed" in result:
+            found.append(f"{result['id']}: {result['failed']}")
+        for name in ("fastseg", "cpu", "matmul"):
+            status = result.get("providers", {}).get(name, {}).get("status", "")
+            if status.startswith(("wrong", "raises")):
+                found.append(f"{result['id']}, {name}: {status}")
+    return found
