@@ -10,7 +10,7 @@ TINY = {
     "cases": 6,
     "epochs": 1,
     "size": (32, 32, 24),
-    "overrides": ("data.patch=32,32", "model.modes=8,4", "model.width=4", "data.samples_per_case=8"),
+    "overrides": ("data.patch=32,32", "model.modes=8,4", "model.width=4"),
 }
 
 
