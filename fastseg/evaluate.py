@@ -139,7 +139,7 @@ def _print(report: Report, missing: str) -> None:
     print(report.table())
     if report.missing:
         rule = {"skip": "left out", "empty": "scored as empty"}[missing]
-        names = ", ".join(report.missing)
+        names = ", ".join(report.missing[:5]) + (" …" if len(report.missing) > 5 else "")
         print(f"\nno prediction for {len(report.missing)} labelled cases ({rule}): {names}")
 
 
