@@ -19,7 +19,6 @@ from fastseg.bench.providers import BY_FAMILY, PROVIDERS, Unavailable
 from fastseg.ops import _backends
 
 CALLS = 200  # of a tiny tensor, timed together
-PAIRS = 15  # of "auto" and the reference, at least
 
 
 def main(argv=None) -> None:
@@ -105,11 +104,11 @@ def _time_pass(which: str, rows: dict, layers: dict, tensors: tuple, job: dict) 
         rows[name][which] = _summary(values)
         if name != ours and ours in seconds:
             rows[name][which]["over_ours"] = timing.paired_ratio(values, seconds[ours])
-    if job["heap"] == "warm" and ours in runs and "reference" in runs:
+    if job["pairs"] and ours in runs and "reference" in runs:
         more = timing.interleave(
             {name: runs[name] for name in ("reference", ours)},
             0,
-            max(PAIRS - len(seconds[ours]), 0),
+            max(job["pairs"] - len(seconds[ours]), 0),
         )
         pairs = [seconds[name] + more[name] for name in ("reference", ours)]
         rows[ours][which]["dispatch"] = {

@@ -1,0 +1,281 @@
+"""`fastseg bench`: cases and their work, the accuracy gate, timing, the record and the table."""
+
+import contextlib
+import io
+import json
+import subprocess
+
+import pytest
+import torch
+
+from fastseg import plan, reference
+from fastseg.bench import accuracy, cases, main, providers, runner, table, targets, timing, worker
+
+SMALL = cases.Case("small", (2, 3, 12, 10), (5, 4), "a test")
+VOLUME = cases.Case("volume", (1, 2, 6, 8, 10), (4, 4, 3), "a test")
+JOB = {
+    "dtype": "float32", "heap": "warm", "device": "cpu", "budget_s": 0.0, "rounds": 3, "pairs": 4,
+    "compile": False, "threads": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(exit code, stdout, record) of a real run in worker processes."""
+    out = tmp_path_factory.mktemp("bench") / "records" / "record.json"
+    options = ["--quick", "--budget", "0.05", "--threads", "1", "--out", str(out)]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as text:
+        patch.setenv("FASTSEG_BACKEND", "reference")  # must not reach the workers
+        code = main(["A3-64", "tiny", *options])
+    return code, text.getvalue(), json.loads(out.read_text())
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """`worker.measure` in this process, with ceilings that cost no time."""
+    found = {"copy_bytes_per_s": 1e10, "sgemm_flops_per_s": 1e11}
+    monkeypatch.setattr(timing, "ceilings", lambda device: found)
+    return worker.measure
+
+
+def record_of(result: dict, **options) -> dict:
+    record = {"machine": None, "date": "today", "cases": [result]}
+    record["options"] = {"quick": False, "gpu": False, "dtype": "float32"} | options
+    return record | {"checks": targets.checks(record)}
+
+
+def test_run_has_every_row_of_the_table(run):
+    code, text, _ = run
+    assert code == 0
+    header = next(line for line in text.splitlines() if line.startswith("| case | pass"))
+    assert header == "| " + " | ".join(table.HEAD) + " |"
+    rows = [line for line in text.splitlines() if line.startswith("| A3-64-quick")]
+    assert len(rows) == len(cases.PASSES) * len(providers.BY_FAMILY["spectral"])
+    assert all(line.count("|") == header.count("|") for line in rows)
+    assert "QUICK" in text
+    assert "MISS" not in text
+
+
+def test_record_holds_machine_accuracy_and_raw_times(run):
+    _, _, record = run
+    assert {"cpu", "isa", "cores", "threads", "torch", "commit", "load_average"} <= set(
+        record["machine"]
+    )
+    assert record["machine"]["threads"] == 1
+    assert record["date"][:2] == "20"
+    assert [(c["id"], c["heap"]) for c in record["cases"]] == [
+        ("A3-64-quick", "warm"),
+        ("tiny", "warm"),
+        ("A3-64-quick", "default"),
+    ]
+    warm, tiny, _ = record["cases"]
+    ours = warm["providers"]["fastseg"]
+    assert ours["backend"] == warm["auto"] != "reference"
+    assert max(ours["error"].values()) < 2e-6
+    for which in cases.PASSES:
+        times = ours[which]
+        low, median, high = times["quartiles_s"]
+        assert 0 < min(times["seconds"]) <= low <= median <= high
+        assert len(times["seconds"]) >= 5
+        assert times["dispatch"]["pairs"] >= 15
+        assert 0 < times["roofline_share"] < 2
+    assert tiny["providers"]["fastseg"]["call"]["quartiles_s"][1] < 0.1
+    assert record["checks"] == []
+
+
+@pytest.mark.parametrize("case", [SMALL, VOLUME], ids=lambda case: case.id)
+def test_every_provider_is_right(measured, case):
+    result = measured(case, JOB)
+    for name in set(result["providers"]) - {"neuraloperator"}:
+        row = result["providers"][name]
+        assert row["status"] == "ok", name
+        assert max(row["error"].values()) < 2e-6, name
+        assert "forward+backward" in row, name
+
+
+def test_neuraloperator_agrees_where_its_convention_does(measured):
+    pytest.importorskip("neuralop")
+    only = {"neuraloperator": providers.neuraloperator}
+    even = measured(VOLUME, JOB, only)["providers"]["neuraloperator"]
+    assert max(even["error"].values()) < 2e-6
+    odd_axis = cases.Case("odd", (1, 2, 9, 8), (4, 3), "a test")
+    odd = measured(odd_axis, JOB, only)["providers"]["neuraloperator"]
+    assert odd["error"]["y"] > 0.1
+    assert odd["status"] == "ok"
+    assert "forward" in odd
+
+
+@pytest.mark.parametrize("part", ["y", "dx", "dw"])
+def test_gate_refuses_a_wrong_provider(measured, part):
+    def wrong(case, weight):
+        layer = providers.classic(case, weight)
+        if part == "y":
+            return layer._replace(forward=lambda x: layer.forward(x) * (1 + 1e-5))
+        if part == "dw":
+            return layer._replace(weight_gradient=lambda g: layer.weight_gradient(g) * (1 + 1e-5))
+        return layer._replace(forward=lambda x: layer.forward(_Scaled.apply(x)))
+
+    result = measured(SMALL, JOB, {"fastseg": wrong, "matmul": providers.on_backend("matmul")})
+    row = result["providers"]["fastseg"]
+    assert row["status"].startswith("wrong: error of")
+    assert not any(which in row for which in cases.PASSES)
+    assert "forward" in result["providers"]["matmul"]
+    record = record_of(result)
+    assert targets.failures(record) == [f"small, fastseg: {row['status']}"]
+    assert "FAILED small, fastseg: wrong" in table.markdown(record)
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * (1 + 1e-5)
+
+
+def test_rival_that_raises_is_a_row_of_its_own(measured):
+    def refuses(case, weight):
+        raise RuntimeError("no such\ndtype")
+
+    rows = measured(SMALL, JOB, {"classic": refuses, "fastseg": providers.on_backend("auto")})
+    assert rows["providers"]["classic"]["status"] == "raises: no such dtype"
+    assert "forward" in rows["providers"]["fastseg"]
+
+
+@pytest.mark.parametrize("case", [SMALL, VOLUME], ids=lambda case: case.id)
+def test_truth_by_images_is_the_reference(case, monkeypatch):
+    monkeypatch.setattr(accuracy, "_IMAGE_ELEMENTS", 1000)  # several pieces, the last one shorter
+    inputs = accuracy.draw(case, torch.float32)
+    x, weight = inputs.x.double().requires_grad_(), inputs.weight.to(torch.complex128)
+    weight.requires_grad_()
+    y = reference.spectral_conv(x, weight)
+    dx, dw = torch.autograd.grad(y, (x, weight), inputs.dy.double())
+    found = accuracy.truth(case, inputs)
+    for value, wanted in zip(found, (y, dx, dw), strict=True):
+        assert accuracy.relative_l2(value, wanted.detach()) < 1e-14
+
+
+@pytest.mark.parametrize("case", [SMALL, VOLUME, cases.CASES["A3-421"]], ids=lambda case: case.id)
+def test_flops_are_those_of_the_tables(case):
+    """One multiply-add per entry of a folded table and column (or row) it meets, and the mix."""
+    batch, channels, *sizes = case.shape
+    kept = plan.kept_axes(case.modes, True)
+    last = 2 * batch * channels * case.modes[-1] * (sizes[-1] // 2 + 1 + (sizes[-1] - 1) // 2)
+    tables = [
+        sum(t.numel() for t in plan.outer_tables(size, axis, False, torch.float32))
+        for size, axis in zip(sizes[:-1], kept[:-1], strict=True)
+    ]
+    planes = batch * channels * 2 * tables[-1] * sizes[-1] + last * (2 * kept[-2].distinct - 1)
+    if len(sizes) == 3:
+        planes = (
+            planes * sizes[0] + batch * channels * 2 * tables[0] * 2 * case.modes[1] * case.modes[2]
+        )
+    spectrum = torch.Size(case.modes).numel()
+    assert cases.flops(case, "forward") == 2 * planes + 8 * batch * channels**2 * spectrum
+    assert cases.flops(case, "forward+backward") == 4 * planes + 24 * batch * channels**2 * spectrum
+
+
+def test_saved_bytes_count_storages_once_and_parameters_never():
+    x, weight = torch.randn(100, requires_grad=True), torch.randn(100, requires_grad=True)
+    assert timing.saved_bytes(lambda x: x * weight, (weight,), x) == x.nbytes
+    assert timing.saved_bytes(lambda x: x.sin() * x[:50].sum(), (), x) == 2 * x.nbytes + 4
+    assert timing.saved_bytes(lambda x: x + 1, (), x) == 0
+
+
+def test_rounds_are_paired_and_rotate():
+    calls = []
+    runs = {name: lambda name=name: calls.append(name) for name in "abc"}
+    seconds = timing.interleave(runs, 0.0, 3)
+    assert [len(values) for values in seconds.values()] == [3, 3, 3]
+    assert "".join(calls[3:]) == "abcbcacab"
+    assert timing.paired_ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0]) == [2.0, 2.0, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("value", "at_most", "wanted"),
+    [(7.0, False, "stretch"), (5.0, False, "pass"), (4.9, False, "MISS"),
+     (5.0, True, "stretch"), (6.5, True, "pass"), (7.1, True, "MISS"),
+     (float("nan"), False, "MISS")],
+)  # fmt: skip
+def test_verdict(value, at_most, wanted):
+    must, stretch = (7, 5) if at_most else (5, 7)
+    assert targets.verdict(value, must, stretch, at_most) == wanted
+
+
+def test_targets_apply_to_full_cases_on_the_warm_heap_only(measured):
+    result = measured(SMALL, JOB) | {"id": "A1"}
+    found = {check["what"]: check for check in record_of(result)["checks"]}
+    assert set(found) == {
+        f"{which}: {what}"
+        for which in cases.PASSES
+        for what in ("× classic", "× matmul", "roofline share", "× reference")
+    } | {"saved for backward / x"}
+    assert (found["forward: × classic"]["must"], found["forward: × classic"]["stretch"]) == (5, 7)
+    assert "### Targets" in table.markdown(record_of(result))
+    assert record_of(result, quick=True)["checks"] == []
+    assert record_of(result, dtype="bfloat16")["checks"] == []
+    assert record_of(result | {"heap": "default"})["checks"] == []
+
+
+def test_crossover_says_whether_the_choice_is_right(measured):
+    case = cases.Case("X12-N", (1, 2, 12, 12), (12, 7), "a test", "crossover")
+    result = measured(case, JOB)
+    pairs = [result["providers"]["cpu"][which]["dispatch"] for which in cases.PASSES]
+    for ratio, auto, rightly in (
+        (2.0, "cpu", "yes"),
+        (0.5, "cpu", "no: 2.00×"),
+        (2.0, "reference", "no: 2.00×"),
+    ):
+        for pair in pairs:
+            pair["ratio"] = [ratio] * 3
+        (row,) = [
+            line for line in table.markdown(record_of(result | {"auto": auto})).splitlines()
+            if line.startswith("| X12-N |")
+        ]  # fmt: skip
+        assert row.split(" | ")[-1].startswith(rightly)
+
+
+def test_cases_are_chosen_by_id_group_and_family():
+    assert [case.id for case in cases.chosen(["A3", "B2"], None)] == [
+        "A3-64",
+        "A3-85",
+        "A3-421",
+        "B2",
+    ]
+    assert [case.id for case in cases.chosen([], "overhead")] == ["tiny"]
+    assert {case.family for case in cases.chosen([], None)} == set(providers.BY_FAMILY)
+    with pytest.raises(ValueError, match=r"'B2'.*tiny"):
+        cases.chosen(["B2"], "overhead")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["Z9"], ["--gpu"], ["tiny", "--out", "/dev/null/record.json"]]
+)
+def test_mistakes_are_one_line(arguments, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(
+        runner, "_measured", lambda *_: {"id": "tiny", "family": "overhead", "heap": "warm"}
+    )
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("fastseg bench: ")
+    assert errors.count("\n") == 1
+
+
+def test_a_worker_that_dies_fails_the_run_and_says_how(capsys, monkeypatch):
+    monkeypatch.setattr(runner.sys, "executable", "/bin/false")
+    assert main(["tiny", "--heap", "warm"]) == 1
+    assert "FAILED tiny: exit code 1" in capsys.readouterr().out
+    killed = subprocess.CompletedProcess([], -9, stderr="")
+    assert runner._cause(killed) == "killed by the system, most likely for memory"
+
+
+def test_each_heap_has_its_own_environment(monkeypatch):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    monkeypatch.setenv("FASTSEG_BACKEND", "matmul")
+    for heap, count in (("warm", 2), ("default", 0)):
+        found = runner._environment(heap)
+        assert sum(name.startswith("MALLOC_") for name in found) == count
+        assert "FASTSEG_BACKEND" not in found
