@@ -1,0 +1,61 @@
+"""Fixtures shared by the tests of the operator layer."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+
+def _poisoned(allocate):
+    def poisoning(*args, **kwargs):
+        tensor = allocate(*args, **kwargs)
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        fills = type(tensor) is torch.Tensor and tensor.dtype.is_floating_point
+        if fills and caller.partition(".")[0] == "fastseg" and tensor.device.type != "meta":
+            with torch.no_grad():
+                tensor.fill_(float("nan"))
+        return tensor
+
+    return poisoning
+
+
+@pytest.fixture
+def poisoned_memory(monkeypatch):
+    """Memory that fastseg allocates without filling starts as NaN: what a kernel leaves unwritten
+    then shows.
+    """
+    monkeypatch.setattr(torch, "empty", _poisoned(torch.empty))
+    monkeypatch.setattr(torch.Tensor, "new_empty", _poisoned(torch.Tensor.new_empty))
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Runs code in a fresh interpreter, away from the source tree; returns what it wrote."""
+
+    def run(code: str, *, check: bool = True, timeout: float = 120, **environment: str):
+        unset = {name: value for name, value in os.environ.items() if name not in _OURS}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=unset | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+_OURS = ("FASTSEG_BACKEND", "FASTSEG_CPU_ISA")
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's thread count for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -1,0 +1,43 @@
+"""The one table of tolerances: relative L2 error against the float64 reference run on the same,
+already rounded, inputs. One rounding of the output is 2.1e-4 in float16 and 1.7e-3 in bfloat16, so
+nothing but that rounding fits. These figures never soften.
+"""
+
+import torch
+from torch import Tensor
+
+F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
+
+FORWARD = {F32: 1e-6, F64: 1e-13, F16: 5e-4, BF16: 2.5e-3}
+BACKWARD = {F32: 2e-6, F64: 2e-13, F16: 5e-4, BF16: 2.5e-3}
+ADJOINT = {F32: 2e-6, F64: 1e-13}  # |⟨Ax, y⟩ − ⟨x, Aᵀy⟩| ÷ ‖Ax‖‖y‖
+NEURALOP = 1e-5  # two float32 layers against each other
+
+REAL = {torch.complex64: F32, torch.complex128: F64}
+
+
+def wide(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.complex128 if tensor.is_complex() else F64)
+
+
+def relative_error(actual: Tensor, exact: Tensor) -> float:
+    difference = (wide(actual) - wide(exact)).norm().item()
+    norm = wide(exact).norm().item()
+    return difference / norm if norm else difference
+
+
+def assert_near(actual: Tensor, exact: Tensor, table: dict, what: object) -> None:
+    """Holds `actual` to the table's row for its own dtype; the message says where it went wrong."""
+    assert actual.shape == exact.shape, f"{what}: shape {actual.shape}, want {exact.shape}"
+    if not exact.numel():
+        return
+    error, tolerance = relative_error(actual, exact), table[REAL.get(actual.dtype, actual.dtype)]
+    if error <= tolerance:
+        return
+    off = (wide(actual) - wide(exact)).abs().nan_to_num(nan=float("inf"))
+    index = tuple(int(i) for i in torch.unravel_index(off.argmax(), off.shape))
+    count = int((off > tolerance * wide(exact).abs().max()).sum())
+    raise AssertionError(
+        f"{what}: relative error {error:.3g} > {tolerance:.3g}; worst at {index}: "
+        f"{actual[index].item()} for {exact[index].item()}; {count} of {off.numel()} off"
+    )
