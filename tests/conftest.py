@@ -59,3 +59,9 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread(threads):
+    """Thousands of small calls on busy cores: threads would wait far longer than they compute."""
+    threads(1)

@@ -1,0 +1,784 @@
+"""The spectral operators: every op, backend, dtype, rank and option against float64, and what the
+transforms are by definition.
+
+Backends and operators come from the registry, so a new one without a row here fails the suite.
+"""
+
+import inspect
+import itertools
+import math
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from tolerances import ADJOINT, BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
+from torch.nn import functional as F
+
+import fastseg
+from fastseg import ops, reference
+from fastseg.ops import _backends
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
+
+LIVE = [name for name, status in fastseg.backends().items() if status]
+KERNELS = [name for name in LIVE if name in _backends.SPECTRAL]
+DOUBLE = [name for name in LIVE if name not in ("cuda", "triton")]
+NORMS = ("backward", "ortho", "forward")
+SIZES_1D = [(n,) for n in (*range(1, 65), 85, 96, 141, 155, 240, 421)]
+SIZES_2D = [
+    (1, 1), (1, 7), (7, 1), (2, 2), (2, 3), (3, 2), (5, 64), (64, 5), (17, 31), (48, 33), (64, 64),
+    (85, 85), (96, 141), (155, 31), (240, 13), (14, 240), (421, 9), (6, 421), (141, 155),
+]  # fmt: skip
+SIZES_3D = [
+    (1, 1, 1), (1, 4, 6), (4, 1, 6), (4, 6, 1), (2, 3, 4), (5, 1, 7), (7, 9, 33), (9, 11, 13),
+    (16, 12, 20), (1, 16, 17), (21, 19, 17), (3, 64, 5), (64, 3, 2), (2, 2, 85),
+]  # fmt: skip
+
+
+class Case(NamedTuple):
+    sizes: tuple
+    modes: tuple
+    channels: int = 4
+    outputs: int = 2
+    groups: int = 1
+    norm: str = "backward"
+    two_sided: bool = True
+    bias: bool = True
+    out_sizes: tuple | None = None
+    batch: int = 2
+
+
+def bins(sizes):
+    return (*sizes[:-1], sizes[-1] // 2 + 1)
+
+
+def drawn(sizes, seed: int = 0) -> Case:
+    """A case on grid `sizes` with every other option drawn; one in four keeps all modes."""
+    rng = np.random.default_rng((seed, *sizes))
+    groups = int(rng.integers(1, 4))
+    resized = tuple(int(rng.integers(max(1, n // 2), n + 4)) for n in sizes)
+    out_sizes = resized if rng.random() < 0.3 else None
+    fit = bins(tuple(map(min, sizes, out_sizes or sizes)))
+    modes = fit if rng.random() < 0.25 else tuple(int(rng.integers(1, m + 1)) for m in fit)
+    channels, outputs = groups * int(rng.integers(1, 4)), groups * int(rng.integers(4, 6))
+    norm, two_sided, bias = NORMS[rng.integers(3)], rng.random() < 0.7, rng.random() < 0.7
+    # few numbers can all round the wrong way, or cancel: keep hundreds
+    batch = 1 + 100 // math.prod(modes)
+    return Case(sizes, modes, channels, outputs, groups, norm, two_sided, bias, out_sizes, batch)
+
+
+class Draw:
+    """Seeded tensors of a case, rounded to the dtype they are passed in."""
+
+    def __init__(self, case: Case, dtype: torch.dtype, device: str = "cpu"):
+        self.case, self.dtype, self.device = case, dtype, device
+        self.generator = torch.Generator().manual_seed(zlib.crc32(repr(case).encode()))
+
+    def real(self, *shape, dtype=None):
+        x = torch.randn(shape, generator=self.generator, dtype=F64)
+        return x.to(self.device, dtype or self.dtype)
+
+    def complex(self, *shape, scale=1.0):
+        dtype = torch.complex128 if self.dtype == F64 else torch.complex64
+        z = torch.randn(shape, generator=self.generator, dtype=torch.complex128) * scale
+        return z.to(self.device, dtype)
+
+    def like(self, y):
+        return self.complex(*y.shape) if y.is_complex() else self.real(*y.shape, dtype=y.dtype)
+
+    def x(self):
+        return self.real(self.case.batch, self.case.channels, *self.case.sizes)
+
+    def weight(self):
+        c = self.case
+        return self.complex(c.channels // c.groups, c.outputs, *c.modes)
+
+    def bias(self):
+        return self.real(self.case.outputs, dtype=F64 if self.dtype == F64 else F32)
+
+    def common(self, *names):
+        return {name: getattr(self.case, name) for name in names}
+
+
+def _rfftn(draw):
+    return {"x": draw.x()}, draw.common("modes", "norm", "two_sided")
+
+
+def _irfftn(draw):
+    case = draw.case
+    sizes = case.out_sizes or case.sizes
+    size = {"backward": 1 / math.prod(sizes), "ortho": math.prod(sizes) ** -0.5, "forward": 1}
+    # outputs of order one, inside float16's normal range
+    scale = 1 / (size[case.norm] * math.sqrt(math.prod(case.modes)))
+    spectrum = draw.complex(case.batch, case.channels, *case.modes, scale=scale)
+    options = draw.common("norm", "two_sided") | {"sizes": sizes, "dtype": draw.dtype}
+    return {"spectrum": spectrum}, options
+
+
+def _conv(draw):
+    case = draw.case
+    tensors = {"x": draw.x(), "weight": draw.weight()} | (
+        {"bias": draw.bias()} if case.bias else {}
+    )
+    options = draw.common("groups", "norm", "two_sided", "modes")
+    return tensors, options | {"sizes": case.out_sizes}
+
+
+def _block(draw):
+    tensors, options = _conv(draw)
+    case = draw.case
+    tensors["skip_weight"] = draw.real(case.outputs, case.channels // case.groups)
+    return tensors, {name: options[name] for name in ("groups", "norm", "two_sided")}
+
+
+OPS = {
+    "truncated_rfftn": _rfftn,
+    "truncated_irfftn": _irfftn,
+    "spectral_conv": _conv,
+    "fno_block": _block,
+}
+
+
+def exact_block(x, weight, skip_weight, bias=None, **options):
+    """The block from its definition: gelu(spectral_conv(x) + skip_weight·x + bias)."""
+    grouped = x.unflatten(1, (options["groups"], -1))
+    skip = skip_weight.unflatten(0, (options["groups"], -1))
+    skip = torch.einsum("goi,bgi...->bgo...", skip, grouped).flatten(1, 2)
+    return F.gelu(reference.spectral_conv(x, weight, bias, **options) + skip)
+
+
+def run(function, tensors, options, gradient_of):
+    """Output and gradients; `gradient_of` makes the output's gradient."""
+    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
+    y = function(**leaves, **options)
+    return y, torch.autograd.grad(y, list(leaves.values()), gradient_of(y))
+
+
+def check(op: str, backend: str, case: Case, dtype: torch.dtype) -> None:
+    device = "cuda" if backend in ("cuda", "triton") else "cpu"
+    draw = Draw(case, dtype, device)
+    tensors, options = OPS[op](draw)
+    with fastseg.use_backend(backend):
+        grad = None
+
+        def gradient_of(y):
+            nonlocal grad
+            grad = draw.like(y)
+            return grad
+
+        y, grads = run(getattr(ops, op), tensors, options, gradient_of)
+    exact_op = exact_block if op == "fno_block" else getattr(reference, op)
+    doubles = {name: wide(t) for name, t in tensors.items()}
+    if "dtype" in options:
+        options = options | {"dtype": F64}
+    exact, exact_grads = run(exact_op, doubles, options, lambda _: wide(grad))
+    what = f"{op} {backend} {dtype} {case}"
+    wanted = (torch.complex128 if dtype == F64 else torch.complex64) if y.is_complex() else dtype
+    assert y.dtype == wanted, f"{what}: returned {y.dtype}"
+    assert_near(y, exact, FORWARD, what)
+    for name, actual, want in zip(tensors, grads, exact_grads, strict=True):
+        assert actual.dtype == tensors[name].dtype, f"{what}: gradient of {name} is {actual.dtype}"
+        assert_near(actual, want, BACKWARD, f"gradient of {name}, {what}")
+
+
+def served(backend, dtype):
+    return not (dtype == F64 and backend not in DOUBLE)
+
+
+ROWS = pytest.mark.parametrize(
+    ("op", "backend", "dtype"),
+    [row for row in itertools.product(OPS, LIVE, (F32, F64, F16, BF16)) if served(*row[1:])],
+    ids=str,
+)
+
+
+def test_every_operator_has_a_row():
+    assert {name for name in ops.__all__ if name not in ("backends", "use_backend")} == set(OPS)
+
+
+def test_every_backend_is_tested():
+    assert set(fastseg.backends()) == set(_backends.NAMES) - {"auto"}
+    assert set(LIVE) - {"reference", "matmul"} == set(KERNELS)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_reference_has_the_same_signature(op):
+    ours, theirs = (inspect.signature(getattr(m, op)).parameters for m in (ops, reference))
+    assert list(ours) == list(theirs)
+    assert [p.default for p in ours.values()] == [p.default for p in theirs.values()]
+
+
+@ROWS
+def test_matches_float64_at_every_size(op, backend, dtype):
+    for sizes in (*SIZES_1D, *SIZES_2D, *SIZES_3D):
+        check(op, backend, drawn(sizes), dtype)
+
+
+@ROWS
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_matches_float64_for_every_option(op, backend, dtype, norm, two_sided):
+    for sizes, groups, bias in itertools.product(((9,), (5, 8), (4, 5, 6)), (1, 2), (True, False)):
+        for resized, modes in itertools.product((False, True), (bins(sizes), (3,) * len(sizes))):
+            larger = tuple(n + 3 for n in sizes) if resized else None
+            case = Case(sizes, modes, 4, 4, groups, norm, two_sided, bias, larger, 8)
+            check(op, backend, case, dtype)
+
+
+@pytest.mark.parametrize("backend", [*LIVE, "auto"])
+def test_matches_float64_on_drawn_shapes(backend):
+    rng = np.random.default_rng(5)
+    for seed in range(200):
+        sizes = tuple(int(n) for n in rng.integers(1, (200, 40, 16)[seed % 3], seed % 3 + 1))
+        check("spectral_conv", backend, drawn(sizes, seed), (F32, BF16, F16)[seed % 3])
+
+
+@pytest.mark.parametrize("backend", [*LIVE, "auto"])
+@pytest.mark.parametrize("modes", [(24, 12), (421, 211)], ids=str)
+def test_matches_float64_on_a_large_prime_grid(backend, modes):
+    check("spectral_conv", backend, Case((421, 421), modes, 1, 1, batch=1), F32)
+
+
+@pytest.mark.parametrize("backend", LIVE)
+def test_weight_shared_by_all_modes_and_separable(backend):
+    draw = Draw(Case((7, 8), (4, 3)), F32)
+    x = draw.x()
+    for weight, groups in ((draw.complex(4, 2, 1, 1), 1), (draw.complex(1, 4, 4, 3), 4),
+                           (draw.complex(2, 4, 1, 3), 2)):  # fmt: skip
+        tensors, options = {"x": x, "weight": weight}, {"groups": groups, "modes": (4, 3)}
+        with fastseg.use_backend(backend):
+            y, grads = run(ops.spectral_conv, tensors, options, torch.ones_like)
+        doubles = {"x": wide(x), "weight": wide(weight)}
+        exact, exact_grads = run(reference.spectral_conv, doubles, options, torch.ones_like)
+        assert_near(y, exact, FORWARD, weight.shape)
+        for actual, want in zip(grads, exact_grads, strict=True):
+            assert_near(actual, want, BACKWARD, weight.shape)
+
+
+@pytest.mark.parametrize("backend", LIVE)
+@pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=str)
+def test_real_weights_with_a_trailing_two(backend, dtype):
+    draw = Draw(Case((7, 8), (4, 3)), dtype)
+    tensors = {"x": draw.x(), "weight": draw.real(4, 2, 4, 3, 2), "bias": draw.real(2)}
+    with fastseg.use_backend(backend):
+        y, grads = run(ops.spectral_conv, tensors, {}, torch.ones_like)
+    doubles = {name: wide(t) for name, t in tensors.items()}
+    exact, exact_grads = run(reference.spectral_conv, doubles, {}, torch.ones_like)
+    assert_near(y, exact, FORWARD, "real weight")
+    for name, actual, want in zip(tensors, grads, exact_grads, strict=True):
+        assert actual.dtype == dtype
+        assert_near(actual, want, BACKWARD, name)
+
+
+# what the transforms are by definition
+
+
+@pytest.mark.parametrize("backend", LIVE)
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+@pytest.mark.parametrize("sizes", [(10,), (7, 12), (5, 6, 9)], ids=str)
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_backward_is_the_adjoint(backend, dtype, sizes, two_sided):
+    draw = Draw(Case(sizes, (3,) * len(sizes), two_sided=two_sided), dtype)
+    for op, row in ((op, OPS[op](draw)) for op in ("truncated_rfftn", "truncated_irfftn")):
+        ((_, x),) = row[0].items()
+        with fastseg.use_backend(backend):
+            leaf = x.requires_grad_()
+            y = getattr(ops, op)(leaf, **row[1])
+            grad = draw.like(y)
+            (adjoint,) = torch.autograd.grad(y, leaf, grad)
+        forward = (wide(y) * wide(grad).conj()).sum().real
+        backward = (wide(x) * wide(adjoint).conj()).sum().real
+        scale = wide(y).norm() * wide(grad).norm()
+        assert abs(forward - backward) <= ADJOINT[dtype] * scale, op
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("sizes", [(9,), (1, 8), (6, 7), (4, 5, 6), (5, 1, 2)], ids=str)
+def test_analysis_and_synthesis_kernels_are_adjoint(backend, weighted, sizes):
+    modes = tuple(max(1, m - 1) for m in bins(sizes))
+    draw = Draw(Case(sizes, modes, channels=3), F64)
+    kernels, x, spectrum = _backends.SPECTRAL[backend], draw.x(), draw.real(2, 3, *modes, 2)
+    y = kernels.analysis(x, modes, 0.7, weighted, True)
+    back = kernels.synthesis(spectrum, sizes, 0.7, weighted, True, F64, None)
+    scale = y.norm() * spectrum.norm()
+    assert abs((y * spectrum).sum() - (x * back).sum()) <= ADJOINT[F64] * scale
+
+
+@pytest.mark.parametrize("backend", DOUBLE)
+@pytest.mark.parametrize("sizes", [(5,), (4,), (4, 3), (3, 4), (3, 2, 4)], ids=str)
+@pytest.mark.parametrize("op", ["truncated_rfftn", "truncated_irfftn", "spectral_conv"])
+def test_gradcheck(op, backend, sizes):
+    for groups, two_sided, resized in ((1, True, True), (2, False, False)):
+        modes = tuple(min(2, m) for m in bins(sizes))
+        larger = tuple(n + 1 for n in sizes) if resized else None
+        draw = Draw(Case(sizes, modes, 2, 2, groups, "ortho", two_sided, True, larger, 1), F64)
+        tensors, options = OPS[op](draw)
+        leaves = [t.requires_grad_() for t in tensors.values()]
+
+        def function(*values, names=tuple(tensors), options=options):
+            return getattr(ops, op)(**dict(zip(names, values, strict=True)), **options)
+
+        with fastseg.use_backend(backend):
+            assert torch.autograd.gradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("backend", LIVE)
+@pytest.mark.parametrize("sizes", [(9,), (6, 7), (4, 5, 6)], ids=str)
+class TestTransform:
+    """All modes, so that the transform is invertible."""
+
+    def rfftn(self, x, backend):
+        with fastseg.use_backend(backend):
+            return ops.truncated_rfftn(x, bins(x.shape[2:]))
+
+    def test_impulse_is_a_wave(self, backend, sizes):
+        at = tuple(n // 2 for n in sizes)
+        x = torch.zeros(1, 1, *sizes)
+        x[(0, 0, *at)] = 1
+        axes = [torch.fft.fftfreq(n, dtype=F64) for n in sizes]
+        axes[-1] = axes[-1][: sizes[-1] // 2 + 1].abs()
+        turns = sum(k * n for k, n in zip(torch.meshgrid(*axes, indexing="ij"), at, strict=True))
+        exact = torch.polar(torch.ones_like(turns), -2 * torch.pi * turns)
+        assert_near(self.rfftn(x, backend)[0, 0], exact, FORWARD, sizes)
+
+    def test_is_linear(self, backend, sizes):
+        draw = Draw(Case(sizes, bins(sizes)), F32)
+        a, b = draw.x(), draw.x()
+        together = self.rfftn(2 * a - 3 * b, backend)
+        apart = 2 * self.rfftn(a, backend) - 3 * self.rfftn(b, backend)
+        assert_near(together, wide(apart), BACKWARD, sizes)
+
+    def test_shift_is_a_phase(self, backend, sizes):
+        x = Draw(Case(sizes, bins(sizes)), F32).x()
+        shifted = self.rfftn(x.roll(2, dims=2), backend)
+        k = torch.arange(shifted.shape[2], dtype=F64).view(-1, *[1] * (len(sizes) - 1))
+        phase = torch.polar(torch.ones_like(k), -2 * torch.pi * k * 2 / sizes[0])
+        assert_near(shifted, wide(self.rfftn(x, backend)) * phase, BACKWARD, sizes)
+
+    def test_keeps_the_energy(self, backend, sizes):
+        x = Draw(Case(sizes, bins(sizes)), F32).x()
+        energy = wide(self.rfftn(x, backend)).abs().square()
+        last = sizes[-1]
+        counts = torch.tensor([1 if k in (0, last / 2) else 2 for k in range(last // 2 + 1)])
+        assert_near((energy * counts).sum() / math.prod(sizes), wide(x).square().sum(),
+                    {F64: 2 * FORWARD[F32]}, sizes)  # fmt: skip
+
+    def test_inverts(self, backend, sizes):
+        x = Draw(Case(sizes, bins(sizes)), F32).x()
+        for norm in NORMS:
+            with fastseg.use_backend(backend):
+                spectrum = ops.truncated_rfftn(x, bins(sizes), norm)
+                assert_near(ops.truncated_irfftn(spectrum, sizes, norm), x, FORWARD, norm)
+
+
+def wave(height, width, ky, kx):
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.cos(2 * torch.pi * (ky * rows / height + kx * columns / width).double()).float()
+
+
+@pytest.mark.parametrize("backend", LIVE)
+def test_a_wave_of_negative_frequency_survives_two_sided_only(backend):
+    x, weight = wave(32, 40, -3, 5)[None, None], torch.ones(1, 1, 8, 6, dtype=torch.complex64)
+    with fastseg.use_backend(backend):
+        assert_near(ops.spectral_conv(x, weight), x, FORWARD, "two-sided")
+        lost = ops.spectral_conv(x, weight, two_sided=False)
+        constant_kx = wave(32, 40, 3, 0)[None, None]
+        halved = ops.spectral_conv(constant_kx, weight, two_sided=False)
+    assert lost.abs().max() < 1e-6
+    assert_near(halved, constant_kx / 2, FORWARD, "one-sided, kx = 0")
+
+
+@pytest.mark.parametrize("backend", LIVE)
+@pytest.mark.parametrize("sizes", [(6,), (7,), (4, 6), (5, 7), (3, 4, 6), (4, 1, 2)], ids=str)
+def test_imaginary_parts_of_self_conjugate_columns_do_not_matter(backend, sizes):
+    outer = tuple(range(2, len(sizes) + 1))
+    spectrum = Draw(Case(sizes, bins(sizes)), F32).complex(1, 2, *bins(sizes))
+    rows = torch.fft.ifftn(spectrum, dim=outer) if outer else spectrum.clone()
+    for column in {0, sizes[-1] // 2} if sizes[-1] % 2 == 0 else {0}:
+        rows[..., column] += 5j
+    other = torch.fft.fftn(rows, dim=outer) if outer else rows
+    leaf = spectrum.clone().requires_grad_()
+    with fastseg.use_backend(backend):
+        y, moved = ops.truncated_irfftn(leaf, sizes), ops.truncated_irfftn(other, sizes)
+        (grad,) = torch.autograd.grad(y.square().sum(), leaf)
+    assert_near(y, reference.truncated_irfftn(wide(spectrum), sizes), FORWARD, sizes)
+    assert_near(moved, wide(y), {F32: 5 * BACKWARD[F32]}, sizes)
+    along = (wide(grad) * (wide(other) - wide(spectrum)).conj()).sum().real
+    assert abs(along) <= 1e-5 * wide(grad).norm() * (wide(other) - wide(spectrum)).norm()
+
+
+# layouts, empty tensors, what is saved
+
+
+LAYOUTS = {
+    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "strided": lambda x: torch.stack([x, x], -1).flatten(-2)[..., ::2],
+    "offset": lambda x: torch.cat([x, x], 1)[:, x.shape[1] :],
+    "batch_first": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "unaligned": lambda x: torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape),
+}
+
+
+@pytest.mark.parametrize("backend", LIVE)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_does_not_matter(backend, layout):
+    draw = Draw(Case((6, 9), (4, 3)), F32)
+    x, weight = draw.x(), draw.weight()
+    grad = draw.real(2, 2, 6, 9)
+    change = LAYOUTS[layout]
+    with fastseg.use_backend(backend):
+        y, grads = run(ops.spectral_conv, {"x": x, "weight": weight}, {}, lambda _: grad)
+        tensors = {"x": change(x), "weight": change(weight)}
+        assert torch.equal(tensors["x"], x)
+        moved, moved_grads = run(ops.spectral_conv, tensors, {}, lambda _: change(grad))
+        spectrum = ops.truncated_rfftn(tensors["x"], (4, 3))
+        back = ops.truncated_irfftn(change(spectrum), (6, 9))
+    assert_near(moved, wide(y), FORWARD, layout)
+    for a, b in zip(moved_grads, grads, strict=True):
+        assert_near(a, wide(b), BACKWARD, layout)
+    doubles = wide(x), wide(weight)
+    assert_near(moved, reference.spectral_conv(*doubles), FORWARD, layout)
+    exact = reference.truncated_rfftn(doubles[0], (4, 3))
+    assert_near(back, reference.truncated_irfftn(exact, (6, 9)), BACKWARD, layout)
+
+
+@pytest.mark.parametrize("backend", LIVE)
+def test_lazily_conjugated_arguments(backend):
+    draw = Draw(Case((6, 9), (4, 3)), F32)
+    spectrum, x, weight = draw.complex(2, 4, 4, 3), draw.x(), draw.weight()
+    with fastseg.use_backend(backend):
+        y = ops.truncated_irfftn(spectrum.conj(), (6, 9))
+        convolved = ops.spectral_conv(x, weight.conj())
+    exact = reference.truncated_irfftn(wide(spectrum.conj().resolve_conj()), (6, 9))
+    assert_near(y, exact, FORWARD, "spectrum")
+    exact = reference.spectral_conv(wide(x), wide(weight.conj().resolve_conj()))
+    assert_near(convolved, exact, FORWARD, "weight")
+
+
+@pytest.mark.parametrize("backend", LIVE)
+def test_expanded_input_and_gradient(backend):
+    draw = Draw(Case((6, 9), (4, 3), channels=1), F32)
+    x, weight = draw.x()[:1], draw.weight()
+    with fastseg.use_backend(backend):
+        tensors = {"x": x.expand(3, 1, 6, 9), "weight": weight}
+        y, grads = run(ops.spectral_conv, tensors, {}, lambda y: y.new_ones(1).expand(y.shape))
+        (through_sum,) = torch.autograd.grad(
+            ops.spectral_conv(x, weight.requires_grad_()).sum(), weight
+        )
+    exact, (_, exact_weight) = run(
+        reference.spectral_conv, {n: wide(t) for n, t in tensors.items()}, {}, torch.ones_like
+    )
+    assert_near(y, exact, FORWARD, "expanded")
+    assert_near(grads[1], exact_weight, BACKWARD, "expanded")
+    assert_near(through_sum, exact_weight / 3, BACKWARD, "gradient of a sum")
+
+
+@pytest.mark.parametrize("backend", LIVE)
+@pytest.mark.parametrize("op", OPS)
+def test_empty_batch(backend, op):
+    tensors, options = OPS[op](Draw(Case((6, 5), (4, 3), batch=0), F32))
+    with fastseg.use_backend(backend):
+        y, grads = run(getattr(ops, op), tensors, options, torch.ones_like)
+    assert y.shape[0] == 0
+    for (name, tensor), grad in zip(tensors.items(), grads, strict=True):
+        assert grad.shape == tensor.shape
+        assert not grad.any(), name
+
+
+@pytest.mark.parametrize("backend", LIVE)
+def test_no_input_channels_leave_the_bias(backend):
+    x, weight = torch.zeros(2, 0, 6, 5), torch.zeros(0, 3, 4, 3, dtype=torch.complex64)
+    bias = torch.arange(3.0)
+    with fastseg.use_backend(backend):
+        y = ops.spectral_conv(x, weight, bias)
+        assert ops.truncated_rfftn(x, (4, 3)).shape == (2, 0, 4, 3)
+    assert_near(y, bias.view(3, 1, 1).expand(2, 3, 6, 5), FORWARD, "no channels")
+
+
+@pytest.mark.parametrize("backend", LIVE)
+@pytest.mark.parametrize("wanted", [{"x"}, {"weight"}, {"bias"}, {"x", "bias"}, {"weight", "bias"}])
+def test_gradients_of_some_arguments(backend, wanted):
+    tensors, options = _conv(Draw(Case((6, 9), (4, 3)), F32))
+
+    def grads(function, tensors):
+        leaves = {n: t.detach().clone().requires_grad_(n in wanted) for n, t in tensors.items()}
+        function(**leaves, **options).square().sum().backward()
+        assert all((leaf.grad is not None) == (name in wanted) for name, leaf in leaves.items())
+        return {name: leaves[name].grad for name in wanted}
+
+    with fastseg.use_backend(backend):
+        some = grads(ops.spectral_conv, tensors)
+    exact = grads(reference.spectral_conv, {name: wide(t) for name, t in tensors.items()})
+    for name, grad in some.items():
+        assert_near(grad, exact[name], BACKWARD, name)
+
+
+def saved_by(function):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = function()
+    return y, saved
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_only_the_weight_and_the_kept_spectrum_are_saved(backend, bias):
+    draw = Draw(Case((240, 240), (20, 10), 2, 2, bias=bias, batch=1), F32)
+    tensors, options = _conv(draw)
+    leaves = {name: t.requires_grad_() for name, t in tensors.items()}
+    with fastseg.use_backend(backend):
+        y, saved = saved_by(lambda: ops.spectral_conv(**leaves, **options))
+        _, of_rfftn = saved_by(lambda: ops.truncated_rfftn(leaves["x"], (20, 10)))
+    spectrum, weight = 2 * 20 * 10 * 2, leaves["weight"].numel() * 2
+    assert sorted(t.numel() for t in saved) == sorted([spectrum, weight])
+    assert spectrum <= 0.02 * leaves["x"].numel()
+    assert not of_rfftn
+    y.sum().backward()
+
+
+@pytest.mark.parametrize("backend", LIVE)
+@pytest.mark.parametrize("op", OPS)
+def test_nothing_is_saved_without_gradients(backend, op):
+    tensors, options = OPS[op](Draw(Case((6, 9), (4, 3)), F32))
+    with fastseg.use_backend(backend):
+        y, saved = saved_by(lambda: getattr(ops, op)(**tensors, **options))
+        assert not saved
+        assert not y.requires_grad
+        leaves = {name: t.requires_grad_() for name, t in tensors.items()}
+        with torch.no_grad():
+            y, saved = saved_by(lambda: getattr(ops, op)(**leaves, **options))
+    assert not saved
+    assert not y.requires_grad
+
+
+@pytest.mark.parametrize("backend", LIVE)
+@pytest.mark.parametrize("op", OPS)
+def test_inputs_are_left_alone(backend, op):
+    tensors, options = OPS[op](Draw(Case((6, 9), (4, 3)), F32))
+    before = {name: t.clone() for name, t in tensors.items()}
+    with fastseg.use_backend(backend):
+        run(getattr(ops, op), tensors, options, torch.ones_like)
+    assert all(torch.equal(t, before[name]) for name, t in tensors.items())
+
+
+@pytest.mark.parametrize("backend", LIVE)
+def test_repeats_bitwise(backend):
+    tensors, options = _conv(Draw(Case((24, 31), (9, 7), 8, 8), F32))
+    with fastseg.use_backend(backend):
+        runs = [run(ops.spectral_conv, tensors, options, torch.ones_like) for _ in range(5)]
+    for y, grads in runs[1:]:
+        assert torch.equal(y, runs[0][0])
+        assert all(map(torch.equal, grads, runs[0][1]))
+
+
+@pytest.mark.parametrize("backend", LIVE)
+def test_float16_does_not_overflow_where_the_result_fits(backend):
+    x = torch.full((1, 1, 64, 64), 60000.0, dtype=F16)
+    weight = torch.ones(1, 1, 4, 3, dtype=torch.complex64)
+    with fastseg.use_backend(backend):
+        y = ops.spectral_conv(x, weight)
+    assert_near(y, x, FORWARD, "float16")
+
+
+@ROWS
+def test_autocast_changes_nothing(op, backend, dtype):
+    tensors, options = OPS[op](Draw(Case((6, 9), (4, 3)), dtype))
+
+    def under_autocast(**arguments):
+        with torch.autocast("cpu", dtype=BF16):
+            return getattr(ops, op)(**arguments)
+
+    with fastseg.use_backend(backend):
+        plain = run(getattr(ops, op), tensors, options, torch.ones_like)
+        cast = run(under_autocast, tensors, options, torch.ones_like)
+    for actual, want in zip((cast[0], *cast[1]), (plain[0], *plain[1]), strict=True):
+        assert actual.dtype == want.dtype
+        assert torch.equal(actual, want)
+
+
+# errors
+
+
+def _x(*shape, device="cpu"):
+    return torch.zeros(*(shape or (1, 4, 6, 8)), device=device)
+
+
+def _w(*shape, device="cpu"):
+    return torch.zeros(*(shape or (4, 2, 4, 3)), dtype=torch.complex64, device=device)
+
+
+RFFTN, IRFFTN, CONV, BLOCK = (getattr(ops, name) for name in OPS)
+ERRORS = [
+    (RFFTN, (_x(1, 4, 6), (4, 3)), {}, ValueError, "x: got shape"),
+    (RFFTN, (_x().long(), (4, 3)), {}, TypeError, "x: got dtype torch.int64"),
+    (RFFTN, (_w(), (4, 3)), {}, TypeError, "x: got dtype torch.complex64"),
+    (RFFTN, (_x(), (7, 3)), {}, ValueError, "modes: got 7 on axis 0"),
+    (RFFTN, (_x(), (4, 6)), {}, ValueError, "modes: got 6 on axis 1"),
+    (RFFTN, (_x(), (0, 3)), {}, ValueError, "modes: got 0 on axis 0"),
+    (RFFTN, (_x(1, 1, 2, 2, 2, 2), (1,) * 4), {}, ValueError, "modes: got 4 axes"),
+    (RFFTN, (_x(), (4, 3)), {"norm": "sqrt"}, ValueError, "norm: got 'sqrt'"),
+    (IRFFTN, (_x(), (6, 8)), {}, TypeError, "spectrum: got dtype torch.float32"),
+    (IRFFTN, (_w(4, 3), (8,)), {}, ValueError, "spectrum: got shape"),
+    (IRFFTN, (_w(), (6,)), {}, ValueError, "sizes: got"),
+    (IRFFTN, (_w(), (0, 8)), {}, ValueError, "sizes: got"),
+    (IRFFTN, (_w(), (6, 3)), {}, ValueError, "modes: got 3 on axis 1"),
+    (IRFFTN, (_w(), (6, 8)), {"dtype": torch.int32}, TypeError, "dtype: got torch.int32"),
+    (IRFFTN, (_w(), (6, 8)), {"norm": ""}, ValueError, "norm: got ''"),
+    (CONV, (_x().int(), _w()), {}, TypeError, "x: got dtype torch.int32"),
+    (CONV, (_w(1, 4, 6, 8), _w()), {}, TypeError, "x: got dtype torch.complex64"),
+    (CONV, (_x(1, 4, 6), _w()), {}, ValueError, "x: got shape"),
+    (CONV, (_x(), _x(4, 2, 4, 3, 2).int()), {}, TypeError, "weight: got torch.int32"),
+    (CONV, (_x(), _x(4, 2, 4, 3)), {}, TypeError, "weight: got torch.float32"),
+    (CONV, (_x(), _w(3, 2, 4, 3)), {}, ValueError, "weight: got 3 input channels"),
+    (CONV, (_x(), _w(4, 2, 4)), {"modes": (4, 3)}, ValueError, "weight: got 1 mode axes"),
+    (CONV, (_x(), _w()), {"modes": (3, 3)}, ValueError, "weight: got mode axes"),
+    (CONV, (_x(), _w(4, 2, 7, 3)), {}, ValueError, "modes: got 7 on axis 0"),
+    (CONV, (_x(), _w()), {"sizes": (3, 8)}, ValueError, "modes: got 4 on axis 0.*output's size 3"),
+    (CONV, (_x(), _w()), {"sizes": (6,)}, ValueError, "sizes: got"),
+    (CONV, (_x(), _w()), {"groups": 3}, ValueError, "groups: got 3"),
+    (CONV, (_x(), _w(1, 2, 4, 3)), {"groups": 4}, ValueError, "groups: got 4"),
+    (CONV, (_x(), _w()), {"groups": 0}, ValueError, "groups: got 0"),
+    (CONV, (_x(), _w(), _x(4)), {}, ValueError, "bias: got shape"),
+    (CONV, (_x(), _w(), _w(2)), {}, TypeError, "bias: got"),
+    (CONV, (_x(), _w()), {"norm": None}, ValueError, "norm: got None"),
+    (CONV, (_x(), _w(device="meta")), {}, ValueError, "weight: is on meta"),
+    (CONV, (_x(), _w(), _x(2, device="meta")), {}, ValueError, "bias: is on meta"),
+    (BLOCK, (_x(), _w(), _x(2, 4)), {"sizes": (5, 8)}, ValueError, "sizes: got"),
+    (BLOCK, (_x(), _w(), _x(2)), {}, ValueError, "skip_weight: got shape"),
+    (BLOCK, (_x(), _w(), _x(2, 3)), {}, ValueError, "skip_weight: got shape"),
+    (BLOCK, (_x(), _w(), _x(3, 4)), {}, ValueError, "skip_weight: got shape"),
+    (BLOCK, (_x(), _w(), _x(2, 4, device="meta")), {}, ValueError, "skip_weight: is on meta"),
+]
+
+
+@pytest.mark.parametrize("backend", LIVE)
+@pytest.mark.parametrize(
+    ("op", "args", "options", "kind", "message"),
+    ERRORS,
+    ids=[f"{op.__name__}-{message}" for op, *_, message in ERRORS],
+)
+def test_wrong_arguments_are_named(backend, op, args, options, kind, message):
+    with fastseg.use_backend(backend), pytest.raises(kind, match=message):
+        op(*args, **options)
+
+
+# torch.library and torch.compile
+
+
+def registered():
+    names = torch._C._dispatch_get_all_op_names()
+    return {name.split("::")[1] for name in names if name.startswith("fastseg::")}
+
+
+def _samples(backend, sizes, dtype, grad):
+    case = Case(sizes, (3,) * len(sizes), groups=2)
+    draw, modes = Draw(case, dtype), list(case.modes)
+    wide_dtype = F64 if dtype == F64 else F32
+    x = draw.x().requires_grad_(grad)
+    weight = draw.real(2, 2, *modes, 2, dtype=wide_dtype).requires_grad_(grad)
+    spectrum = draw.real(2, 4, *modes, 2, dtype=wide_dtype).requires_grad_(grad)
+    y_grad, bias = draw.real(2, 2, *sizes), draw.bias().requires_grad_(grad)
+    return {
+        "analysis": (x, modes, 0.5, False, True, backend),
+        "synthesis": (spectrum, list(sizes), 0.5, True, True, dtype, backend),
+        "spectral_conv": (x, weight, bias, list(sizes), 2, 1.0, 0.1, True, backend),
+        "spectral_conv_backward": (y_grad, spectrum.detach(), weight.detach(), list(sizes), 2, 1.0,
+                                   0.1, True, [True, True, False], backend),
+    }  # fmt: skip
+
+
+def test_every_registered_op_has_a_sample():
+    assert registered() == set(_samples("cpu", (5, 6), F32, False))
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize(("sizes", "dtype"), [((7,), F32), ((5, 6), BF16), ((4, 5, 6), F64)])
+@pytest.mark.parametrize("name", sorted(registered()))
+def test_opcheck(name, backend, sizes, dtype, grad):
+    if served(backend, dtype):
+        arguments = _samples(backend, sizes, dtype, grad)[name]
+        torch.library.opcheck(getattr(torch.ops.fastseg, name).default, arguments)
+
+
+def compiled(function, **options):
+    torch._dynamo.reset()
+    return torch.compile(function, fullgraph=True, **options)
+
+
+@pytest.mark.parametrize("backend", [*LIVE, "auto"])
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("sizes", [(9,), (5, 8), (4, 5, 6)], ids=str)
+def test_compiles_whole(op, backend, sizes):
+    tensors, options = OPS[op](Draw(Case(sizes, (3,) * len(sizes), groups=2), F32))
+    function = getattr(ops, op)
+    with fastseg.use_backend(backend):
+        eager = run(function, tensors, options, torch.ones_like)
+        traced = run(compiled(function, backend="aot_eager"), tensors, options, torch.ones_like)
+    for a, b in zip((traced[0], *traced[1]), (eager[0], *eager[1]), strict=True):
+        assert a.dtype == b.dtype
+        assert_near(a, wide(b), BACKWARD, f"{op} {backend} {sizes}")
+
+
+@pytest.mark.parametrize("backend", [*LIVE, "auto"])
+def test_compiles_with_the_default_compiler(backend):
+    tensors, options = _block(Draw(Case((6, 9), (4, 3)), F32))
+    with fastseg.use_backend(backend):
+        eager = run(ops.fno_block, tensors, options, torch.ones_like)
+        traced = run(compiled(ops.fno_block), tensors, options, torch.ones_like)
+    for a, b in zip((traced[0], *traced[1]), (eager[0], *eager[1]), strict=True):
+        assert_near(a, wide(b), BACKWARD, backend)
+
+
+@pytest.mark.parametrize("backend", [*LIVE, "auto"])
+def test_compiles_for_changing_sizes(backend):
+    draw = Draw(Case((6, 9), (4, 3)), F32)
+    weight = draw.weight().requires_grad_()
+    function = compiled(ops.spectral_conv, backend="aot_eager")
+    with fastseg.use_backend(backend):
+        for shape in ((2, 4, 6, 9), (3, 4, 7, 8), (5, 4, 11, 13)):
+            x = draw.real(*shape)
+            actual = run(function, {"x": x, "weight": weight}, {}, torch.ones_like)
+            doubles = {"x": wide(x), "weight": wide(weight)}
+            exact = run(reference.spectral_conv, doubles, {}, torch.ones_like)
+            assert_near(actual[0], exact[0], FORWARD, shape)
+            for a, b in zip(actual[1], exact[1], strict=True):
+                assert_near(a, b, BACKWARD, shape)
+
+
+@pytest.mark.parametrize("backend", [*LIVE, "auto"])
+def test_one_graph_serves_every_batch_size(backend):
+    draw = Draw(Case((6, 9), (4, 3)), F32)
+    weight, graphs = draw.weight(), []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    function = compiled(ops.spectral_conv, backend=count)
+    with fastseg.use_backend(backend):
+        for batch in (2, 3, 5, 8):
+            x = draw.real(batch, 4, 6, 9)
+            torch._dynamo.mark_dynamic(x, 0)
+            assert_near(function(x, weight), reference.spectral_conv(wide(x), wide(weight)),
+                        FORWARD, batch)  # fmt: skip
+    assert len(graphs) == 1
+
+
+def test_a_compiled_function_follows_the_backend():
+    tensors, options = _conv(Draw(Case((6, 9), (4, 3)), F32))
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    function = compiled(ops.spectral_conv, backend=keep)
+    for backend in LIVE:
+        with fastseg.use_backend(backend):
+            function(**tensors, **options)
+    assert len(graphs) == len(LIVE)
