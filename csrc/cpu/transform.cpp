@@ -14,6 +14,7 @@ namespace {
 constexpr int kTileRows = 6;
 constexpr int64_t kFoldColumns = 64;       // columns folded at a time: four cache lines of a row, both halves stay in L2
 constexpr int64_t kUnfoldBytes = 20 << 10;  // coefficient rows of a column block stay in L1
+constexpr int64_t kStreamBytes = 16 << 20;  // results from here on do not stay in a cache until they are read
 constexpr int64_t kRowBlock = 48;          // rows at a time when there is no H axis
 
 template <class T>
@@ -156,13 +157,24 @@ void analyse_columns(const S* src, int64_t stride, int64_t columns, const Axis& 
   }
 }
 
-template <int kVectors, class T, class S>
+// Where a synthesis puts its rows.
+template <class S>
+struct Output {
+  S* data;
+  int64_t stride;
+  bool streamed;  // rows start on cache lines and the result is too large to be kept
+};
+
+template <int kVectors, bool kStreamed, class T, class S>
 inline void store_columns(S* dst, const Vector<T> (&values)[kVectors], int64_t columns) {
   constexpr int64_t width = kVectors * kLanes<T>;
   if constexpr (std::is_same_v<T, S>) {
     if (columns >= width) {
       FASTSEG_UNROLL
-      for (int v = 0; v < kVectors; ++v) store(dst + v * kLanes<T>, values[v]);
+      for (int v = 0; v < kVectors; ++v) {
+        if constexpr (kStreamed) stream(dst + v * kLanes<T>, values[v]);
+        else store(dst + v * kLanes<T>, values[v]);
+      }
       return;
     }
   }
@@ -173,8 +185,9 @@ inline void store_columns(S* dst, const Vector<T> (&values)[kVectors], int64_t c
 }
 
 // Rows `first`…`first`+kPairs−1 and their mirrors N−n: y[n] = C + S, y[N−n] = C − S; without sines the rows stand alone.
-template <int kPairs, int kVectors, bool kSines, class T, class S>
-inline void unfold_tile(const T* rows, int64_t row_stride, const Axis& axis, int64_t first, T bias, S* dst, int64_t stride, int64_t columns) {
+template <int kPairs, int kVectors, bool kSines, bool kStreamed, class T, class S>
+inline void unfold_tile(const T* rows, int64_t row_stride, const Axis& axis, int64_t first, T bias, S* dst, int64_t stride,
+                        int64_t columns) {
   const int64_t k = axis.distinct();
   Vector<T> c[kPairs][kVectors], s[kPairs][kVectors] = {};
   FASTSEG_UNROLL
@@ -190,23 +203,23 @@ inline void unfold_tile(const T* rows, int64_t row_stride, const Axis& axis, int
     Vector<T> low[kVectors], high[kVectors];
     FASTSEG_UNROLL
     for (int v = 0; v < kVectors; ++v) low[v] = c[i][v] + s[i][v], high[v] = c[i][v] - s[i][v];
-    store_columns<kVectors, T>(dst + (first + i) * stride, low, columns);
-    if constexpr (kSines) store_columns<kVectors, T>(dst + (axis.size - first - i) * stride, high, columns);
+    store_columns<kVectors, kStreamed, T>(dst + (first + i) * stride, low, columns);
+    if constexpr (kSines) store_columns<kVectors, kStreamed, T>(dst + (axis.size - first - i) * stride, high, columns);
   }
 }
 
 // Outer-axis synthesis: the mirror of analyse_columns. `rows` holds cosine coefficients P (K rows), then sine coefficients Q (K−1).
-template <class T, class S>
-void synthesise_columns(const T* rows, int64_t row_stride, const Axis& axis, T bias, int64_t columns, S* dst, int64_t stride) {
+template <bool kStreamed, class T, class S>
+void synthesise_columns(const T* rows, int64_t row_stride, const Axis& axis, T bias, int64_t columns, const Output<S>& out) {
   const int64_t fit = kUnfoldBytes / int64_t(sizeof(T)) / (2 * axis.distinct() - 1) / kPanel<T> * kPanel<T>;
-  const int64_t block = fit < kPanel<T> ? kPanel<T> : fit;
+  const int64_t block = fit < kPanel<T> ? kPanel<T> : fit, stride = out.stride;
+  S* dst = out.data;
   for (int64_t c0 = 0; c0 < columns; c0 += block) {
     const int64_t width = columns - c0 < block ? columns - c0 : block;
     auto tile_of = [&](auto tile, auto sines, int64_t first) {
       for_panels<T>(width, [&](auto vectors, int64_t c) {
         constexpr int kPairs = decltype(tile)::value, kVectors = decltype(vectors)::value;
-        unfold_tile<kPairs, kVectors, decltype(sines)::value == 1>(rows + c0 + c, row_stride, axis, first, bias, dst + c0 + c, stride,
-                                                                   width - c);
+        unfold_tile<kPairs, kVectors, decltype(sines)::value == 1, kStreamed>(rows + c0 + c, row_stride, axis, first, bias, dst + c0 + c, stride, width - c);
       });
     };
     tile_of(Rows<1>{}, Rows<0>{}, 0);
@@ -331,7 +344,7 @@ void analyse_plane(const S* x, const Transform& t, T* spectrum) {
 }
 
 template <class T, class S>
-void synthesise_plane(const T* spectrum, const Transform& t, T bias, S* y) {
+void synthesise_plane(const T* spectrum, const Transform& t, T bias, const Output<S>& y) {
   const int64_t rows = stage_rows(t.h), stride = padded_stride(t.w.size), modes = t.w.kept();
   Scratch<T> scratch(rows * (stride + 2 * modes) + 2 * kTileRows * t.w.padded + 128);
   T* sums = scratch.take(rows * stride);
@@ -340,7 +353,10 @@ void synthesise_plane(const T* spectrum, const Transform& t, T bias, S* y) {
       t.h, modes, [&](int64_t row, int64_t i, T& re, T& im) { re = spectrum[(row * modes + i) * 2], im = spectrum[(row * modes + i) * 2 + 1]; },
       [&](int64_t row, int64_t i, T re, T im) { parts[row * 2 * modes + i] = re, parts[(row * 2 + 1) * modes + i] = im; });
   synthesise_rows(parts, rows, t.w, sums, stride, scratch);
-  synthesise_columns(sums, stride, t.h, bias, t.w.size, y, t.w.size);
+  if constexpr (std::is_same_v<T, S>) {
+    if (y.streamed) return synthesise_columns<true>(sums, stride, t.h, bias, t.w.size, y);
+  }
+  synthesise_columns<false>(sums, stride, t.h, bias, t.w.size, y);
 }
 
 template <class T, class S>
@@ -404,7 +420,7 @@ void synthesise_depth(const T* spectrum, const Axis& d, int64_t columns, int64_t
         re = in[0], im = in[1];
       },
       [&](int64_t row, int64_t i, T re, T im) { sums[row * stride + 2 * i] = re, sums[row * stride + 2 * i + 1] = im; });
-  synthesise_columns(sums, stride, d, T(0), width, planes + first, columns);
+  synthesise_columns<false>(sums, stride, d, T(0), width, Output<T>{planes + first, columns, false});
 }
 
 // Runs body(image, first, width) over column blocks of every image's plane spectra.
@@ -455,12 +471,16 @@ void synthesis(const TransformParams& p) {
       synthesise_depth(static_cast<const T*>(p.spectrum) + image * t.d.kept() * columns, t.d, columns, first, width,
                        plane_spectra + image * t.d.size * columns);
     });
+  const int64_t row_bytes = t.w.size * int64_t(sizeof(S));
+  const bool streamed = planes * t.h.size * row_bytes >= kStreamBytes && row_bytes % 64 == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0;
   auto bias_of = [&](int64_t plane_index) { return bias ? bias[plane_index / t.d.size % p.channels] : T(0); };
   auto body = [&](int64_t begin, int64_t end) {
     if (lines)
       return synthesise_lines(plane_spectra + begin * columns, end - begin, t.w, [&](int64_t r) { return bias_of(begin + r); },
                               y + begin * plane);
-    for (int64_t i = begin; i < end; ++i) synthesise_plane(plane_spectra + i * columns, t, bias_of(i), y + i * plane);
+    for (int64_t i = begin; i < end; ++i)
+      synthesise_plane(plane_spectra + i * columns, t, bias_of(i), Output<S>{y + i * plane, t.w.size, streamed});
+    if (streamed) stream_fence();
   };
   parallel_for(planes, lines ? kRowBlock : plane_grain(planes, p.threads), p.threads, body);
 }
