@@ -3,6 +3,9 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <cstdlib>
+#include <memory>
+#include <new>
 #include <string>
 #include <tuple>
 
@@ -63,14 +66,38 @@ struct Convolution {
   int dtype;
 };
 
-void convolve(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t mixed, uintptr_t planes_in,
-              uintptr_t planes_out, uintptr_t y, int64_t batch, int threads) {
+struct Free {
+  void operator()(void* p) const { std::free(p); }
+};
+using Block = std::unique_ptr<void, Free>;
+
+// Scratch of `count` numbers of the compute type.
+Block allocate(int64_t count, bool is_double) {
+  const size_t bytes = size_t(count) * (is_double ? sizeof(double) : sizeof(float));
+  Block block(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
+  if (bytes && !block) throw std::bad_alloc();
+  return block;
+}
+
+uintptr_t address(const Block& block) { return reinterpret_cast<uintptr_t>(block.get()); }
+
+Block allocate_planes(const Transform& t, int64_t images, bool is_double) {
+  return t.d.size == 1 ? Block() : allocate(images * t.d.size * t.h.kept() * t.w.kept() * 2, is_double);
+}
+
+void convolve(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y, int64_t batch,
+              int threads) {
   const int64_t i = c.inputs, o = c.outputs, m = c.modes, in = c.groups * i, out = c.groups * o;
   const bool is_double = static_cast<DType>(c.dtype) == DType::kFloat64;
-  analysis(c.analysis, x, spectrum, planes_in, batch * in, c.dtype, threads);
-  mix(spectrum, weight, mixed, {c.groups, batch, o, i, m}, {i * m, in * m, m}, {o * m, out * m, m}, {o * m, out * m, m}, false, false,
-      is_double, threads);
-  synthesis(c.synthesis, mixed, planes_out, bias, y, batch * out, out, c.dtype, threads);
+  const Block mixed = allocate(batch * out * m * 2, is_double);
+  {
+    const Block planes = allocate_planes(c.analysis, batch * in, is_double);
+    analysis(c.analysis, x, spectrum, address(planes), batch * in, c.dtype, threads);
+  }
+  mix(spectrum, weight, address(mixed), {c.groups, batch, o, i, m}, {i * m, in * m, m}, {o * m, out * m, m}, {o * m, out * m, m}, false,
+      false, is_double, threads);
+  const Block planes = allocate_planes(c.synthesis, batch * out, is_double);
+  synthesis(c.synthesis, address(mixed), address(planes), bias, y, batch * out, out, c.dtype, threads);
 }
 
 }  // namespace

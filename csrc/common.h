@@ -26,6 +26,12 @@ void parallel_for(int64_t count, int64_t grain, int threads, Body& body) {
   parallel_ranges(count, grain, threads, run, &body);
 }
 
+// How many threads `work` multiply-adds keep busy for longer than it takes to wake them.
+constexpr int useful_threads(int64_t work, int threads) {
+  constexpr int64_t kWorth = 1 << 18;
+  return work / kWorth + 1 < threads ? int(work / kWorth + 1) : threads;
+}
+
 // The calling thread's scratch memory, 64-byte aligned, kept for its next call; contents are undefined.
 void* thread_scratch(size_t bytes);
 

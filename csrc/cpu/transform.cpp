@@ -433,7 +433,13 @@ void for_depth_blocks(const TransformParams& p, int64_t columns, Body&& body) {
       body(task / blocks, first, columns - first < kFoldColumns ? columns - first : kFoldColumns);
     }
   };
-  parallel_for(p.images * blocks, 1, p.threads, run);
+  parallel_for(p.images * blocks, 1, useful_threads(p.images * columns * p.t.d.size * p.t.d.distinct(), p.threads), run);
+}
+
+// Multiply-adds of all planes, about: kept columns a sample.
+int plane_threads(const TransformParams& p) {
+  const int64_t samples = p.images * p.t.d.size * p.t.h.size * p.t.w.size;
+  return useful_threads(samples * (p.t.h.distinct() + p.t.w.kept()), p.threads);
 }
 
 // Neighbouring planes go to one thread, so that what it fetches ahead is its own; enough pieces remain to even out the load.
@@ -444,13 +450,14 @@ void analysis(const TransformParams& p) {
   const Transform& t = p.t;
   const int64_t plane = t.h.size * t.w.size, columns = 2 * t.h.kept() * t.w.kept(), planes = p.images * t.d.size;
   const bool deep = t.d.size > 1, lines = t.h.size == 1;
+  const int threads = plane_threads(p);
   const S* x = static_cast<const S*>(p.real);
   T* plane_spectra = static_cast<T*>(deep ? p.planes : p.spectrum);
   auto body = [&](int64_t begin, int64_t end) {
     if (lines) return analyse_lines<T>(x + begin * plane, end - begin, t.w, plane_spectra + begin * columns);
     for (int64_t i = begin; i < end; ++i) analyse_plane(x + i * plane, t, plane_spectra + i * columns);
   };
-  parallel_for(planes, lines ? kRowBlock : plane_grain(planes, p.threads), p.threads, body);
+  parallel_for(planes, lines ? kRowBlock : plane_grain(planes, threads), threads, body);
   if (!deep) return;
   T* spectrum = static_cast<T*>(p.spectrum);
   for_depth_blocks(p, columns, [&](int64_t image, int64_t first, int64_t width) {
@@ -463,6 +470,7 @@ void synthesis(const TransformParams& p) {
   const Transform& t = p.t;
   const int64_t plane = t.h.size * t.w.size, columns = 2 * t.h.kept() * t.w.kept(), planes = p.images * t.d.size;
   const bool deep = t.d.size > 1, lines = t.h.size == 1;
+  const int threads = plane_threads(p);
   const T* bias = static_cast<const T*>(p.bias);
   S* y = static_cast<S*>(p.real);
   T* plane_spectra = static_cast<T*>(deep ? p.planes : p.spectrum);
@@ -482,7 +490,7 @@ void synthesis(const TransformParams& p) {
       synthesise_plane(plane_spectra + i * columns, t, bias_of(i), Output<S>{y + i * plane, t.w.size, streamed});
     if (streamed) stream_fence();
   };
-  parallel_for(planes, lines ? kRowBlock : plane_grain(planes, p.threads), p.threads, body);
+  parallel_for(planes, lines ? kRowBlock : plane_grain(planes, threads), threads, body);
 }
 
 template <template <class, class> class Run>

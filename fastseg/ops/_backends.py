@@ -134,7 +134,7 @@ def short_matrices_win(sizes, modes) -> bool:
     """Whether matrices along the axes beat an FFT: many modes on long axes do not.
 
     Multiply-adds per element are about the kept count of the widest stage; the bound is where the
-    C++ kernels and torch.fft met on AVX2 (bench/spectral.py, crossover rows).
+    C++ kernels and torch.fft met on AVX2 (`fastseg bench --only crossover`).
     """
     widest = max(modes[-1], *modes[-2:-1], 1)
     return widest <= 96 or max(sizes) <= 160
@@ -274,7 +274,8 @@ def _native_convolution(sizes, out_sizes, modes, channels, groups, scales, two_s
     analysis = _native_plan(sizes, modes, two_sided, False, scales[0], False, wide)
     synthesis = _native_plan(out_sizes, modes, two_sided, True, scales[1], True, wide)
     inputs, outputs = (c // groups for c in channels)
-    return analysis, synthesis, _C.Convolution(
+    # the plans keep their tables alive
+    return (analysis, synthesis), _C.Convolution(
         analysis.transform, synthesis.transform, groups, inputs, outputs, math.prod(modes),
         _DTYPE_CODES[dtype],
     )  # fmt: skip
@@ -287,20 +288,16 @@ def _cpu_convolve(
     x, weight = x.contiguous(), weight.contiguous()
     batch, channels, *in_sizes = x.shape
     outputs, *modes = weight.shape[1:-1]
-    analysis, synthesis, native = _native_convolution(
+    _, native = _native_convolution(
         tuple(in_sizes), tuple(sizes), tuple(modes), (channels, outputs), groups,
         (analysis_scale, synthesis_scale), two_sided, x.dtype,
     )  # fmt: skip
-    spectrum = torch.empty((batch, channels, *modes, 2), dtype=weight.dtype)
-    mixed = torch.empty((batch, outputs, *modes, 2), dtype=weight.dtype)
-    y = torch.empty((batch, outputs, *sizes), dtype=x.dtype)
-    planes_in = _planes(analysis, spectrum, batch * channels)
-    planes_out = _planes(synthesis, mixed, batch * outputs)
+    spectrum = weight.new_empty((batch, channels, *modes, 2))
+    y = x.new_empty((batch, outputs, *sizes))
     bias = None if bias is None else bias.to(weight.dtype).contiguous()
     _C.cpu_convolve(
-        native, x.data_ptr(), weight.data_ptr(), _address(bias), spectrum.data_ptr(),
-        mixed.data_ptr(), _address(planes_in), _address(planes_out), y.data_ptr(), batch,
-        torch.get_num_threads(),
+        native, x.data_ptr(), weight.data_ptr(), _address(bias), spectrum.data_ptr(), y.data_ptr(),
+        batch, torch.get_num_threads(),
     )  # fmt: skip
     return y, spectrum
 

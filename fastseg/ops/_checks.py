@@ -47,7 +47,8 @@ def real_weight(weight: Tensor, x: Tensor) -> Tensor:
             f"weight: got {weight.dtype} of shape {tuple(weight.shape)}, want complex, or "
             f"real with a trailing axis of 2"
         )
-    return weight.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return weight if weight.dtype == wide else weight.to(wide)
 
 
 def check_weight(channels: int, shape, bias_shape, groups: int, modes) -> None:

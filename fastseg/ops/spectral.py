@@ -91,14 +91,14 @@ def _prepare(
     setting: str, device_type: str, dtype: torch.dtype, shape, weight_shape, bias_shape, sizes,
     groups: int, norm: str, two_sided: bool, modes,
 ) -> _Call:  # fmt: skip
-    modes = weight_shape[2:-1] if modes is None else modes
+    modes = tuple(weight_shape[2:-1]) if modes is None else modes
     _checks.check_real("x", dtype, shape, len(modes))
     if len(weight_shape) != len(modes) + 3:
         raise ValueError(
             f"weight: got {len(weight_shape) - 3} mode axes, want {len(modes)}, as many as modes"
         )
     _checks.check_norm(norm)
-    out_sizes = shape[2:] if sizes is None else _checks.check_sizes(sizes, len(modes))
+    out_sizes = tuple(shape[2:]) if sizes is None else _checks.check_sizes(sizes, len(modes))
     _checks.check_modes(modes, shape[2:], two_sided, "x's")
     _checks.check_modes(modes, out_sizes, two_sided, "the output's")
     _checks.check_weight(shape[1], weight_shape[:-1], bias_shape, groups, modes)
@@ -144,12 +144,13 @@ def spectral_conv(
     real = _checks.real_weight(weight, x)
     _checks.check_device(x, weight=real, bias=bias)
     prepare = _prepare if torch.compiler.is_compiling() else _prepare_cached
+    shared = modes is not None
     modes, sizes, scales, backend = prepare(
-        _backends.setting(), x.device.type, x.dtype, tuple(x.shape), tuple(real.shape),
-        None if bias is None else tuple(bias.shape), None if sizes is None else tuple(sizes),
-        groups, norm, two_sided, None if modes is None else tuple(modes),
+        _backends.setting(), x.device.type, x.dtype, x.shape, real.shape,
+        None if bias is None else bias.shape, None if sizes is None else tuple(sizes),
+        groups, norm, two_sided, tuple(modes) if shared else None,
     )  # fmt: skip
-    if real.shape[2:-1] != modes:
+    if shared:
         real = real.expand(*real.shape[:2], *modes, 2)
     if backend == "reference":
         weight = torch.view_as_complex(real.contiguous())
