@@ -115,6 +115,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init([](const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs, int64_t modes,
                        int dtype) { return Convolution{analysis, synthesis, groups, inputs, outputs, modes, dtype}; }));
   m.def("cpu_convolve", &convolve, no_gil);
+  m.def("use_openmp", &use_openmp);
   m.def("cpu_isa", [] { return std::string(cpu_kernels().name); });
   m.def("cpu_isas_built", [] { return std::string(cpu_kernels_built()); });
   m.attr("compiler") = FASTSEG_COMPILER;

@@ -16,9 +16,12 @@ struct Error : std::runtime_error {
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-// Runs body(context, begin, end) over [0, count) on at most `threads` threads of one persistent pool, the caller included.
-// Work is handed out in pieces of `grain`; the call returns when all of it is done. A concurrent call from another thread runs on its caller alone.
+// Runs body(context, begin, end) over [0, count) on at most `threads` threads, the caller included. Work is handed out in pieces of
+// `grain`; the call returns when all of it is done.
 void parallel_ranges(int64_t count, int64_t grain, int threads, void (*body)(void*, int64_t, int64_t), void* context);
+
+// The address of the process's GOMP_parallel: from here on loops run on its threads. Zero: on a pool of our own.
+void use_openmp(uintptr_t gomp_parallel);
 
 template <class Body>
 void parallel_for(int64_t count, int64_t grain, int threads, Body& body) {

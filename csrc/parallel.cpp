@@ -1,4 +1,6 @@
-// One small persistent pool of threads. Workers spin briefly for the next call, then sleep; the caller always works too.
+// The parallel loop. It runs on the OpenMP threads of the process once their entry point is known (use_openmp): those threads spin for
+// milliseconds after torch's own loops, and a second pool would share the cores with them. Without it, and in a forked child, where
+// OpenMP's threads are gone for good, it runs on a small pool of its own: workers spin briefly for the next call, then sleep.
 #include <pthread.h>
 
 #include <atomic>
@@ -104,13 +106,28 @@ Pool*& pool() {
   return instance;
 }
 
+// void GOMP_parallel(void (*)(void*), void*, unsigned threads, unsigned flags): what `#pragma omp parallel` calls in GCC's runtime, and
+// LLVM's has it too.
+using OpenMp = void (*)(void (*)(void*), void*, unsigned, unsigned);
+std::atomic<OpenMp> openmp{nullptr};
+
 }  // namespace
+
+void use_openmp(uintptr_t gomp_parallel) {
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { openmp.store(nullptr); });
+  (void)registered;
+  openmp.store(reinterpret_cast<OpenMp>(gomp_parallel));
+}
 
 void parallel_ranges(int64_t count, int64_t grain, int threads, void (*body)(void*, int64_t, int64_t), void* context) {
   if (count <= 0) return;
   Job job{body, context, count, grain};
   const int64_t pieces = ceil_div(count, grain);
-  pool()->run(job, int(threads < pieces ? threads : pieces) - 1);
+  const int used = int(threads < pieces ? threads : pieces);
+  const OpenMp entry = openmp.load(std::memory_order_relaxed);
+  if (used == 1) job.work();
+  else if (entry) entry([](void* shared) { static_cast<Job*>(shared)->work(); }, &job, unsigned(used), 0);
+  else pool()->run(job, used - 1);
   if (job.error) std::rethrow_exception(job.error);
 }
 

@@ -9,10 +9,12 @@ tensors with a trailing 2:
   convolve(x, weight, bias, sizes, groups, analysis_scale, synthesis_scale, two_sided) → y, spectrum
 """
 
+import ctypes
 import logging
 import math
 import os
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -26,6 +28,21 @@ except ImportError as error:
     _C, _C_MISSING = None, f"fastseg._C does not import ({error}); reinstall with `pip install .`"
 
 log = logging.getLogger("fastseg")
+
+
+def _openmp_entry() -> int:
+    """The address of GOMP_parallel in the OpenMP runtime torch is linked to, 0 where it has none."""
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
+    except (OSError, AttributeError):
+        return 0
+
+
+# the kernels' loops run on torch's threads: two pools would fight for the cores
+OPENMP = _C is not None and _openmp_entry()
+if OPENMP:
+    _C.use_openmp(OPENMP)
 
 NAMES = ("auto", "reference", "matmul", "cpu", "cuda", "triton")
 _DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
