@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 import fastseg
 from fastseg import ops, reference
+from fastseg.bench.accuracy import TOLERANCES
 from fastseg.ops import _backends
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
@@ -201,6 +202,12 @@ def test_every_operator_has_a_row():
 def test_every_backend_is_tested():
     assert set(fastseg.backends()) == set(_backends.NAMES) - {"auto"}
     assert set(LIVE) - {"reference", "matmul"} == set(KERNELS)
+
+
+def test_the_bench_holds_kernels_to_the_same_table():
+    for dtype in FORWARD:
+        row = TOLERANCES[str(dtype).removeprefix("torch.")]
+        assert row == (FORWARD[dtype], BACKWARD[dtype])
 
 
 @pytest.mark.parametrize("op", OPS)

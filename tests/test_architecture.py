@@ -1,0 +1,154 @@
+"""The shape of the code: what imports what, what loads when, and what a file may say."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import fastseg
+
+PACKAGE = Path(fastseg.__file__).parent
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ("data",)
+MODELS = ("reference", "plan", "ops", "nn", "models", "losses")
+HEAVY = ("monai", "lightning", "lightning_fabric", "nibabel", "nvidia.dali", "matplotlib", "rich",
+         "jsonargparse", "neuralop", "triton", "torch._dynamo")  # fmt: skip
+
+
+def module_name(path: Path) -> str:
+    parts = ("fastseg", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(name: str) -> set[str]:
+    """Modules of fastseg that a file imports, those inside functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(FILES[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = name if FILES[name].name == "__init__.py" else name.rpartition(".")[0]
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *filter(None, [node.module])])
+            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return {module for module in found if module.split(".")[0] == "fastseg"}
+
+
+def part(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def importers(*parts: str) -> set[str]:
+    return {name for name in FILES if any(part(module) in parts for module in imports(name))}
+
+
+def of(*parts: str) -> set[str]:
+    found = {name for name in FILES if part(name) in parts}
+    assert found
+    return found
+
+
+def test_the_graph_is_read():
+    assert {"fastseg.ops", "fastseg.losses"} <= imports("fastseg.models.fno") | {"fastseg.ops"}
+    assert "fastseg.ops._backends" in imports("fastseg.ops")
+    assert "fastseg.ops" in imports("fastseg.nn.spectral")
+
+
+def test_one_file_imports_the_kernels():
+    assert importers("_C", "kernels") == {"fastseg.ops._backends"}
+
+
+def test_data_and_models_do_not_know_each_other():
+    assert not importers(*MODELS) & of(*DATA)
+    assert not importers(*DATA) & of(*MODELS)
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper"),
+    [
+        (("reference", "plan"), ("ops", "nn", "models", "data")),
+        (("ops",), ("nn", "models", "data", "losses", "metrics")),
+        (("nn",), ("models", "data", "losses", "metrics")),
+        (("models", "losses", "metrics"), ("train", "sample", "evaluate", "cli", "config")),
+        (("data",), ("train", "sample", "evaluate", "cli", "config")),
+    ],
+)
+def test_dependencies_point_one_way(lower, upper):
+    assert not importers(*upper) & of(*lower)
+
+
+def test_models_are_named_by_their_registry():
+    from fastseg.models import SYSTEMS
+
+    files = {name for name in FILES if name.startswith("fastseg.models.")}
+    assert set(SYSTEMS.values()) <= files
+
+
+def test_kernels_import_torch_and_triton_only():
+    for path in (ROOT / "kernels").glob("*.py"):
+        roots = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                roots |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                roots.add(node.module.split(".")[0])
+        assert roots <= {"torch", "triton"}, path
+
+
+def loaded_by(run_python, statement: str) -> set[str]:
+    code = f"{statement}; import json, sys; print(json.dumps(sorted(sys.modules)))"
+    return set(json.loads(run_python(code).stdout.splitlines()[-1]))
+
+
+def test_importing_the_package_does_not_load_torch(run_python):
+    loaded = loaded_by(run_python, "import fastseg")
+    assert "fastseg" in loaded
+    assert not loaded & {"torch", "numpy", *HEAVY}
+
+
+def test_importing_operators_and_models_loads_torch_and_nothing_heavy(run_python):
+    loaded = loaded_by(run_python, "import fastseg.ops, fastseg.nn, fastseg.models.fno")
+    assert "torch" in loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_every_public_name_resolves():
+    for name in fastseg.__all__:
+        assert getattr(fastseg, name) is not None
+    assert set(fastseg.__all__) <= set(dir(fastseg))
+    with pytest.raises(AttributeError, match="no attribute 'spectral'"):
+        _ = fastseg.spectral
+
+
+NATIVE = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
+
+
+@pytest.mark.skipif(not NATIVE, reason="no sources beside the tests")
+def test_native_code_knows_neither_torch_nor_python():
+    assert len(NATIVE) > 5
+    for path in NATIVE:
+        included = re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)', path.read_text(), re.MULTILINE)
+        roots = {name.split("/")[0].lower() for name in included}
+        assert not roots & {"torch", "aten", "c10"}, path
+        if path.name != "bindings.cpp":
+            assert not roots & {"pybind11", "python.h"}, path
+
+
+def test_no_file_names_a_machine():
+    forbidden = ["/" + "work/", "/tmp/" + "venv", "/" + "root/"]
+    kinds = {".py", ".cpp", ".h", ".cu", ".md", ".toml", ".txt", ".yaml", ".cfg", ""}
+    top = [path for path in ROOT.iterdir() if path.is_file()]
+    folders = ("fastseg", "csrc", "kernels", "tests", "bench", ".ci")
+    below = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    texts = [p for p in top + below if p.suffix in kinds and "__pycache__" not in p.parts]
+    assert len(texts) > 20
+    for path in texts:
+        text = path.read_text(errors="replace")
+        assert not [word for word in forbidden if word in text], path

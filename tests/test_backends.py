@@ -1,0 +1,234 @@
+"""Choosing a backend: by hand, by environment, by shape; and what happens where one is missing."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
+
+import fastseg
+from fastseg import ops, reference
+from fastseg.ops import _backends
+
+LIVE = [name for name, status in fastseg.backends().items() if status]
+DEAD = [name for name, status in fastseg.backends().items() if not status]
+CPU_ONLY = pytest.mark.skipif("cpu" not in LIVE, reason="fastseg._C is not built")
+
+
+@pytest.fixture(autouse=True)
+def setting():
+    before = _backends.setting()
+    yield _backends.setting
+    fastseg.use_backend(before)
+
+
+def arguments(dtype=F32):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 6, 9, generator=generator, dtype=F64).to(dtype)
+    weight = torch.randn(3, 2, 4, 3, generator=generator, dtype=torch.complex128)
+    return x, weight if dtype == F64 else weight.to(torch.complex64)
+
+
+def test_context_manager_restores(setting):
+    before = setting()
+    with fastseg.use_backend("reference"):
+        assert setting() == "reference"
+        with fastseg.use_backend("matmul"):
+            assert setting() == "matmul"
+        assert setting() == "reference"
+    assert setting() == before
+
+
+def test_context_manager_restores_after_an_exception(setting):
+    before = setting()
+    with pytest.raises(KeyError), fastseg.use_backend("matmul"):
+        raise KeyError
+    assert setting() == before
+
+
+def test_function_stays(setting):
+    fastseg.use_backend("matmul")
+    assert setting() == "matmul"
+    fastseg.use_backend("reference")
+    assert setting() == "reference"
+
+
+def test_unknown_name_changes_nothing(setting):
+    before = setting()
+    with pytest.raises(ValueError, match="backend: got 'fftw', want one of auto, reference"):
+        fastseg.use_backend("fftw")
+    assert setting() == before
+
+
+def test_backends_says_what_is_live_and_why_not():
+    found = fastseg.backends()
+    assert list(found) == [name for name in _backends.NAMES if name != "auto"]
+    assert found["reference"]
+    assert found["matmul"]
+    for status in found.values():
+        assert isinstance(status.live, bool)
+        assert bool(status) == status.live
+        assert len(status.detail) > 3
+
+
+@pytest.mark.parametrize("name", DEAD)
+@pytest.mark.parametrize("op", ["spectral_conv", "truncated_rfftn", "truncated_irfftn"])
+def test_forcing_a_dead_backend_says_why(name, op):
+    x, weight = arguments()
+    call = {
+        "spectral_conv": lambda: ops.spectral_conv(x, weight),
+        "truncated_rfftn": lambda: ops.truncated_rfftn(x, (4, 3)),
+        "truncated_irfftn": lambda: ops.truncated_irfftn(weight, (6, 9)),
+    }[op]
+    with fastseg.use_backend(name), pytest.raises(RuntimeError) as error:
+        call()
+    assert repr(name) in str(error.value)
+    assert fastseg.backends()[name].detail in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["cuda", "triton"])
+def test_forcing_a_gpu_backend_on_cpu_tensors_raises(name):
+    with fastseg.use_backend(name), pytest.raises(RuntimeError, match=f"backend '{name}'"):
+        ops.spectral_conv(*arguments())
+
+
+@CPU_ONLY
+def test_forcing_cpu_on_other_devices_says_where_x_is():
+    x, weight = (tensor.to("meta") for tensor in arguments())
+    with fastseg.use_backend("cpu"), pytest.raises(RuntimeError, match="x is on meta"):
+        ops.spectral_conv(x, weight)
+
+
+def test_selection_is_a_function_of_its_arguments():
+    names = list(inspect.signature(_backends.select).parameters)
+    assert names == ["setting", "device_type", "sizes", "out_sizes", "modes"]
+    row = ("cpu", (64, 64), (64, 64), (24, 12))
+    assert {_backends.select("auto", *row) for _ in range(3)} == {_backends.select("auto", *row)}
+    for forced in LIVE:
+        device = "cuda" if forced in ("cuda", "triton") else "cpu"
+        with fastseg.use_backend("reference"):
+            assert _backends.select(forced, device, *row[1:]) == forced
+
+
+@CPU_ONLY
+def test_selection_takes_the_kernels_for_few_modes_and_an_fft_for_many():
+    short, long = (240, 240), (421, 421)
+    assert _backends.select("auto", "cpu", short, short, (20, 10)) == "cpu"
+    assert _backends.select("auto", "cpu", (40,), (40,), (21,)) == "cpu"
+    assert _backends.select("auto", "cpu", long, long, (421, 211)) == "reference"
+    assert _backends.select("auto", "cpu", short, (421, 421), (240, 121)) == "reference"
+    assert _backends.select("auto", "meta", short, short, (20, 10)) == "matmul"
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, F16, BF16], ids=str)
+def test_every_backend_gives_the_same_result(dtype):
+    x, weight = arguments(dtype)
+    exact = reference.spectral_conv(wide(x), wide(weight))
+    for name in [*LIVE, "auto"]:
+        if dtype == F64 and name in ("cuda", "triton"):
+            continue
+        with fastseg.use_backend(name):
+            assert_near(ops.spectral_conv(x, weight), exact, FORWARD, name)
+
+
+PRINT_SETTING = "from fastseg.ops import _backends; print(_backends.setting())"
+
+
+def test_environment_sets_the_default(run_python):
+    assert run_python(PRINT_SETTING).stdout.strip() == "auto"
+    assert run_python(PRINT_SETTING, FASTSEG_BACKEND="matmul").stdout.strip() == "matmul"
+
+
+def test_wrong_environment_is_an_error(run_python):
+    done = run_python(PRINT_SETTING, check=False, FASTSEG_BACKEND="fftw")
+    assert done.returncode != 0
+    assert "got 'fftw', want one of auto, reference" in done.stderr
+
+
+WITHOUT_KERNELS = """
+import sys
+sys.modules["fastseg._C"] = None
+import torch, fastseg
+from fastseg import ops, reference
+x, weight = torch.ones(1, 2, 6, 9), torch.ones(2, 2, 4, 3, dtype=torch.complex64)
+for _ in range(3):
+    y = ops.spectral_conv(x, weight)
+    ops.truncated_rfftn(x, (4, 3))
+assert torch.allclose(y, reference.spectral_conv(x, weight), atol=1e-5)
+status = fastseg.backends()["cpu"]
+assert not status
+print(status.detail)
+with fastseg.use_backend("cpu"):
+    try:
+        ops.spectral_conv(x, weight)
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+def test_missing_kernels_fall_back_with_one_log_line(run_python):
+    done = run_python(WITHOUT_KERNELS)
+    (line,) = done.stderr.strip().splitlines()
+    assert "falling back to torch.matmul" in line
+    assert "fastseg._C" in line
+    detail, error = done.stdout.strip().splitlines()
+    assert "fastseg._C" in detail
+    assert "backend 'cpu' was asked for" in error
+    assert detail in error
+
+
+CONVOLVE = """
+import torch, fastseg
+from fastseg import ops
+given = torch.load("given.pt")
+done = []
+with fastseg.use_backend("cpu"):
+    for *leaves, grad in given:
+        y = ops.spectral_conv(*(t.requires_grad_() for t in leaves))
+        done.append((y.detach(), *torch.autograd.grad(y, leaves, grad)))
+torch.save(done, "done.pt")
+print(fastseg.backends()["cpu"].detail)
+"""
+
+
+def built_instruction_sets():
+    if _backends._C is None:
+        return []
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    needed = {"avx512": ("avx512f", "avx512dq", "avx512vl", "avx512bw"), "avx2": ("avx2", "fma")}
+    names = _backends._C.cpu_isas_built().split()
+    return [name for name in names if all(flag in flags for flag in needed.get(name, ()))]
+
+
+@CPU_ONLY
+@pytest.mark.parametrize("isa", built_instruction_sets())
+def test_every_instruction_set_gives_the_same_result(isa, run_python, tmp_path):
+    generator, given = torch.Generator().manual_seed(1), []
+    for sizes, modes in (((37,), (12,)), ((21, 34), (9, 7)), ((64, 48), (20, 11)),
+                         ((9, 11, 13), (4, 5, 6)), ((1, 1), (1, 1))):  # fmt: skip
+        x = torch.randn(3, 4, *sizes, generator=generator, dtype=F64)
+        weight = torch.randn(4, 5, *modes, generator=generator, dtype=torch.complex128)
+        bias = torch.randn(5, generator=generator, dtype=F64)
+        grad = torch.randn(3, 5, *sizes, generator=generator, dtype=F64)
+        single = (x.float(), weight.to(torch.complex64), bias.float(), grad.float())
+        given += [(x, weight, bias, grad), single]
+    torch.save(given, tmp_path / "given.pt")
+    assert run_python(CONVOLVE, FASTSEG_CPU_ISA=isa).stdout.startswith(f"{isa} kernels")
+    for (*leaves, grad), (y, *grads) in zip(given, torch.load(tmp_path / "done.pt"), strict=True):
+        leaves = [wide(t).requires_grad_() for t in leaves]
+        exact = reference.spectral_conv(*leaves)
+        exact_grads = torch.autograd.grad(exact, leaves, wide(grad))
+        assert_near(y, exact, FORWARD, isa)
+        for actual, want in zip(grads, exact_grads, strict=True):
+            assert_near(actual, want, BACKWARD, isa)
+
+
+@CPU_ONLY
+def test_unknown_instruction_set_is_an_error_that_lists_the_built_ones(run_python):
+    code = "import fastseg; print(fastseg.backends())"
+    done = run_python(code, check=False, FASTSEG_CPU_ISA="mmx")
+    assert done.returncode != 0
+    assert "FASTSEG_CPU_ISA=mmx" in done.stderr.splitlines()[-1]
+    assert "baseline" in done.stderr.splitlines()[-1]
