@@ -53,11 +53,13 @@ inline void store_complex(T* p, Complex<T> c, int64_t valid) {
     for (int64_t i = 0; i < 2 * valid; ++i) p[i] = tail[i];
 }
 
-// packed[vector][i][2][lanes] ← op(source[i · stride + mode]) of one block of modes
+// packed[vector][i][2][lanes] ← op(source[i · stride + mode]) of one block of modes. What lies `ahead` numbers on is fetched: channels
+// are pages apart, where no hardware prefetcher follows.
 template <class T>
-void pack(const T* source, int64_t count, int64_t stride, bool conjugate, int64_t modes, T* packed, int64_t vector_stride) {
+void pack(const T* source, int64_t count, int64_t stride, bool conjugate, int64_t modes, T* packed, int64_t vector_stride, int64_t ahead) {
   for (int64_t i = 0; i < count; ++i)
     for (int64_t m = 0, v = 0; m < modes; m += kLanes<T>, ++v) {
+      __builtin_prefetch(source + 2 * (i * stride + m + ahead), 0, 2);
       Complex<T> z = load_complex(source + 2 * (i * stride + m), modes - m);
       T* out = packed + v * vector_stride + i * 2 * kLanes<T>;
       store(out, z.re);
@@ -113,9 +115,9 @@ void mix(const MixParams& p) {
       const T* b = static_cast<const T*>(p.b) + 2 * (group * p.b_group + first);
       T* out = static_cast<T*>(p.out) + 2 * (group * p.out_group + first);
       for (int64_t i = 0; i < p.p; ++i)
-        pack(a + 2 * i * p.a_p, p.r, p.a_r, p.conj_a, modes, packed_a + i * p.r * 2 * kLanes<T>, p.p * p.r * 2 * kLanes<T>);
+        pack(a + 2 * i * p.a_p, p.r, p.a_r, p.conj_a, modes, packed_a + i * p.r * 2 * kLanes<T>, p.p * p.r * 2 * kLanes<T>, p.a_p);
       for (int64_t q = 0; q < p.q; ++q) {
-        pack(b + 2 * q * p.b_q, p.r, p.b_r, p.conj_b, modes, packed_b, p.r * 2 * kLanes<T>);
+        pack(b + 2 * q * p.b_q, p.r, p.b_r, p.conj_b, modes, packed_b, p.r * 2 * kLanes<T>, p.b_q);
         multiply_column(p, packed_a, packed_b, modes, out + 2 * q * p.out_q);
       }
     }

@@ -12,7 +12,8 @@ namespace fastseg::FASTSEG_ISA {
 namespace {
 
 constexpr int kTileRows = 6;
-constexpr int64_t kFoldColumns = 64;       // columns folded at a time: four cache lines of a row, both halves stay in L2
+constexpr int64_t kFoldColumns = 64;        // columns folded at a time: four cache lines of a row, both halves stay in L2
+constexpr int64_t kNarrow = 2 * kFoldColumns;  // up to here a row is folded whole
 constexpr int64_t kUnfoldBytes = 20 << 10;  // coefficient rows of a column block stay in L1
 constexpr int64_t kStreamBytes = 16 << 20;  // results from here on do not stay in a cache until they are read
 constexpr int64_t kRowBlock = 48;          // rows at a time when there is no H axis
@@ -63,17 +64,21 @@ inline void for_panels(int64_t columns, Body&& body) {
   }
 }
 
-// A row of `columns` values as T, padded with zeros to whole panels: the row itself where possible, else a copy in `copy`.
-template <class T, class S>
-inline const T* padded_row(const S* row, int64_t columns, T* copy) {
-  read_row(row, copy, columns);
-  for (int64_t c = columns; c % kPanel<T>; ++c) copy[c] = 0;
-  return copy;
-}
+// Where the panel that covers column c starts: the last one moves left and does some columns again rather than hang over the edge.
 template <class T>
-inline const T* padded_row(const T* row, int64_t columns, T* copy) {
-  if (columns % kPanel<T> == 0) return row;
-  return padded_row<T, T>(row, columns, copy);
+inline int64_t panel_start(int64_t c, int64_t columns) {
+  return c + kPanel<T> <= columns || columns < kPanel<T> ? c : columns - kPanel<T>;
+}
+
+// A row whose columns [first, last) can be loaded as whole panels of T: itself, or a converted copy, padded with zeros.
+template <class T, class S>
+inline const T* loadable_row(const S* row, int64_t first, int64_t last, T* copy) {
+  if constexpr (std::is_same_v<T, S>) {
+    if (last - first >= kPanel<T>) return row;
+  }
+  read_row(row + first, copy, last - first);
+  for (int64_t c = last - first; c < kPanel<T>; ++c) copy[c] = 0;
+  return copy - first;
 }
 
 // Fetches the column block next in turn a few rows at a time, between the products of this one: rows are too far apart for the
@@ -81,35 +86,42 @@ inline const T* padded_row(const T* row, int64_t columns, T* copy) {
 template <class S>
 struct Ahead {
   const S* row;
-  int64_t stride, rows_left, rows_at_a_time;
+  int64_t stride, columns, rows_left, rows_at_a_time;
 
   void fetch() {
     constexpr int64_t kLine = 64 / sizeof(S);
     for (int64_t i = 0; i < rows_at_a_time && rows_left > 0; ++i, --rows_left, row += stride)
-      for (int64_t c = 0; c < kFoldColumns; c += kLine) __builtin_prefetch(row + c, 0, 2);
+      for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(row + c, 0, 2);
   }
 };
 
-// even[panel][n], odd[panel][n−1] ← rows n and N−n of src, `columns` ≤ kFoldColumns wide.
+// Columns [begin, end) of rows that are `columns` long, end − begin ≤ kNarrow.
+struct Span {
+  int64_t begin, end, columns;
+};
+
+// even[panel][n], odd[panel][n−1] ← rows n and N−n of src
 template <class T, class S>
-void fold_rows(const S* src, int64_t stride, int64_t columns, const Axis& axis, T* even, T* odd) {
-  T low_copy[kFoldColumns], high_copy[kFoldColumns];
-  const int64_t n_even = axis.even(), n_odd = axis.odd();
+void fold_rows(const S* src, int64_t stride, const Span& span, const Axis& axis, T* even, T* odd) {
+  T low_copy[kNarrow + kPanel<T>], high_copy[kNarrow + kPanel<T>];
+  const int64_t n_even = axis.even(), n_odd = axis.odd(), begin = span.begin, end = span.end, columns = span.columns;
+  const int64_t first = panel_start<T>(begin, columns);
   for (int64_t n = 0; n < n_even; ++n) {
-    const T* low = padded_row(src + n * stride, columns, low_copy);
+    const T* low = loadable_row(src + n * stride, first, end, low_copy);
     const bool paired = n >= 1 && n <= n_odd;
-    const T* high = paired ? padded_row(src + (axis.size - n) * stride, columns, high_copy) : nullptr;
-    for (int64_t c = 0, panel = 0; c < columns; c += kPanel<T>, ++panel) {
-      T* e = even + (panel * n_even + n) * kPanel<T>;
-      T* o = odd + (panel * n_odd + n - 1) * kPanel<T>;
-      for (int v = 0; v < 2; ++v, e += kLanes<T>, o += kLanes<T>) {
-        const Vector<T> a = load(low + c + v * kLanes<T>);
+    const T* high = paired ? loadable_row(src + (axis.size - n) * stride, first, end, high_copy) : nullptr;
+    T* e = even + n * kPanel<T>;
+    T* o = odd + (n - 1) * kPanel<T>;
+    for (int64_t c = begin; c < end; c += kPanel<T>, e += n_even * kPanel<T>, o += n_odd * kPanel<T>) {
+      const int64_t start = panel_start<T>(c, columns);
+      for (int v = 0; v < 2; ++v) {
+        const Vector<T> a = load(low + start + v * kLanes<T>);
         if (paired) {
-          const Vector<T> b = load(high + c + v * kLanes<T>);
-          store(e, a + b);
-          store(o, a - b);
+          const Vector<T> b = load(high + start + v * kLanes<T>);
+          store(e + v * kLanes<T>, a + b);
+          store(o + v * kLanes<T>, a - b);
         } else {
-          store(e, a);
+          store(e + v * kLanes<T>, a);
         }
       }
     }
@@ -118,42 +130,43 @@ void fold_rows(const S* src, int64_t stride, int64_t columns, const Axis& axis, 
 
 // out[row][column] = Σ_n table[n][row] · folded[panel][n][column]
 template <class T, class S>
-void multiply_folded(const T* table, int64_t rows, int64_t depth, const T* folded, int64_t columns, T* out, int64_t out_stride,
+void multiply_folded(const T* table, int64_t rows, int64_t depth, const T* folded, const Span& span, T* out, int64_t out_stride,
                      Ahead<S>& ahead) {
-  for_panels<T>(columns, [&](auto vectors, int64_t c) {
-    const T* panel = folded + c * depth;
+  for (int64_t c = span.begin; c < span.end; c += kPanel<T>, folded += depth * kPanel<T>) {
+    T* column = out + panel_start<T>(c, span.columns);
     for_row_tiles<kTileRows>(rows, [&](auto tile, int64_t first) {
-      constexpr int kRows = decltype(tile)::value, kVectors = decltype(vectors)::value;
-      Vector<T> acc[kRows][kVectors] = {};
+      constexpr int kRows = decltype(tile)::value;
+      Vector<T> acc[kRows][2] = {};
       ahead.fetch();
-      multiply_add<kRows, kVectors>(depth, table + first, 1, rows, panel, kPanel<T>, acc);
+      multiply_add<kRows, 2>(depth, table + first, 1, rows, folded, kPanel<T>, acc);
       FASTSEG_UNROLL
       for (int i = 0; i < kRows; ++i) {
         FASTSEG_UNROLL
-        for (int v = 0; v < kVectors; ++v) store(out + (first + i) * out_stride + c + v * kLanes<T>, acc[i][v]);
+        for (int v = 0; v < 2; ++v) store(column + (first + i) * out_stride + v * kLanes<T>, acc[i][v]);
       }
     });
-  });
+  }
 }
 
 template <class T>
 int64_t fold_scratch(const Axis& axis) {
-  return (axis.even() + axis.odd()) * kFoldColumns + 32;
+  return (axis.even() + axis.odd()) * kNarrow + 32;
 }
 
 // Outer-axis analysis of `columns` columns: out rows 0…K−1 are the cosine sums A, rows K…2K−2 the sine sums B.
 template <class T, class S>
 void analyse_columns(const S* src, int64_t stride, int64_t columns, const Axis& axis, T* out, int64_t out_stride, Scratch<T> scratch) {
-  T* even = scratch.take(axis.even() * kFoldColumns);
-  T* odd = scratch.take(axis.odd() * kFoldColumns);
-  const int64_t k = axis.distinct(), tiles = (ceil_div(k, kTileRows) + ceil_div(k - 1, kTileRows)) * (kFoldColumns / kPanel<T>);
-  for (int64_t c = 0; c < columns; c += kFoldColumns) {
-    const int64_t width = columns - c < kFoldColumns ? columns - c : kFoldColumns;
-    const bool last = c + kFoldColumns >= columns;
-    Ahead<S> ahead{last ? src + axis.size * stride : src + c + kFoldColumns, stride, axis.size, axis.size / tiles + 1};
-    fold_rows(src + c, stride, width, axis, even, odd);
-    multiply_folded(static_cast<const T*>(axis.cos), k, axis.even(), even, width, out + c, out_stride, ahead);
-    multiply_folded(static_cast<const T*>(axis.sin), k - 1, axis.odd(), odd, width, out + k * out_stride + c, out_stride, ahead);
+  T* even = scratch.take(axis.even() * kNarrow);
+  T* odd = scratch.take(axis.odd() * kNarrow);
+  const int64_t k = axis.distinct(), block = columns <= kNarrow ? columns : kFoldColumns;
+  const int64_t tiles = (ceil_div(k, kTileRows) + ceil_div(k - 1, kTileRows)) * ceil_div(block, kPanel<T>);
+  for (int64_t c = 0; c < columns; c += block) {
+    const bool last = c + block >= columns;
+    const Span span{c, last ? columns : c + block, columns};
+    Ahead<S> ahead{last ? src + axis.size * stride : src + c + block, stride, block, axis.size, axis.size / tiles + 1};
+    fold_rows(src, stride, span, axis, even, odd);
+    multiply_folded(static_cast<const T*>(axis.cos), k, axis.even(), even, span, out, out_stride, ahead);
+    multiply_folded(static_cast<const T*>(axis.sin), k - 1, axis.odd(), odd, span, out + k * out_stride, out_stride, ahead);
   }
 }
 
@@ -165,13 +178,12 @@ struct Output {
   bool streamed;  // rows start on cache lines and the result is too large to be kept
 };
 
-template <int kVectors, bool kStreamed, class T, class S>
-inline void store_columns(S* dst, const Vector<T> (&values)[kVectors], int64_t columns) {
-  constexpr int64_t width = kVectors * kLanes<T>;
+template <bool kStreamed, class T, class S>
+inline void store_panel(S* dst, const Vector<T> (&values)[2], int64_t columns) {
   if constexpr (std::is_same_v<T, S>) {
-    if (columns >= width) {
+    if (columns >= kPanel<T>) {
       FASTSEG_UNROLL
-      for (int v = 0; v < kVectors; ++v) {
+      for (int v = 0; v < 2; ++v) {
         if constexpr (kStreamed) stream(dst + v * kLanes<T>, values[v]);
         else store(dst + v * kLanes<T>, values[v]);
       }
@@ -180,31 +192,31 @@ inline void store_columns(S* dst, const Vector<T> (&values)[kVectors], int64_t c
   }
   T row[kPanel<T>];
   FASTSEG_UNROLL
-  for (int v = 0; v < kVectors; ++v) store(row + v * kLanes<T>, values[v]);
-  write_row(row, dst, columns < width ? columns : width);
+  for (int v = 0; v < 2; ++v) store(row + v * kLanes<T>, values[v]);
+  write_row(row, dst, columns < kPanel<T> ? columns : kPanel<T>);
 }
 
 // Rows `first`…`first`+kPairs−1 and their mirrors N−n: y[n] = C + S, y[N−n] = C − S; without sines the rows stand alone.
-template <int kPairs, int kVectors, bool kSines, bool kStreamed, class T, class S>
+template <int kPairs, bool kSines, bool kStreamed, class T, class S>
 inline void unfold_tile(const T* rows, int64_t row_stride, const Axis& axis, int64_t first, T bias, S* dst, int64_t stride,
                         int64_t columns) {
   const int64_t k = axis.distinct();
-  Vector<T> c[kPairs][kVectors], s[kPairs][kVectors] = {};
+  Vector<T> c[kPairs][2], s[kPairs][2] = {};
   FASTSEG_UNROLL
   for (int i = 0; i < kPairs; ++i) {
     FASTSEG_UNROLL
-    for (int v = 0; v < kVectors; ++v) c[i][v] = broadcast(bias);
+    for (int v = 0; v < 2; ++v) c[i][v] = broadcast(bias);
   }
-  multiply_add<kPairs, kVectors>(k, static_cast<const T*>(axis.cos) + first, 1, axis.even(), rows, row_stride, c);
+  multiply_add<kPairs, 2>(k, static_cast<const T*>(axis.cos) + first, 1, axis.even(), rows, row_stride, c);
   if constexpr (kSines)
-    multiply_add<kPairs, kVectors>(k - 1, static_cast<const T*>(axis.sin) + first - 1, 1, axis.odd(), rows + k * row_stride, row_stride, s);
+    multiply_add<kPairs, 2>(k - 1, static_cast<const T*>(axis.sin) + first - 1, 1, axis.odd(), rows + k * row_stride, row_stride, s);
   FASTSEG_UNROLL
   for (int i = 0; i < kPairs; ++i) {
-    Vector<T> low[kVectors], high[kVectors];
+    Vector<T> low[2], high[2];
     FASTSEG_UNROLL
-    for (int v = 0; v < kVectors; ++v) low[v] = c[i][v] + s[i][v], high[v] = c[i][v] - s[i][v];
-    store_columns<kVectors, kStreamed, T>(dst + (first + i) * stride, low, columns);
-    if constexpr (kSines) store_columns<kVectors, kStreamed, T>(dst + (axis.size - first - i) * stride, high, columns);
+    for (int v = 0; v < 2; ++v) low[v] = c[i][v] + s[i][v], high[v] = c[i][v] - s[i][v];
+    store_panel<kStreamed, T>(dst + (first + i) * stride, low, columns);
+    if constexpr (kSines) store_panel<kStreamed, T>(dst + (axis.size - first - i) * stride, high, columns);
   }
 }
 
@@ -214,13 +226,14 @@ void synthesise_columns(const T* rows, int64_t row_stride, const Axis& axis, T b
   const int64_t fit = kUnfoldBytes / int64_t(sizeof(T)) / (2 * axis.distinct() - 1) / kPanel<T> * kPanel<T>;
   const int64_t block = fit < kPanel<T> ? kPanel<T> : fit, stride = out.stride;
   S* dst = out.data;
-  for (int64_t c0 = 0; c0 < columns; c0 += block) {
-    const int64_t width = columns - c0 < block ? columns - c0 : block;
+  for (int64_t begin = 0; begin < columns; begin += block) {
+    const int64_t end = columns - begin < block ? columns : begin + block;
     auto tile_of = [&](auto tile, auto sines, int64_t first) {
-      for_panels<T>(width, [&](auto vectors, int64_t c) {
-        constexpr int kPairs = decltype(tile)::value, kVectors = decltype(vectors)::value;
-        unfold_tile<kPairs, kVectors, decltype(sines)::value == 1, kStreamed>(rows + c0 + c, row_stride, axis, first, bias, dst + c0 + c, stride, width - c);
-      });
+      for (int64_t panel = begin; panel < end; panel += kPanel<T>) {
+        const int64_t c = panel_start<T>(panel, columns);
+        unfold_tile<decltype(tile)::value, decltype(sines)::value == 1, kStreamed>(rows + c, row_stride, axis, first, bias, dst + c, stride,
+                                                                                  columns - c);
+      }
     };
     tile_of(Rows<1>{}, Rows<0>{}, 0);
     for_row_tiles<kTileRows / 2>(axis.odd(), [&](auto tile, int64_t first) { tile_of(tile, Rows<1>{}, first + 1); });
