@@ -111,15 +111,13 @@ def last_tables(
     return tuple(torch.nn.functional.pad(t, padding).to(dtype).contiguous() for t in (cos, sin))
 
 
-@lru_cache(maxsize=512)
-def outer_matrix(size: int, axis: Kept, dtype: torch.dtype, device: torch.device) -> Tensor:
+def build_outer_matrix(size: int, axis: Kept, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[cos; sin] of the kept frequencies of an axis other than the last: (2m, N)."""
     cos, sin = cos_sin(axis.frequencies(), torch.arange(size), size)
     return torch.cat([cos, sin], dim=1).T.contiguous().to(device, dtype)
 
 
-@lru_cache(maxsize=512)
-def last_matrix(
+def build_last_matrix(
     size: int, columns: int, scale: float, weighted: bool, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """[cos | −sin] of the last axis, scale and weights included: (N, 2m)."""
@@ -130,3 +128,7 @@ def last_matrix(
     # the sine of a self-conjugate column is zero in exact arithmetic: its imaginary part neither
     # leaves nor enters
     return torch.cat([cos * factor, -sin * factor], dim=1).to(device, dtype).contiguous()
+
+
+outer_matrix = lru_cache(maxsize=512)(build_outer_matrix)
+last_matrix = lru_cache(maxsize=512)(build_last_matrix)

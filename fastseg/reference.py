@@ -6,6 +6,8 @@ over all axes but the last first, then the imaginary part of the last axis's col
 even size, size/2 is dropped, then the real inverse over the last axis follows.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,6 +30,8 @@ def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = 
     *modes), complex.
     """
     dims = tuple(range(-len(modes), 0))
+    if x.numel() == 0:  # not every FFT library takes an empty batch
+        return torch.complex(*[_wide(x).sum().expand(*x.shape[:2], *modes)] * 2)
     spectrum = torch.fft.rfftn(_wide(x), dim=dims, norm=norm).narrow(-1, 0, modes[-1])
     for dim, kept in zip(dims[:-1], modes[:-1], strict=True):
         rows = kept_rows(kept, x.shape[dim], two_sided)
@@ -46,7 +50,11 @@ def truncated_irfftn(
     real.
     """
     dims = tuple(range(-len(sizes), 0))
-    full = F.pad(torch.view_as_real(spectrum), (0, 0, 0, sizes[-1] // 2 + 1 - spectrum.shape[-1]))
+    if spectrum.numel() == 0:
+        y = spectrum.real.sum().expand(*spectrum.shape[:2], *sizes)
+        return y if dtype is None else y.to(dtype)
+    real = torch.view_as_real(spectrum.resolve_conj())
+    full = F.pad(real, (0, 0, 0, sizes[-1] // 2 + 1 - spectrum.shape[-1]))
     full = torch.view_as_complex(full.contiguous())
     for dim, size in zip(dims[:-1], sizes[:-1], strict=True):
         rows = kept_rows(full.shape[dim], size, two_sided)
@@ -67,12 +75,11 @@ def truncated_irfftn(
 
 def _mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
     batch, channels, *modes = spectrum.shape
-    grouped = spectrum.reshape(batch, groups, channels // groups, -1)
-    out_channels = weight.shape[1]
-    weight = weight.expand(*weight.shape[:2], *modes).reshape(
-        channels // groups, groups, out_channels // groups, -1
-    )
-    return torch.einsum("bgim,igom->bgom", grouped, weight).reshape(batch, out_channels, *modes)
+    outputs, count = weight.shape[1], math.prod(modes)
+    grouped = spectrum.reshape(batch, groups, channels // groups, count)
+    weight = weight.expand(*weight.shape[:2], *modes)
+    weight = weight.reshape(channels // groups, groups, outputs // groups, count)
+    return torch.einsum("bgim,igom->bgom", grouped, weight).reshape(batch, outputs, *modes)
 
 
 def spectral_conv(
@@ -96,3 +103,16 @@ def spectral_conv(
     if bias is not None:
         y = y + bias.to(y.dtype).view(-1, *[1] * (x.dim() - 2))
     return y.to(x.dtype)
+
+
+def fno_block(
+    x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None = None, sizes=None,
+    groups: int = 1, norm: str = "backward", two_sided: bool = True,
+) -> Tensor:  # fmt: skip
+    """`gelu(spectral_conv(x, weight) + skip_weight·x + bias)` (Li et al., 2021, eq. 2)."""
+    wide = _wide(x)
+    y = spectral_conv(wide, weight, bias, sizes, groups, norm, two_sided)
+    grouped = wide.unflatten(1, (groups, x.shape[1] // groups))
+    kernel = skip_weight.to(wide.dtype).unflatten(0, (groups, y.shape[1] // groups))
+    skip = torch.einsum("goi,bgi...->bgo...", kernel, grouped).flatten(1, 2)
+    return F.gelu(y + skip).to(x.dtype)

@@ -117,9 +117,7 @@ PATCHES = [(24, 24), (44, 36), (64, 48), (8, 16, 16), (32, 48, 40)]
 @pytest.mark.parametrize("patch", PATCHES)
 @pytest.mark.parametrize("normalise", ["zscore", "slice_minmax"])
 def test_backends_are_bitwise_equal(dataset, patch, normalise):
-    config = LoaderConfig(
-        patch, 3, 4, normalise=normalise, rotate90=patch[-1] == patch[-2], seed=5
-    )
+    config = LoaderConfig(patch, 3, 4, normalise=normalise, rotate90=patch[-1] == patch[-2], seed=5)
     ours, theirs = (batches(dataset, config, b, epochs=(0, 1, 2)) for b in BACKENDS)
     assert ours[0]["image"].shape == (3, 4, *patch)
     assert ours[0]["label"].shape == (3, *patch)
@@ -160,9 +158,7 @@ def test_rotation_by_right_angles_is_a_permutation(degrees, size):
     turned, turned_label = rotate(image, label, matrix[None])
     quarters = round(degrees / 90)
     assert torch.equal(turned_label, torch.rot90(label, quarters, (-2, -1)))
-    torch.testing.assert_close(
-        turned, torch.rot90(image, quarters, (-2, -1)), rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(turned, torch.rot90(image, quarters, (-2, -1)), rtol=0, atol=1e-5)
 
 
 def test_statistics_equal_numpy():

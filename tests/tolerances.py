@@ -32,7 +32,8 @@ def assert_near(actual: Tensor, exact: Tensor, table: dict, what: object) -> Non
     if not exact.numel():
         return
     error, tolerance = relative_error(actual, exact), table[REAL.get(actual.dtype, actual.dtype)]
-    if error <= tolerance:
+    # over a handful of numbers the exact result, rounded, can itself be further off than that
+    if error <= max(tolerance, 1.001 * relative_error(exact.to(actual.dtype), exact)):
         return
     off = (wide(actual) - wide(exact)).abs().nan_to_num(nan=float("inf"))
     index = tuple(int(i) for i in torch.unravel_index(off.argmax(), off.shape))

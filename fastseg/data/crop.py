@@ -105,9 +105,7 @@ def cut(brain: Brain, centre, size: tuple[int, int, int], normalise: str):
     it is centred. What lies outside the box is 0.
     """
     start = map(_start, centre, brain.origin, size, brain.shape)
-    inside, target = zip(
-        *map(_overlap, start, size, brain.origin, brain.label.shape), strict=True
-    )
+    inside, target = zip(*map(_overlap, start, size, brain.origin, brain.label.shape), strict=True)
     image = np.zeros((len(brain.images), *size), brain.images[0].dtype)
     for channel, source in zip(image, brain.images, strict=True):
         channel[target] = source[inside]

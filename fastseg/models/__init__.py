@@ -22,5 +22,5 @@ def build(name: str, *, in_channels: int, classes: int, **options):
     system = importlib.import_module(SYSTEMS[name]).System
     try:
         return system(in_channels, classes, **options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(f"model: {error}") from error

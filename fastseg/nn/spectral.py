@@ -14,6 +14,8 @@ from fastseg import ops, reference
 def _clip_modes(weight: Tensor, sizes, two_sided: bool) -> Tensor:
     """The weight rows whose frequencies exist on grid `sizes`: the lowest |k| of every axis."""
     modes = tuple(weight.shape[2:-1])
+    if len(sizes) != len(modes):
+        return weight  # the op says what is wrong
     fit = [
         *(min(m, n) for m, n in zip(modes[:-1], sizes[:-1], strict=True)),
         min(modes[-1], sizes[-1] // 2 + 1),

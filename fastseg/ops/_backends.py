@@ -24,6 +24,8 @@ from fastseg import plan
 
 try:
     from fastseg import _C
+
+    _C_MISSING = ""
 except ImportError as error:
     _C, _C_MISSING = None, f"fastseg._C does not import ({error}); reinstall with `pip install .`"
 
@@ -31,7 +33,7 @@ log = logging.getLogger("fastseg")
 
 
 def _openmp_entry() -> int:
-    """The address of GOMP_parallel in the OpenMP runtime torch is linked to, 0 where it has none."""
+    """The address of GOMP_parallel in the OpenMP runtime torch is linked to, else 0."""
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
@@ -59,23 +61,22 @@ class Status(NamedTuple):
         return self.live
 
 
+# why a backend cannot run at all on this machine; None where it can
+_WHY_NOT = {
+    "reference": None,
+    "matmul": None,
+    "cpu": _C_MISSING if _C is None else None,
+    "cuda": "no kernels for CUDA in this build",
+    "triton": "no Triton kernels in this version",
+}
+
+
 def backends() -> dict[str, Status]:
     """What is live on this machine, and why not where it is not, by backend name."""
-    cpu = (
-        Status(False, _C_MISSING)
-        if _C is None
-        else Status(True, f"{_C.cpu_isa()} kernels, {_C.compiler}")
-    )
-    built = "" if _C is None else _C.cuda_architectures
-    return {
-        "reference": Status(True, "torch.fft"),
-        "matmul": Status(True, "torch.matmul"),
-        "cpu": cpu,
-        "cuda": Status(
-            False, f"no kernels for CUDA in this build (architectures: {built or 'none'})"
-        ),
-        "triton": Status(False, "no Triton kernels in this version"),
-    }
+    live = {"reference": "torch.fft", "matmul": "torch.matmul"}
+    if _C is not None:
+        live["cpu"] = f"{_C.cpu_isa()} kernels, {_C.compiler}"
+    return {name: Status(why is None, why or live[name]) for name, why in _WHY_NOT.items()}
 
 
 def _checked(name: str) -> str:
@@ -114,11 +115,8 @@ def setting() -> str:
 
 def unable(backend: str, device_type: str) -> str | None:
     """Why `backend` cannot serve tensors on a device, or None where it can."""
-    if backend in ("reference", "matmul"):
-        return None
-    status = backends()[backend]
-    if not status:
-        return status.detail
+    if _WHY_NOT[backend] or backend in ("reference", "matmul"):
+        return _WHY_NOT[backend]
     served = "cpu" if backend == "cpu" else "cuda"
     if device_type != served:
         return f"it serves {served} tensors, x is on {device_type}"

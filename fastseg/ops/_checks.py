@@ -6,6 +6,22 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
+def integers(name: str, values) -> tuple:
+    """`values` as a tuple of integers, symbolic ones included."""
+    try:
+        values = tuple(values)
+    except TypeError:
+        raise TypeError(f"{name}: got {values!r}, want a sequence of integers") from None
+    if any(isinstance(value, float | str) for value in values):
+        raise TypeError(f"{name}: got {values}, want integers")
+    return values
+
+
+def check_tensor(name: str, x) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: got {type(x).__name__}, want a torch.Tensor")
+
+
 def check_real(name: str, dtype: torch.dtype, shape, axes: int) -> None:
     if dtype not in FLOATS:
         raise TypeError(f"{name}: got dtype {dtype}, want float32, float64, float16 or bfloat16")
@@ -32,7 +48,7 @@ def check_norm(norm: str) -> None:
 
 
 def check_sizes(sizes, axes: int) -> tuple:
-    sizes = tuple(sizes)
+    sizes = integers("sizes", sizes)
     if len(sizes) != axes or any(n < 1 for n in sizes):
         raise ValueError(f"sizes: got {sizes}, want {axes} positive sizes")
     return sizes
@@ -40,6 +56,8 @@ def check_sizes(sizes, axes: int) -> tuple:
 
 def real_weight(weight: Tensor, x: Tensor) -> Tensor:
     """The weight as a real tensor with a trailing 2, in the dtype the mix computes in."""
+    check_tensor("x", x)
+    check_tensor("weight", weight)
     if weight.is_complex():
         weight = torch.view_as_real(weight.resolve_conj())
     elif weight.dtype not in FLOATS or weight.dim() < 1 or weight.shape[-1] != 2:
@@ -73,5 +91,21 @@ def check_weight(channels: int, shape, bias_shape, groups: int, modes) -> None:
 
 def check_device(x: Tensor, **others: Tensor | None) -> None:
     for name, tensor in others.items():
-        if tensor is not None and tensor.device != x.device:
+        if tensor is None:
+            continue
+        if tensor.device != x.device:
             raise ValueError(f"{name}: is on {tensor.device}, want x's device {x.device}")
+
+
+def check_bias(bias: Tensor | None) -> None:
+    if bias is not None and bias.dtype not in FLOATS:
+        raise TypeError(f"bias: got dtype {bias.dtype}, want float32, float64, float16 or bfloat16")
+
+
+def check_skip(x: Tensor, skip_weight: Tensor, outputs: int, groups: int) -> None:
+    want = (outputs, x.shape[1] // groups)
+    if tuple(skip_weight.shape) != want:
+        raise ValueError(f"skip_weight: got shape {tuple(skip_weight.shape)}, want {want}")
+    if skip_weight.dtype not in FLOATS:
+        raise TypeError(f"skip_weight: got dtype {skip_weight.dtype}, want a real floating one")
+    check_device(x, skip_weight=skip_weight)

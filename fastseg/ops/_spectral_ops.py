@@ -200,3 +200,13 @@ for _name, _backward, _setup in (
     torch.library.register_autograd(
         f"fastseg::{_name}", _backward, setup_context=_setup, lib=_library
     )
+
+
+def _no_second_order(ctx, *grads):
+    raise RuntimeError(
+        "spectral_conv: the kernels have first derivatives only; second ones need "
+        "fastseg.use_backend('matmul')"
+    )
+
+
+torch.library.register_autograd("fastseg::spectral_conv_backward", _no_second_order, lib=_library)

@@ -1,5 +1,6 @@
 """Truncated transforms and the spectral convolution: argument checks and the choice of backend."""
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,11 +23,12 @@ def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = 
 
     Raises ValueError for shapes, modes or norm that do not fit, TypeError for dtypes.
     """
-    modes, sizes = tuple(modes), tuple(x.shape[2:])
+    _checks.check_tensor("x", x)
+    modes, sizes = _checks.integers("modes", modes), tuple(x.shape[2:])
     _checks.check_real("x", x.dtype, x.shape, len(modes))
     _checks.check_norm(norm)
     _checks.check_modes(modes, sizes, two_sided, "x's")
-    backend = _backends.select(_backends.setting(), x.device.type, sizes, sizes, modes)
+    backend = _backends.select(_setting(), x.device.type, sizes, sizes, modes)
     if backend == "reference":
         return reference.truncated_rfftn(x, modes, norm, two_sided)
     scale, _ = plan.scales(norm, sizes)
@@ -50,6 +52,7 @@ def truncated_irfftn(
 
     Raises ValueError for shapes, sizes or norm that do not fit, TypeError for dtypes.
     """
+    _checks.check_tensor("spectrum", spectrum)
     if spectrum.dtype not in (torch.complex64, torch.complex128):
         raise TypeError(f"spectrum: got dtype {spectrum.dtype}, want complex64 or complex128")
     if not 3 <= spectrum.dim() <= 5:
@@ -64,7 +67,7 @@ def truncated_irfftn(
     dtype = wide if dtype is None else dtype
     if dtype not in _checks.FLOATS:
         raise TypeError(f"dtype: got {dtype}, want float32, float64, float16 or bfloat16")
-    backend = _backends.select(_backends.setting(), spectrum.device.type, sizes, sizes, modes)
+    backend = _backends.select(_setting(), spectrum.device.type, sizes, sizes, modes)
     if backend == "reference":
         return reference.truncated_irfftn(spectrum, sizes, norm, two_sided, dtype)
     _, scale = plan.scales(norm, sizes)
@@ -76,6 +79,21 @@ def truncated_irfftn(
     else:
         y = torch.ops.fastseg.synthesis(real, sizes, scale, True, two_sided, written, backend)
     return y.to(dtype)
+
+
+def _setting() -> str:
+    """The backend asked for; under torch.func and forward-mode derivatives "matmul" for "auto"."""
+    setting = _backends.setting()
+    if torch.compiler.is_compiling():
+        return setting
+    if torch._C._functorch.peek_interpreter_stack() is None and forward_ad._current_level < 0:
+        return setting
+    if setting in ("auto", "matmul", "reference"):
+        return "matmul" if setting == "auto" else setting
+    raise RuntimeError(
+        f"backend {setting!r} was asked for: its kernels have reverse-mode derivatives only; "
+        "'auto', 'matmul' and 'reference' serve torch.func and forward mode"
+    )
 
 
 class _Call(NamedTuple):
@@ -117,9 +135,7 @@ def _watched(x: Tensor, *others: Tensor | None) -> bool:
     """
     if type(x) is not Tensor or torch.compiler.is_compiling():
         return True
-    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack():
-        return True
-    if forward_ad._current_level >= 0:
+    if torch._C._len_torch_dispatch_stack():
         return True
     tensors = (x, *others)
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
@@ -143,12 +159,15 @@ def spectral_conv(
     """
     real = _checks.real_weight(weight, x)
     _checks.check_device(x, weight=real, bias=bias)
+    _checks.check_bias(bias)
     prepare = _prepare if torch.compiler.is_compiling() else _prepare_cached
     shared = modes is not None
+    if sizes is not None:
+        sizes = _checks.integers("sizes", sizes)
     modes, sizes, scales, backend = prepare(
-        _backends.setting(), x.device.type, x.dtype, x.shape, real.shape,
-        None if bias is None else bias.shape, None if sizes is None else tuple(sizes),
-        groups, norm, two_sided, tuple(modes) if shared else None,
+        _setting(), x.device.type, x.dtype, x.shape, real.shape,
+        None if bias is None else bias.shape, sizes, groups, norm, two_sided,
+        _checks.integers("modes", modes) if shared else None,
     )  # fmt: skip
     if shared:
         real = real.expand(*real.shape[:2], *modes, 2)
@@ -174,18 +193,24 @@ def fno_block(
     skip_weight: (Cout, Cin/groups), applied at every point; the other arguments are
     `spectral_conv`'s. `sizes` must be x's.
     """
-    if sizes is not None and tuple(sizes) != tuple(x.shape[2:]):
+    _checks.check_tensor("x", x)
+    _checks.check_real("x", x.dtype, x.shape, x.dim() - 2)
+    if sizes is not None and _checks.integers("sizes", sizes) != tuple(x.shape[2:]):
         raise ValueError(
             f"sizes: got {tuple(sizes)}, want x's {tuple(x.shape[2:])}: the skip keeps the grid"
         )
-    if skip_weight.dim() != 2 or skip_weight.shape[1] * groups != x.shape[1]:
-        raise ValueError(
-            f"skip_weight: got shape {tuple(skip_weight.shape)}, "
-            f"want (Cout, {x.shape[1]} // groups)"
-        )
-    # the bias costs nothing in the synthesis; a batched product beats a grouped 1x1 convolution
-    spectral = spectral_conv(x, weight, bias, None, groups, norm, two_sided)
-    kernel = skip_weight.to(x.dtype).view(groups, -1, skip_weight.shape[1])
+    # 16-bit inputs are computed in float32 throughout; the bias costs nothing in the synthesis
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    spectral = spectral_conv(wide, weight, bias, None, groups, norm, two_sided)
+    _checks.check_skip(x, skip_weight, spectral.shape[1], groups)
+    return F.gelu(spectral + _pointwise(wide, skip_weight, groups)).to(x.dtype)
+
+
+def _pointwise(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """The grouped 1x1 convolution of weight (Cout, Cin/groups), as one batched product."""
+    batch, _, *sizes = x.shape
+    outputs, inputs = weight.shape
     with torch.autocast(x.device.type, enabled=False):
-        skip = torch.matmul(kernel, x.reshape(x.shape[0], groups, skip_weight.shape[1], -1))
-    return F.gelu(spectral + skip.view_as(spectral))
+        kernel = weight.to(x.dtype).view(groups, outputs // groups, inputs)
+        y = torch.matmul(kernel, x.reshape(batch, groups, inputs, math.prod(sizes)))
+    return y.view(batch, outputs, *sizes)
