@@ -105,7 +105,13 @@ def sample(arguments: argparse.Namespace) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     from fastseg.evaluate import evaluate
 
-    evaluate(arguments.predictions, arguments.data, arguments.out)
+    evaluate(
+        arguments.predictions,
+        arguments.data,
+        arguments.out,
+        cases=arguments.cases,
+        missing=arguments.missing,
+    )
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -123,7 +129,7 @@ def bench(arguments: argparse.Namespace) -> int:
 def demo(arguments: argparse.Namespace) -> None:
     from fastseg.demo import demo
 
-    print(demo(arguments.out))
+    demo(arguments.out, arguments.cases, arguments.epochs, seed=arguments.seed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,11 +152,20 @@ def _parser() -> argparse.ArgumentParser:
     scores.add_argument("predictions", help="folder of predicted NIfTI files")
     scores.add_argument("--data", required=True, help="data set with the true labels")
     scores.add_argument("--out", help="folder for the tables")
+    scores.add_argument("--cases", type=_ids, help="ids: A,B,C (all)")
+    scores.add_argument(
+        "--missing",
+        choices=("skip", "empty", "error"),
+        default="skip",
+        help="cases without a prediction: list them, score them as empty, or stop (%(default)s)",
+    )
     verb(report, "redraw a run's pictures and summary").add_argument("run_folder", metavar="RUN")
     verb(bench, "time the kernels", add_help=False)
-    verb(demo, "phantoms, training, sampling, scores, one picture").add_argument(
-        "--out", default="fastseg-demo"
-    )
+    trial = verb(demo, "phantoms, training, sampling, scores, one picture")
+    trial.add_argument("--out", default="fastseg-demo", help="folder to write (%(default)s)")
+    trial.add_argument("--cases", type=int, default=28, help="number of phantoms (%(default)s)")
+    trial.add_argument("--epochs", type=int, default=10, help="passes over them (%(default)s)")
+    trial.add_argument("--seed", type=int, default=0, help="of phantoms, split and training")
     return parser
 
 
@@ -178,7 +193,7 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="a run (its best checkpoint counts) or one checkpoint")
     parser.add_argument("--data", required=True, help="data set to predict")
     parser.add_argument("--out", required=True, help="folder for CASE_pred.nii.gz")
-    parser.add_argument("--cases", type=lambda text: text.split(","), help="ids: A,B,C (all)")
+    parser.add_argument("--cases", type=_ids, help="ids: A,B,C (all)")
     parser.add_argument("--part", default="all", help="all, train, val or test of the run's split")
     parser.add_argument("--suffix", default="pred", help="CASE_<suffix>.nii.gz (%(default)s)")
     parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
@@ -203,6 +218,10 @@ def _check_rest(parser, arguments: argparse.Namespace, rest: list[str]) -> list[
     if rest and not allowed:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return rest
+
+
+def _ids(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _size(text: str) -> tuple[int, ...]:
