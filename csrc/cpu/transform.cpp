@@ -248,9 +248,9 @@ void analyse_rows(const T* rows, int64_t row_stride, int64_t count, const Axis& 
   T* even = scratch.take(count * n_even);
   T* odd = scratch.take(count * n_odd);
   for (int64_t r = 0; r < count; ++r) {
-    const T* x = rows + r * row_stride;
-    T* e = even + r * n_even;
-    T* o = odd + r * n_odd;
+    const T* __restrict x = rows + r * row_stride;
+    T* __restrict e = even + r * n_even;
+    T* __restrict o = odd + r * n_odd;
     e[0] = x[0];
     if (axis.size % 2 == 0) e[n_even - 1] = x[n_even - 1];
     for (int64_t n = 1; n <= n_odd; ++n) {
@@ -300,42 +300,71 @@ void synthesise_rows(const T* parts, int64_t count, const Axis& axis, T* rows, i
       }
     });
     for (int i = 0; i < kRows; ++i) {
-      const T* c = cosines + i * padded;
-      const T* s = sines + i * padded;
-      T* y = rows + (first + i) * row_stride;
+      const T* __restrict c = cosines + i * padded;
+      const T* __restrict s = sines + i * padded;
+      T* __restrict y = rows + (first + i) * row_stride;
       for (int64_t n = 0; n < axis.even(); ++n) y[n] = c[n] + s[n];
       for (int64_t n = 1; n <= axis.odd(); ++n) y[axis.size - n] = c[n] - s[n];
     }
   });
 }
 
-// Spectrum rows ±k from the sums A (cosines) and B (sines) of an outer axis: X[k] = A − iB, X[−k] = A + iB.
-// `part(row, i, re, im)` reads a sum, `write(row, i, re, im)` a kept row.
-template <class T, class Part, class Write>
-inline void combine(const Axis& axis, int64_t modes, Part&& part, Write&& write) {
+// Sums and coefficients of an outer axis are rows of complex numbers, kStep apart, imaginary parts `im` behind the real ones: planar
+// (kStep 1) around the last axis, interleaved (kStep 2, im 1) around D. Spectrum rows are interleaved always.
+
+// out = a − i·sign·b
+template <int kStep, class T>
+inline void subtract_i(const T* __restrict a, const T* __restrict b, int64_t im, T sign, int64_t modes, T* __restrict out) {
+  for (int64_t i = 0; i < modes; ++i) {
+    out[2 * i] = a[kStep * i] + sign * b[kStep * i + im];
+    out[2 * i + 1] = a[kStep * i + im] - sign * b[kStep * i];
+  }
+}
+
+// Spectrum rows ±k from the sums A (cosines) and B (sines): X[k] = A − iB, X[−k] = A + iB.
+template <int kStep, class T, class Sum, class Row>
+inline void combine(const Axis& axis, int64_t modes, int64_t im, Sum&& sum, Row&& row) {
   const int64_t k_count = axis.distinct();
-  for (int64_t k = 0; k < k_count; ++k)
-    for (int64_t i = 0; i < modes; ++i) {
-      T a_re, a_im, b_re = 0, b_im = 0;
-      part(k, i, a_re, a_im);
-      if (k > 0) part(k_count + k - 1, i, b_re, b_im);
-      if (k < axis.positive) write(k, i, a_re + b_im, a_im - b_re);
-      if (k > 0 && k <= axis.negative) write(axis.kept() - k, i, a_re - b_im, a_im + b_re);
-    }
+  const T* dc = sum(0);
+  for (int64_t i = 0; i < modes; ++i) row(0)[2 * i] = dc[kStep * i], row(0)[2 * i + 1] = dc[kStep * i + im];
+  for (int64_t k = 1; k < k_count; ++k) {
+    const T* a = sum(k);
+    const T* b = sum(k_count + k - 1);
+    if (k < axis.positive) subtract_i<kStep>(a, b, im, T(1), modes, row(k));
+    if (k <= axis.negative) subtract_i<kStep>(a, b, im, T(-1), modes, row(axis.kept() - k));
+  }
+}
+
+// p = x, q = i·sign·x
+template <int kStep, class T>
+inline void split_one(const T* __restrict x, T sign, int64_t im, int64_t modes, T* __restrict p, T* __restrict q) {
+  for (int64_t i = 0; i < modes; ++i) {
+    p[kStep * i] = x[2 * i], p[kStep * i + im] = x[2 * i + 1];
+    q[kStep * i] = -sign * x[2 * i + 1], q[kStep * i + im] = sign * x[2 * i];
+  }
+}
+
+template <int kStep, class T>
+inline void split_pair(const T* __restrict x, const T* __restrict y, int64_t im, int64_t modes, T* __restrict p, T* __restrict q) {
+  for (int64_t i = 0; i < modes; ++i) {
+    p[kStep * i] = x[2 * i] + y[2 * i], p[kStep * i + im] = x[2 * i + 1] + y[2 * i + 1];
+    q[kStep * i] = y[2 * i + 1] - x[2 * i + 1], q[kStep * i + im] = x[2 * i] - y[2 * i];
+  }
 }
 
 // The coefficients of cosines and sines from spectrum rows ±k: P = X[k] + X[−k], Q = i(X[k] − X[−k]).
-template <class T, class Read, class Part>
-inline void separate(const Axis& axis, int64_t modes, Read&& read, Part&& part) {
+template <int kStep, class T, class Row, class Part>
+inline void separate(const Axis& axis, int64_t modes, int64_t im, Row&& row, Part&& part) {
   const int64_t k_count = axis.distinct();
-  for (int64_t k = 0; k < k_count; ++k)
-    for (int64_t i = 0; i < modes; ++i) {
-      T p_re = 0, p_im = 0, n_re = 0, n_im = 0;
-      if (k < axis.positive) read(k, i, p_re, p_im);
-      if (k > 0 && k <= axis.negative) read(axis.kept() - k, i, n_re, n_im);
-      part(k, i, p_re + n_re, p_im + n_im);
-      if (k > 0) part(k_count + k - 1, i, n_im - p_im, p_re - n_re);
-    }
+  T* dc = part(0);
+  for (int64_t i = 0; i < modes; ++i) dc[kStep * i] = row(0)[2 * i], dc[kStep * i + im] = row(0)[2 * i + 1];
+  for (int64_t k = 1; k < k_count; ++k) {
+    T* p = part(k);
+    T* q = part(k_count + k - 1);
+    if (k >= axis.positive) split_one<kStep>(row(axis.kept() - k), T(-1), im, modes, p, q);
+    else if (k > axis.negative) split_one<kStep>(row(k), T(1), im, modes, p, q);
+    else split_pair<kStep>(row(k), row(axis.kept() - k), im, modes, p, q);
+  }
 }
 
 int64_t stage_rows(const Axis& axis) { return 2 * axis.distinct() - 1; }
@@ -350,10 +379,9 @@ void analyse_plane(const S* x, const Transform& t, T* spectrum) {
   T* parts = scratch.take(rows * 2 * t.w.padded);
   analyse_columns(x, t.w.size, t.w.size, t.h, sums, stride, scratch);
   analyse_rows(sums, stride, rows, t.w, parts, scratch);
-  combine<T>(
-      t.h, modes,
-      [&](int64_t row, int64_t i, T& re, T& im) { re = parts[row * 2 * t.w.padded + i], im = parts[(row * 2 + 1) * t.w.padded + i]; },
-      [&](int64_t row, int64_t i, T re, T im) { spectrum[(row * modes + i) * 2] = re, spectrum[(row * modes + i) * 2 + 1] = im; });
+  combine<1, T>(
+      t.h, modes, t.w.padded, [&](int64_t row) { return parts + row * 2 * t.w.padded; },
+      [&](int64_t row) { return spectrum + row * modes * 2; });
 }
 
 template <class T, class S>
@@ -362,9 +390,8 @@ void synthesise_plane(const T* spectrum, const Transform& t, T bias, const Outpu
   Scratch<T> scratch(rows * (stride + 2 * modes) + 2 * kTileRows * t.w.padded + 128);
   T* sums = scratch.take(rows * stride);
   T* parts = scratch.take(rows * 2 * modes);
-  separate<T>(
-      t.h, modes, [&](int64_t row, int64_t i, T& re, T& im) { re = spectrum[(row * modes + i) * 2], im = spectrum[(row * modes + i) * 2 + 1]; },
-      [&](int64_t row, int64_t i, T re, T im) { parts[row * 2 * modes + i] = re, parts[(row * 2 + 1) * modes + i] = im; });
+  separate<1, T>(
+      t.h, modes, modes, [&](int64_t row) { return spectrum + row * modes * 2; }, [&](int64_t row) { return parts + row * 2 * modes; });
   synthesise_rows(parts, rows, t.w, sums, stride, scratch);
   if constexpr (std::is_same_v<T, S>) {
     if (y.streamed) return synthesise_columns<true>(sums, stride, t.h, bias, t.w.size, y);
@@ -413,12 +440,8 @@ void analyse_depth(const T* planes, const Axis& d, int64_t columns, int64_t firs
   Scratch<T> scratch(rows * stride + fold_scratch<T>(d) + 128);
   T* sums = scratch.take(rows * stride);
   analyse_columns(planes + first, columns, width, d, sums, stride, scratch);
-  combine<T>(
-      d, width / 2, [&](int64_t row, int64_t i, T& re, T& im) { re = sums[row * stride + 2 * i], im = sums[row * stride + 2 * i + 1]; },
-      [&](int64_t row, int64_t i, T re, T im) {
-        T* out = spectrum + row * columns + first + 2 * i;
-        out[0] = re, out[1] = im;
-      });
+  combine<2, T>(
+      d, width / 2, 1, [&](int64_t row) { return sums + row * stride; }, [&](int64_t row) { return spectrum + row * columns + first; });
 }
 
 template <class T>
@@ -426,13 +449,8 @@ void synthesise_depth(const T* spectrum, const Axis& d, int64_t columns, int64_t
   const int64_t rows = stage_rows(d), stride = padded_stride(width);
   Scratch<T> scratch(rows * stride + 128);
   T* sums = scratch.take(rows * stride);
-  separate<T>(
-      d, width / 2,
-      [&](int64_t row, int64_t i, T& re, T& im) {
-        const T* in = spectrum + row * columns + first + 2 * i;
-        re = in[0], im = in[1];
-      },
-      [&](int64_t row, int64_t i, T re, T im) { sums[row * stride + 2 * i] = re, sums[row * stride + 2 * i + 1] = im; });
+  separate<2, T>(
+      d, width / 2, 1, [&](int64_t row) { return spectrum + row * columns + first; }, [&](int64_t row) { return sums + row * stride; });
   synthesise_columns<false>(sums, stride, d, T(0), width, Output<T>{planes + first, columns, false});
 }
 

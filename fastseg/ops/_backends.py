@@ -148,11 +148,16 @@ def select(setting: str, device_type: str, sizes, out_sizes, modes) -> str:
 def short_matrices_win(sizes, modes) -> bool:
     """Whether matrices along the axes beat an FFT: many modes on long axes do not.
 
-    Multiply-adds per element are about the kept count of the widest stage; the bound is where the
-    C++ kernels and torch.fft met on AVX2 (`fastseg bench --only crossover`).
+    Counts multiply-adds a sample, halved by folding, and the last axis's table. The bounds are
+    where the C++ kernels met torch.fft on AVX2 (`fastseg bench --only crossover`): 1.3 times faster
+    at 256 multiply-adds, 0.9 at 512; in 1-D 1.1 with a table of 2^18 numbers, 0.4 with 2^20.
     """
-    widest = max(modes[-1], *modes[-2:-1], 1)
-    return widest <= 96 or max(sizes) <= 160
+    width, columns = sizes[-1], modes[-1]
+    height, rows = (sizes[-2], modes[-2]) if len(sizes) > 1 else (1, 1)
+    depth, planes = (sizes[-3], modes[-3]) if len(sizes) > 2 else (1, 1)
+    plane = rows * columns * width + (rows * height * width // 2 if len(sizes) > 1 else 0)
+    work = depth * plane + (planes * rows * columns * depth if len(sizes) > 2 else 0)
+    return work <= 256 * depth * height * width and width * columns <= 2 * 2**18
 
 
 def _native_axis(size: int, kept: plan.Kept, tables: tuple[Tensor, Tensor], padded: int) -> tuple:
