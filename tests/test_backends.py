@@ -117,7 +117,9 @@ def test_selection_takes_the_kernels_for_few_modes_and_an_fft_for_many():
     assert _backends.select("auto", "cpu", short, short, (20, 10)) == "cpu"
     assert _backends.select("auto", "cpu", (40,), (40,), (21,)) == "cpu"
     assert _backends.select("auto", "cpu", long, long, (421, 211)) == "reference"
-    assert _backends.select("auto", "cpu", short, (421, 421), (240, 121)) == "reference"
+    assert _backends.select("auto", "cpu", short, short, (240, 121)) == "cpu"
+    assert _backends.select("auto", "cpu", (2048,), (2048,), (256,)) == "cpu"
+    assert _backends.select("auto", "cpu", (2048,), (8192,), (256,)) == "reference"
     assert _backends.select("auto", "meta", short, short, (20, 10)) == "matmul"
 
 
