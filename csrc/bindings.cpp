@@ -27,7 +27,8 @@ T* pointer(uintptr_t address) {
 Axis make_axis(const AxisTuple& a) {
   const Axis axis{pointer(std::get<0>(a)), pointer(std::get<1>(a)), std::get<2>(a), std::get<3>(a), std::get<4>(a), std::get<5>(a)};
   if (axis.size < 1 || axis.positive < 1 || axis.negative < 0 || axis.padded % 16)
-    throw Error("axis: size " + std::to_string(axis.size) + ", kept " + std::to_string(axis.positive) + " + " + std::to_string(axis.negative));
+    throw Error("axis: size " + std::to_string(axis.size) + ", kept " + std::to_string(axis.positive) + " + " +
+                std::to_string(axis.negative));
   return axis;
 }
 
@@ -55,8 +56,8 @@ void mix(uintptr_t a, uintptr_t b, uintptr_t out, std::array<int64_t, 5> n, Stri
   for (int64_t extent : n)
     if (extent < 0) throw Error("mix: negative extent");
   if (threads < 1) throw Error("mix: threads must be positive");
-  cpu_kernels().mix({pointer(a), pointer(b), pointer(out), n[0], n[1], n[2], n[3], n[4], sa[0], sa[1], sa[2], sb[0], sb[1], sb[2], so[0],
-                     so[1], so[2], conj_a, conj_b, is_double, threads});
+  cpu_kernels().mix({pointer(a), pointer(b), pointer(out), n[0],  n[1],  n[2],  n[3],   n[4],   sa[0],     sa[1],  sa[2],
+                     sb[0],      sb[1],      sb[2],        so[0], so[1], so[2], conj_a, conj_b, is_double, threads});
 }
 
 // A whole spectral convolution in one call: on small tensors three calls from Python cost more than the arithmetic.
@@ -112,8 +113,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_synthesis", &synthesis, no_gil);
   m.def("cpu_mix", &mix, no_gil);
   py::class_<Convolution>(m, "Convolution")
-      .def(py::init([](const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs, int64_t modes,
-                       int dtype) { return Convolution{analysis, synthesis, groups, inputs, outputs, modes, dtype}; }));
+      .def(py::init([](const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs,
+                       int64_t modes, int dtype) { return Convolution{analysis, synthesis, groups, inputs, outputs, modes, dtype}; }));
   m.def("cpu_convolve", &convolve, no_gil);
   m.def("use_openmp", &use_openmp);
   m.def("cpu_isa", [] { return std::string(cpu_kernels().name); });

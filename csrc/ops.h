@@ -41,7 +41,7 @@ struct MixParams {
   const void* a;
   const void* b;
   void* out;
-  int64_t groups, p, q, r, modes;                    // extents; modes are contiguous complex numbers
+  int64_t groups, p, q, r, modes;                                         // extents; modes are contiguous complex numbers
   int64_t a_group, a_p, a_r, b_group, b_r, b_q, out_group, out_p, out_q;  // strides in complex numbers
   bool conj_a, conj_b;
   bool is_double;

@@ -125,9 +125,12 @@ void parallel_ranges(int64_t count, int64_t grain, int threads, void (*body)(voi
   const int64_t pieces = ceil_div(count, grain);
   const int used = int(threads < pieces ? threads : pieces);
   const OpenMp entry = openmp.load(std::memory_order_relaxed);
-  if (used == 1) job.work();
-  else if (entry) entry([](void* shared) { static_cast<Job*>(shared)->work(); }, &job, unsigned(used), 0);
-  else pool()->run(job, used - 1);
+  if (used == 1)
+    job.work();
+  else if (entry)
+    entry([](void* shared) { static_cast<Job*>(shared)->work(); }, &job, unsigned(used), 0);
+  else
+    pool()->run(job, used - 1);
   if (job.error) std::rethrow_exception(job.error);
 }
 

@@ -55,6 +55,7 @@ def _extension() -> list[tuple[str, str]]:
             f"{c.cpu_isa()} chosen of {c.cpu_isas_built()} (FASTSEG_CPU_ISA forces one)",
         ),
         ("CPU features", _cpu_features()),
+        ("loops run on", "torch's OpenMP threads" if _backends.OPENMP else "a pool of their own"),
     ]
 
 

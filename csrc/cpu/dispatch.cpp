@@ -7,11 +7,11 @@
 
 namespace fastseg {
 
-#define FASTSEG_DECLARE(isa)                  \
-  namespace isa {                             \
-  void analysis(const TransformParams&);      \
-  void synthesis(const TransformParams&);     \
-  void mix(const MixParams&);                 \
+#define FASTSEG_DECLARE(isa)              \
+  namespace isa {                         \
+  void analysis(const TransformParams&);  \
+  void synthesis(const TransformParams&); \
+  void mix(const MixParams&);             \
   }
 FASTSEG_DECLARE(baseline)
 #ifdef FASTSEG_X86
@@ -34,8 +34,7 @@ const Candidate kCandidates[] = {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
               __builtin_cpu_supports("avx512bw");
      }},
-    {{"avx2", avx2::analysis, avx2::synthesis, avx2::mix},
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+    {{"avx2", avx2::analysis, avx2::synthesis, avx2::mix}, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #endif
     {{"baseline", baseline::analysis, baseline::synthesis, baseline::mix}, [] { return true; }},
 };

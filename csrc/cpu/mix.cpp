@@ -23,8 +23,10 @@ struct Complex {
 template <class T, int... i>
 inline Complex<T> deinterleave(Vector<T> a, Vector<T> b, std::integer_sequence<int, i...>) {
   constexpr int lanes = kLanes<T>, lane = 16 / sizeof(T), half = lane / 2;
-  return {__builtin_shufflevector(a, b, (i % lane < half ? i / lane * lane + 2 * (i % lane) : lanes + i / lane * lane + 2 * (i % lane - half))...),
-          __builtin_shufflevector(a, b, (i % lane < half ? i / lane * lane + 2 * (i % lane) + 1 : lanes + i / lane * lane + 2 * (i % lane - half) + 1)...)};
+  return {__builtin_shufflevector(
+              a, b, (i % lane < half ? i / lane * lane + 2 * (i % lane) : lanes + i / lane * lane + 2 * (i % lane - half))...),
+          __builtin_shufflevector(
+              a, b, (i % lane < half ? i / lane * lane + 2 * (i % lane) + 1 : lanes + i / lane * lane + 2 * (i % lane - half) + 1)...)};
 }
 template <int first, class T, int... i>
 inline Vector<T> interleave(Complex<T> c, std::integer_sequence<int, i...>) {
@@ -94,10 +96,17 @@ void multiply_column(const MixParams& p, const T* a, const T* b, int64_t modes, 
       const T* rows = a + row * p.r * 2 * kLanes<T>;
       T* target = out + 2 * (row * p.out_p + m);
       switch (p.p - row) {
-        case 1: multiply_rows<1>(rows, b, p.r, target, p.out_p, modes - m); break;
-        case 2: multiply_rows<2>(rows, b, p.r, target, p.out_p, modes - m); break;
-        case 3: multiply_rows<3>(rows, b, p.r, target, p.out_p, modes - m); break;
-        default: multiply_rows<kTileRows>(rows, b, p.r, target, p.out_p, modes - m);
+        case 1:
+          multiply_rows<1>(rows, b, p.r, target, p.out_p, modes - m);
+          break;
+        case 2:
+          multiply_rows<2>(rows, b, p.r, target, p.out_p, modes - m);
+          break;
+        case 3:
+          multiply_rows<3>(rows, b, p.r, target, p.out_p, modes - m);
+          break;
+        default:
+          multiply_rows<kTileRows>(rows, b, p.r, target, p.out_p, modes - m);
       }
     }
 }

@@ -124,8 +124,8 @@ inline void write_row(const T* src, S* dst, int64_t n) {
 
 // acc[i][v] += Σ_k a[i·a_row + k·a_k] · b[k·b_k + v·lanes]: the one multiply-add loop of this library.
 template <int kRows, int kVectors, class T>
-inline __attribute__((always_inline)) void multiply_add(int64_t depth, const T* a, int64_t a_row, int64_t a_k, const T* b,
-                                                        int64_t b_k, Vector<T> (&acc)[kRows][kVectors]) {
+inline __attribute__((always_inline)) void multiply_add(int64_t depth, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k,
+                                                        Vector<T> (&acc)[kRows][kVectors]) {
   for (int64_t k = 0; k < depth; ++k) {
     Vector<T> column[kVectors];
     FASTSEG_UNROLL
