@@ -206,5 +206,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc's mallopt")
 def test_feature_maps_on_the_cpu_reuse_their_memory():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True)
-    # twenty maps of 64 MB after three: a single one mapped anew faults on 2**14 pages
-    assert int(done.stdout) < 2**14
+    # twenty maps of 64 MB, 2**14 pages each: without reuse every one of them faults; with it none
+    # does, but for a few where a small block landed above a map and the heap grew once more
+    assert int(done.stdout) < 10 * 2**14
