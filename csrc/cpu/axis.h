@@ -7,6 +7,7 @@
 #include "simd.h"
 
 namespace fastseg::FASTSEG_ISA {
+namespace {  // internal linkage: single callers are inlined, which the tiles need
 
 constexpr int kTileRows = 6;
 constexpr int64_t kFoldColumns = 64;           // columns folded at a time: four cache lines of a row, both halves stay in L2
@@ -381,4 +382,5 @@ inline void separate(const Axis& axis, int64_t modes, int64_t im, Row&& row, Par
   }
 }
 
+}  // namespace
 }  // namespace fastseg::FASTSEG_ISA
