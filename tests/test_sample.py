@@ -207,5 +207,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_feature_maps_on_the_cpu_reuse_their_memory():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True)
     # twenty maps of 64 MB, 2**14 pages each: without reuse every one of them faults; with it none
-    # does, but for a few where a small block landed above a map and the heap grew once more
+    # does as a rule; four did once in a full run, for a reason not found
     assert int(done.stdout) < 10 * 2**14
