@@ -32,32 +32,44 @@ Axis make_axis(const AxisTuple& a) {
   return axis;
 }
 
+// `lane`: the number of threads on a CPU, the handle of a stream on a GPU.
+Lane make_lane(int64_t lane) {
+  if (lane < 0) throw Error("lane: threads must be positive");
+  return {lane > 0 ? int(lane) : 1, reinterpret_cast<void*>(lane)};
+}
+
 TransformParams transform_params(const Transform& t, uintptr_t real, uintptr_t spectrum, uintptr_t planes, uintptr_t bias, int64_t images,
-                                 int64_t channels, int dtype, int threads) {
-  if (images < 0 || channels < 1 || threads < 1) throw Error("transform: images, channels and threads must be positive");
+                                 int64_t channels, int dtype, bool planar, int64_t lane) {
+  if (images < 0 || channels < 1) throw Error("transform: images and channels must be positive");
   if (images > 0 && (!real || !spectrum || (t.d.size > 1 && !planes))) throw Error("transform: null pointer");
-  return {t, pointer(real), pointer(spectrum), pointer(planes), pointer(bias), images, channels, static_cast<DType>(dtype), threads};
+  return {t,      pointer(real), pointer(spectrum),         pointer(planes), pointer(bias),
+          images, channels,      static_cast<DType>(dtype), planar,          make_lane(lane)};
 }
 
-void analysis(const Transform& t, uintptr_t x, uintptr_t spectrum, uintptr_t planes, int64_t images, int dtype, int threads) {
-  cpu_kernels().analysis(transform_params(t, x, spectrum, planes, 0, images, 1, dtype, threads));
+// The functions of one kernel table, as `_C.cpu` and `_C.cuda` show them.
+using Table = const Kernels& (*)();
+
+template <Table table>
+void analysis(const Transform& t, uintptr_t x, uintptr_t spectrum, uintptr_t planes, int64_t images, int dtype, bool planar, int64_t lane) {
+  table().analysis(transform_params(t, x, spectrum, planes, 0, images, 1, dtype, planar, lane));
 }
 
+template <Table table>
 void synthesis(const Transform& t, uintptr_t spectrum, uintptr_t planes, uintptr_t bias, uintptr_t y, int64_t images, int64_t channels,
-               int dtype, int threads) {
-  cpu_kernels().synthesis(transform_params(t, y, spectrum, planes, bias, images, channels, dtype, threads));
+               int dtype, bool planar, int64_t lane) {
+  table().synthesis(transform_params(t, y, spectrum, planes, bias, images, channels, dtype, planar, lane));
 }
 
 using Strides = std::array<int64_t, 3>;
 
 // extents: groups, p, q, r, modes; strides in complex numbers: a (group, p, r), b (group, r, q), out (group, p, q)
+template <Table table>
 void mix(uintptr_t a, uintptr_t b, uintptr_t out, std::array<int64_t, 5> n, Strides sa, Strides sb, Strides so, bool conj_a, bool conj_b,
-         bool is_double, int threads) {
+         bool is_double, int64_t lane) {
   for (int64_t extent : n)
     if (extent < 0) throw Error("mix: negative extent");
-  if (threads < 1) throw Error("mix: threads must be positive");
-  cpu_kernels().mix({pointer(a), pointer(b), pointer(out), n[0],  n[1],  n[2],  n[3],   n[4],   sa[0],     sa[1],  sa[2],
-                     sb[0],      sb[1],      sb[2],        so[0], so[1], so[2], conj_a, conj_b, is_double, threads});
+  table().mix({pointer(a), pointer(b), pointer(out), n[0],  n[1],  n[2],  n[3],   n[4],   sa[0],     sa[1],          sa[2],
+               sb[0],      sb[1],      sb[2],        so[0], so[1], so[2], conj_a, conj_b, is_double, make_lane(lane)});
 }
 
 // A whole spectral convolution in one call: on small tensors three calls from Python cost more than the arithmetic.
@@ -88,17 +100,29 @@ Block allocate_planes(const Transform& t, int64_t images, bool is_double) {
 
 void convolve(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y, int64_t batch,
               int threads) {
+  if (threads < 1) throw Error("convolve: threads must be positive");
   const int64_t i = c.inputs, o = c.outputs, m = c.modes, in = c.groups * i, out = c.groups * o;
   const bool is_double = static_cast<DType>(c.dtype) == DType::kFloat64;
   const Block mixed = allocate(batch * out * m * 2, is_double);
   {
     const Block planes = allocate_planes(c.analysis, batch * in, is_double);
-    analysis(c.analysis, x, spectrum, address(planes), batch * in, c.dtype, threads);
+    analysis<cpu_kernels>(c.analysis, x, spectrum, address(planes), batch * in, c.dtype, false, threads);
   }
-  mix(spectrum, weight, address(mixed), {c.groups, batch, o, i, m}, {i * m, in * m, m}, {o * m, out * m, m}, {o * m, out * m, m}, false,
-      false, is_double, threads);
+  mix<cpu_kernels>(spectrum, weight, address(mixed), {c.groups, batch, o, i, m}, {i * m, in * m, m}, {o * m, out * m, m},
+                   {o * m, out * m, m}, false, false, is_double, threads);
   const Block planes = allocate_planes(c.synthesis, batch * out, is_double);
-  synthesis(c.synthesis, address(mixed), address(planes), bias, y, batch * out, out, c.dtype, threads);
+  synthesis<cpu_kernels>(c.synthesis, address(mixed), address(planes), bias, y, batch * out, out, c.dtype, false, threads);
+}
+
+const py::call_guard<py::gil_scoped_release> no_gil;
+
+template <Table table>
+py::module_ bind(py::module_& parent, const char* name) {
+  py::module_ m = parent.def_submodule(name);
+  m.def("analysis", &analysis<table>, no_gil);
+  m.def("synthesis", &synthesis<table>, no_gil);
+  m.def("mix", &mix<table>, no_gil);
+  return m;
 }
 
 }  // namespace
@@ -108,14 +132,20 @@ PYBIND11_MODULE(_C, m) {
   py::class_<Transform>(m, "Transform").def(py::init([](const AxisTuple& d, const AxisTuple& h, const AxisTuple& w) {
     return Transform{make_axis(d), make_axis(h), make_axis(w)};
   }));
-  const py::call_guard<py::gil_scoped_release> no_gil;
-  m.def("cpu_analysis", &analysis, no_gil);
-  m.def("cpu_synthesis", &synthesis, no_gil);
-  m.def("cpu_mix", &mix, no_gil);
   py::class_<Convolution>(m, "Convolution")
       .def(py::init([](const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs,
                        int64_t modes, int dtype) { return Convolution{analysis, synthesis, groups, inputs, outputs, modes, dtype}; }));
-  m.def("cpu_convolve", &convolve, no_gil);
+  py::module_ cpu = bind<cpu_kernels>(m, "cpu");
+  cpu.def("convolve", &convolve, no_gil);
+#ifdef FASTSEG_CUDA
+  bind<cuda_kernels>(m, "cuda");
+  // where the pointers it takes point to: host memory in the build that executes the kernels on the host
+#ifdef FASTSEG_CUDA_HOST
+  m.attr("cuda_device") = "cpu";
+#else
+  m.attr("cuda_device") = "cuda";
+#endif
+#endif
   m.def("use_openmp", &use_openmp);
   m.def("cpu_isa", [] { return std::string(cpu_kernels().name); });
   m.def("cpu_isas_built", [] { return std::string(cpu_kernels_built()); });

@@ -25,6 +25,12 @@ struct Transform {
   Axis d, h, w;
 };
 
+// The processor's threads a CPU kernel may take, or the stream every launch of a CUDA kernel goes to.
+struct Lane {
+  int threads;
+  void* stream;
+};
+
 struct TransformParams {
   Transform t;
   void* real;        // [images, D, H, W]         `dtype`: read by analysis, written by synthesis
@@ -33,7 +39,8 @@ struct TransformParams {
   const void* bias;  // [channels] like spectrum, or null: added by synthesis
   int64_t images, channels;
   DType dtype;
-  int threads;
+  bool planar;  // the spectrum is [images, 2, MD, MH, MW]: real parts, then imaginary parts
+  Lane lane;
 };
 
 // out[p, q, m] (+)= Σ_r op(a[p, r, m]) · op(b[r, q, m]) for every mode m, per group; op is the identity or the conjugate.
@@ -45,19 +52,129 @@ struct MixParams {
   int64_t a_group, a_p, a_r, b_group, b_r, b_q, out_group, out_p, out_q;  // strides in complex numbers
   bool conj_a, conj_b;
   bool is_double;
-  int threads;
+  Lane lane;
 };
 
-struct CpuKernels {
+// A 1×1 convolution with an epilogue: z = weight · x + addend per group, out = epilogue(z). Points are contiguous.
+enum class Epilogue : int {
+  kNone = 0,
+  kGelu = 1,          // gelu(z), the exact one
+  kGeluGradient = 2,  // gelu'(z) · factor
+  kAffineRelu = 3,    // max(scale · z + shift, 0), per output channel
+  kMoments = 4,       // z, and Σz, Σz² of every output channel
+};
+
+struct PointwiseParams {
+  const void* x;       // [batch, groups·inputs, points] in_dtype
+  const void* weight;  // [groups, outputs, inputs] compute type; [groups, inputs, outputs] where `transposed`
+  const void* addend;  // [batch, groups·outputs, points] compute type, or null; may be `out`
+  const void* factor;  // like out, factor_dtype: kGeluGradient
+  const void* scale;   // [groups·outputs] compute type: kAffineRelu
+  const void* shift;
+  void* out;      // [batch, groups·outputs, points] out_dtype
+  void* moments;  // [2, groups·outputs] compute type: kMoments
+  void* partial;  // [moment_blocks(batch, points), 2, groups·outputs] compute type, scratch: kMoments
+  int64_t batch, groups, outputs, inputs, points;
+  bool transposed;
+  Epilogue epilogue;
+  DType in_dtype, factor_dtype, out_dtype;
+  Lane lane;
+};
+
+// Sums over batch and points are taken in blocks of points, then over the blocks: their order never changes.
+constexpr int64_t kMomentPoints = 1024;
+constexpr int64_t moment_blocks(int64_t batch, int64_t points) { return batch * ceil_div(points, kMomentPoints); }
+
+// Forward (gradient null): out = max(scale · z + shift, 0). Backward: out = [scale · z + shift > 0] · scale · gradient and
+// sums = Σ mask · gradient · z, Σ mask · gradient, the gradients of scale and shift.
+struct AffineReluParams {
+  const void* z;         // [batch, channels, points]
+  const void* gradient;  // like z, or null
+  const void* scale;     // [channels]
+  const void* shift;
+  void* out;      // like z
+  void* sums;     // [2, channels]
+  void* partial;  // [moment_blocks(batch, points), 2, channels], scratch
+  int64_t batch, channels, points;
+  bool is_double;
+  Lane lane;
+};
+
+// A separable filter: low = T_D T_H T_W x with (T x)[n] = Σ_r taps[r + R] · x̃[n + r], x̃ being x extended by `padding` (reflect does not
+// repeat the edge, R < N); high = x − low. `adjoint` is the exact transpose.
+enum class Padding : int { kCircular = 0, kReflect = 1, kZeros = 2 };
+
+struct GaussianParams {
+  const void* x;               // [images, D, H, W] dtype
+  void* low;                   // like x, or null
+  void* high;                  // like x, or null
+  const void* taps;            // [tap_images, 3, 2·radius + 1] compute type, axes D, H, W
+  const int32_t* radii;        // [tap_images, 3]: taps further out are zero
+  void* scratch;               // CUDA: [2, images·D·H·W] compute type; CPU: null
+  int64_t images, tap_images;  // tap_images is `images`, or 1
+  int64_t d, h, w, radius;
+  Padding padding;
+  bool adjoint, symmetric;  // symmetric: taps[−r] = taps[r]
+  DType dtype;
+  Lane lane;
+};
+
+// The gradient of one axis's taps: out[image, r + R] = Σ gradient[n] · x̃[n + r] over all voxels, r along `axis` (0, 1, 2 = D, H, W).
+struct TapsGradientParams {
+  const void* x;         // [images, D, H, W] dtype
+  const void* gradient;  // like x
+  void* out;             // [images, 2·radius + 1] compute type
+  int64_t images, d, h, w, radius;
+  int axis;
+  Padding padding;
+  DType dtype;
+  Lane lane;
+};
+
+// The spatial gate of an anchor: logits = Σ_c weight[c] · max(low[c], cond[c]) + bias, out = feat · (1 + sigmoid(logits)).
+struct GateParams {
+  const void* low;     // [batch, cond_channels, points] dtype
+  const void* cond;    // like low
+  const void* weight;  // [cond_channels] compute type
+  const void* bias;    // [1]
+  const void* feat;    // [batch, channels, points] dtype
+  void* out;           // like feat
+  void* logits;        // [batch, points] compute type, kept for the backward
+  int64_t batch, cond_channels, channels, points;
+  DType dtype;
+  Lane lane;
+};
+
+struct GateBackwardParams {
+  GateParams forward;     // its `out` is not used
+  const void* gradient;   // like feat
+  void *dlow, *dcond;     // like low; where low = cond each gets half
+  void* dfeat;            // like feat
+  void* dlogits;          // [batch, points] compute type, scratch
+  void *dweight, *dbias;  // [cond_channels], [1] compute type
+  void* partial;          // [moment_blocks(batch, points), cond_channels + 1] compute type, scratch
+};
+
+// Everything one kind of processor can run; null where it has no kernel.
+struct Kernels {
   const char* name;
   void (*analysis)(const TransformParams&);
   void (*synthesis)(const TransformParams&);
   void (*mix)(const MixParams&);
+  void (*pointwise)(const PointwiseParams&);
+  void (*affine_relu)(const AffineReluParams&);
+  void (*gaussian)(const GaussianParams&);
+  void (*taps_gradient)(const TapsGradientParams&);
+  void (*gate)(const GateParams&);
+  void (*gate_backward)(const GateBackwardParams&);
 };
 
-// The widest set this processor runs, or the one FASTSEG_CPU_ISA names (Error when it cannot run here).
-const CpuKernels& cpu_kernels();
+// The widest instruction set this processor runs, or the one FASTSEG_CPU_ISA names (Error when it cannot run here).
+const Kernels& cpu_kernels();
 // Names of the sets built in, widest first, separated by spaces.
 const char* cpu_kernels_built();
+
+// In builds with CUDA (FASTSEG_CUDA).
+const Kernels& cuda_kernels();
 
 }  // namespace fastseg

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+CPU = torch.device("cpu")
 TABLE_PADDING = 16  # last-axis rows are a whole number of vectors of every instruction set
 
 
@@ -70,7 +71,7 @@ def hermitian_weights(columns: int, size: int) -> Tensor:
 
 @lru_cache(maxsize=512)
 def outer_tables(
-    size: int, axis: Kept, synthesis: bool, dtype: torch.dtype
+    size: int, axis: Kept, synthesis: bool, dtype: torch.dtype, device: torch.device = CPU
 ) -> tuple[Tensor, Tensor]:
     """Folded tables of an axis other than the last.
 
@@ -83,13 +84,14 @@ def outer_tables(
     _, sin = cos_sin(k[1:], odd, size)
     if synthesis:
         cos, sin = cos.T, sin.T
-    return cos.to(dtype).contiguous(), sin.to(dtype).contiguous()
+    return tuple(t.to(device, dtype).contiguous() for t in (cos, sin))
 
 
 @lru_cache(maxsize=512)
 def last_tables(
-    size: int, columns: int, synthesis: bool, scale: float, weighted: bool, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+    size: int, columns: int, synthesis: bool, scale: float, weighted: bool, dtype: torch.dtype,
+    device: torch.device = CPU,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Folded tables of the last axis, scale and weights included, rows padded with zeros to whole
     vectors.
 
@@ -108,7 +110,9 @@ def last_tables(
     else:
         cos, sin = cos * factor, -sin[1 : odd.numel() + 1] * factor
     padding = (0, -cos.shape[1] % TABLE_PADDING)
-    return tuple(torch.nn.functional.pad(t, padding).to(dtype).contiguous() for t in (cos, sin))
+    return tuple(
+        torch.nn.functional.pad(t, padding).to(device, dtype).contiguous() for t in (cos, sin)
+    )
 
 
 def build_outer_matrix(size: int, axis: Kept, dtype: torch.dtype, device: torch.device) -> Tensor:

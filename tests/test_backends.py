@@ -101,26 +101,26 @@ def test_forcing_cpu_on_other_devices_says_where_x_is():
 
 
 def test_selection_is_a_function_of_its_arguments():
-    names = list(inspect.signature(_backends.select).parameters)
-    assert names == ["setting", "device_type", "sizes", "out_sizes", "modes"]
-    row = ("cpu", (64, 64), (64, 64), (24, 12))
-    assert {_backends.select("auto", *row) for _ in range(3)} == {_backends.select("auto", *row)}
+    names = list(inspect.signature(_backends.select_spectral).parameters)
+    assert names == ["setting", "device_type", "dtype", "sizes", "out_sizes", "modes"]
+    row = ("cpu", F32, (64, 64), (64, 64), (24, 12))
+    assert len({_backends.select_spectral("auto", *row) for _ in range(3)}) == 1
     for forced in LIVE:
         device = "cuda" if forced in ("cuda", "triton") else "cpu"
         with fastseg.use_backend("reference"):
-            assert _backends.select(forced, device, *row[1:]) == forced
+            assert _backends.select_spectral(forced, device, *row[1:]) == forced
 
 
 @CPU_ONLY
 def test_selection_takes_the_kernels_for_few_modes_and_an_fft_for_many():
     short, long = (240, 240), (421, 421)
-    assert _backends.select("auto", "cpu", short, short, (20, 10)) == "cpu"
-    assert _backends.select("auto", "cpu", (40,), (40,), (21,)) == "cpu"
-    assert _backends.select("auto", "cpu", long, long, (421, 211)) == "reference"
-    assert _backends.select("auto", "cpu", short, short, (240, 121)) == "cpu"
-    assert _backends.select("auto", "cpu", (2048,), (2048,), (256,)) == "cpu"
-    assert _backends.select("auto", "cpu", (2048,), (8192,), (256,)) == "reference"
-    assert _backends.select("auto", "meta", short, short, (20, 10)) == "matmul"
+    assert _backends.select_spectral("auto", "cpu", F32, short, short, (20, 10)) == "cpu"
+    assert _backends.select_spectral("auto", "cpu", F32, (40,), (40,), (21,)) == "cpu"
+    assert _backends.select_spectral("auto", "cpu", F32, long, long, (421, 211)) == "reference"
+    assert _backends.select_spectral("auto", "cpu", F32, short, short, (240, 121)) == "cpu"
+    assert _backends.select_spectral("auto", "cpu", F32, (2048,), (2048,), (256,)) == "cpu"
+    assert _backends.select_spectral("auto", "cpu", F32, (2048,), (8192,), (256,)) == "reference"
+    assert _backends.select_spectral("auto", "meta", F32, short, short, (20, 10)) == "matmul"
 
 
 @pytest.mark.parametrize("dtype", [F32, F64, F16, BF16], ids=str)

@@ -139,11 +139,11 @@ def test_errors_of_a_kernel_reach_the_caller(threads):
     native, given = _backends._C, arguments(*SHAPES[1])
     transform = native.Transform((0, 0, 1, 1, 0, 16), (0, 0, 1, 1, 0, 16), (1, 1, 8, 2, 0, 16))
     with pytest.raises(native.Error, match="unknown dtype code"):
-        native.cpu_analysis(transform, 64, 64, 0, 1, 9, 2)
+        native.cpu.analysis(transform, 64, 64, 0, 1, 9, False, 2)
     with pytest.raises(native.Error, match="null pointer"):
-        native.cpu_analysis(transform, 0, 64, 0, 1, 0, 2)
+        native.cpu.analysis(transform, 0, 64, 0, 1, 0, False, 2)
     with pytest.raises(native.Error, match="threads must be positive"):
-        native.cpu_analysis(transform, 64, 64, 0, 1, 0, 0)
+        native.cpu.analysis(transform, 64, 64, 0, 1, 0, False, -1)
     with pytest.raises(native.Error, match="axis: size 0"):
         native.Transform((0, 0, 1, 1, 0, 16), (0, 0, 1, 1, 0, 16), (1, 1, 0, 1, 0, 16))
     assert issubclass(native.Error, RuntimeError)
@@ -158,7 +158,7 @@ def test_a_failed_allocation_on_the_pool_reaches_the_caller(threads):
     transform = native.Transform((0, 0, 1, 1, 0, 16), (0, 0, 1, 1, 0, 16), axis)
     for _ in range(5):
         with pytest.raises(MemoryError):
-            native.cpu_analysis(transform, 64, 64, 0, 400, 0, 2)
+            native.cpu.analysis(transform, 64, 64, 0, 400, 0, False, 2)
     given = arguments(*SHAPES[1])
     assert same(convolve(given), convolve(given))
 

@@ -7,11 +7,9 @@
 
 namespace fastseg {
 
-#define FASTSEG_DECLARE(isa)              \
-  namespace isa {                         \
-  void analysis(const TransformParams&);  \
-  void synthesis(const TransformParams&); \
-  void mix(const MixParams&);             \
+#define FASTSEG_DECLARE(isa)    \
+  namespace isa {               \
+  extern const Kernels kernels; \
   }
 FASTSEG_DECLARE(baseline)
 #ifdef FASTSEG_X86
@@ -23,23 +21,23 @@ FASTSEG_DECLARE(avx512)
 namespace {
 
 struct Candidate {
-  CpuKernels kernels;
+  const Kernels& kernels;
   bool (*runs_here)();
 };
 
 const Candidate kCandidates[] = {
 #ifdef FASTSEG_X86
-    {{"avx512", avx512::analysis, avx512::synthesis, avx512::mix},
+    {avx512::kernels,
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
               __builtin_cpu_supports("avx512bw");
      }},
-    {{"avx2", avx2::analysis, avx2::synthesis, avx2::mix}, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+    {avx2::kernels, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #endif
-    {{"baseline", baseline::analysis, baseline::synthesis, baseline::mix}, [] { return true; }},
+    {baseline::kernels, [] { return true; }},
 };
 
-const CpuKernels& choose() {
+const Kernels& choose() {
   const char* wanted = std::getenv("FASTSEG_CPU_ISA");
   if (wanted && !*wanted) wanted = nullptr;
   for (const Candidate& c : kCandidates) {
@@ -52,8 +50,8 @@ const CpuKernels& choose() {
 
 }  // namespace
 
-const CpuKernels& cpu_kernels() {
-  static const CpuKernels& chosen = choose();
+const Kernels& cpu_kernels() {
+  static const Kernels& chosen = choose();
   return chosen;
 }
 

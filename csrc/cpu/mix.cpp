@@ -131,7 +131,7 @@ void mix(const MixParams& p) {
       }
     }
   };
-  parallel_for(p.groups * blocks, 1, useful_threads(4 * p.groups * p.p * p.q * p.r * p.modes, p.threads), run);
+  parallel_for(p.groups * blocks, 1, useful_threads(4 * p.groups * p.p * p.q * p.r * p.modes, p.lane.threads), run);
 }
 
 }  // namespace

@@ -108,13 +108,13 @@ void for_depth_blocks(const TransformParams& p, int64_t columns, Body&& body) {
       body(task / blocks, first, columns - first < kFoldColumns ? columns - first : kFoldColumns);
     }
   };
-  parallel_for(p.images * blocks, 1, useful_threads(p.images * columns * p.t.d.size * p.t.d.distinct(), p.threads), run);
+  parallel_for(p.images * blocks, 1, useful_threads(p.images * columns * p.t.d.size * p.t.d.distinct(), p.lane.threads), run);
 }
 
 // Multiply-adds of all planes, about: kept columns a sample.
 int plane_threads(const TransformParams& p) {
   const int64_t samples = p.images * p.t.d.size * p.t.h.size * p.t.w.size;
-  return useful_threads(samples * (p.t.h.distinct() + p.t.w.kept()), p.threads);
+  return useful_threads(samples * (p.t.h.distinct() + p.t.w.kept()), p.lane.threads);
 }
 
 // Neighbouring planes go to one thread, so that what it fetches ahead is its own; enough pieces remain to even out the load.

@@ -110,8 +110,10 @@ def on_backend(backend: str):
         device, sizes = weight.device.type, case.sizes
         name = backend
         if backend == "auto":
-            name = _backends.select("auto", device, sizes, sizes, case.modes)
-        reason = _backends.unable(name, device)
+            name = _backends.select_spectral(
+                "auto", device, torch.float32, sizes, sizes, case.modes
+            )
+        reason = _backends.unable(name, device, torch.float32)
         if reason:
             raise Unavailable(reason)
         return Layer(

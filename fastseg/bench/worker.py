@@ -56,7 +56,9 @@ def measure(case: cases.Case, job: dict, providers: dict | None = None) -> dict:
         "modes": case.modes,
         "source": case.source,
     }
-    record["auto"] = _backends.select("auto", device.type, case.sizes, case.sizes, case.modes)
+    record["auto"] = _backends.select_spectral(
+        "auto", device.type, torch.float32, case.sizes, case.sizes, case.modes
+    )
     record |= {
         "dtype": job["dtype"],
         "heap": job["heap"],

@@ -6,28 +6,10 @@ same scale and weights; a spectral convolution saves its weight and the kept spe
 nothing else.
 """
 
-import math
-
 import torch
-from torch import Tensor
 
 from fastseg.ops import _backends
-
-
-def _grouped(spectrum: Tensor, groups: int) -> Tensor:
-    batch, channels = spectrum.shape[:2]
-    return spectrum.reshape(batch, groups, channels // groups, math.prod(spectrum.shape[2:-1]), 2)
-
-
-def _grouped_weight(weight: Tensor, groups: int) -> Tensor:
-    inputs, outputs = weight.shape[:2]
-    return weight.reshape(inputs, groups, outputs // groups, math.prod(weight.shape[2:-1]), 2)
-
-
-def mix_channels(subscripts: str, mix, a: Tensor, weight: Tensor, groups: int) -> Tensor:
-    out = mix(_grouped(a, groups), _grouped_weight(weight, groups), subscripts)
-    return out.reshape(a.shape[0], out.shape[1] * out.shape[2], *a.shape[2:])
-
+from fastseg.ops._native import mix_channels, mix_weight_gradient
 
 _library = torch.library.Library("fastseg", "FRAGMENT")
 _library.define(
@@ -153,9 +135,7 @@ def _spectral_conv_backward(
             grad_spectrum, sizes, analysis_scale, False, two_sided, grad.dtype, None
         )
     if wanted[1]:
-        dw = kernels.mix(
-            _grouped(spectrum, groups), _grouped(grad_mixed, groups), "ngim,ngom->igom"
-        ).reshape(weight.shape)
+        dw = mix_weight_gradient(kernels.mix, spectrum, grad_mixed, weight.shape, groups)
     if wanted[2]:
         # the zero frequency of the gradient is its sum, times the table's scale
         db = grad_mixed.flatten(2)[..., 0].sum(0) / synthesis_scale

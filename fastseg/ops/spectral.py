@@ -28,7 +28,7 @@ def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = 
     _checks.check_real("x", x.dtype, x.shape, len(modes))
     _checks.check_norm(norm)
     _checks.check_modes(modes, sizes, two_sided, "x's")
-    backend = _backends.select(_setting(), x.device.type, sizes, sizes, modes)
+    backend = _backends.select_spectral(_setting(), x.device.type, x.dtype, sizes, sizes, modes)
     if backend == "reference":
         return reference.truncated_rfftn(x, modes, norm, two_sided)
     scale, _ = plan.scales(norm, sizes)
@@ -67,7 +67,7 @@ def truncated_irfftn(
     dtype = wide if dtype is None else dtype
     if dtype not in _checks.FLOATS:
         raise TypeError(f"dtype: got {dtype}, want float32, float64, float16 or bfloat16")
-    backend = _backends.select(_setting(), spectrum.device.type, sizes, sizes, modes)
+    backend = _backends.select_spectral(_setting(), spectrum.device.type, wide, sizes, sizes, modes)
     if backend == "reference":
         return reference.truncated_irfftn(spectrum, sizes, norm, two_sided, dtype)
     _, scale = plan.scales(norm, sizes)
@@ -121,7 +121,7 @@ def _prepare(
     _checks.check_modes(modes, out_sizes, two_sided, "the output's")
     _checks.check_weight(shape[1], weight_shape[:-1], bias_shape, groups, modes)
     scales = plan.scales(norm, shape[2:])[0], plan.scales(norm, out_sizes)[1]
-    backend = _backends.select(setting, device_type, shape[2:], out_sizes, modes)
+    backend = _backends.select_spectral(setting, device_type, dtype, shape[2:], out_sizes, modes)
     return _Call(modes, out_sizes, scales, backend)
 
 

@@ -1,0 +1,23 @@
+// The table of one instruction set.
+#include "../ops.h"
+
+#ifndef FASTSEG_ISA
+#error "compile with FASTSEG_ISA (a namespace)"
+#endif
+#define FASTSEG_TEXT_(x) #x
+#define FASTSEG_TEXT(x) FASTSEG_TEXT_(x)
+
+namespace fastseg::FASTSEG_ISA {
+
+void analysis(const TransformParams&);
+void synthesis(const TransformParams&);
+void mix(const MixParams&);
+
+extern const Kernels kernels;
+// constant: read by the static table of csrc/cpu/dispatch.cpp before any constructor runs
+constexpr Kernels kTable = {
+    FASTSEG_TEXT(FASTSEG_ISA), analysis, synthesis, mix, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+};
+const Kernels kernels = kTable;
+
+}  // namespace fastseg::FASTSEG_ISA

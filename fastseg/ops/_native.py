@@ -1,0 +1,213 @@
+"""Tensors to addresses: the spectral kernels of `fastseg._C.cpu` and `fastseg._C.cuda`."""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastseg import plan
+
+DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+_SINGLE_AXIS = (0, 0, 1, 1, 0, plan.TABLE_PADDING)
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def lane(x: Tensor) -> int:
+    """What a kernel of x's device runs on: a number of threads, or the current stream's handle."""
+    if x.device.type == "cuda":
+        return torch.cuda.current_stream(x.device).cuda_stream
+    return torch.get_num_threads()
+
+
+# a, b → out over batch n, groups g, channels i (in) and o (out) of a group, modes m; the second
+# operand or, in the weight gradient, the first one is conjugated
+MIXES = {
+    "ngim,igom->ngom": (False, False),  # forward
+    "ngom,igom->ngim": (False, True),  # input gradient
+    "ngim,ngom->igom": (True, False),  # weight gradient
+}
+
+
+def _strides(subscripts: str, shape: dict[str, int]) -> dict[str, int]:
+    strides, step = {}, 1
+    for axis in reversed(subscripts):
+        strides[axis], step = step, step * shape[axis]
+    return strides
+
+
+@lru_cache(maxsize=512)
+def _mix_layout(subscripts: str, shape_a: tuple, shape_b: tuple):
+    names_a, rest = subscripts.split(",")
+    names_b, names_out = rest.split("->")
+    shape = dict(zip(names_a, shape_a, strict=True)) | dict(zip(names_b, shape_b, strict=True))
+    a, b, out = (_strides(names, shape) for names in (names_a, names_b, names_out))
+    (p,) = set(names_a) & set(names_out) - set("gm")
+    (q,) = set(names_b) & set(names_out) - set("gm")
+    (r,) = set(names_a) & set(names_b) - set("gm")
+    return (
+        [shape[axis] for axis in ("g", p, q, r, "m")],
+        [a["g"], a[p], a[r]],
+        [b["g"], b[r], b[q]],
+        [out["g"], out[p], out[q]],
+        [shape[axis] for axis in names_out],
+    )
+
+
+class _Plan(NamedTuple):
+    transform: object
+    tables: list  # kept alive: the transform holds their addresses
+
+
+def _axis(size: int, kept: plan.Kept, tables: tuple[Tensor, Tensor], padded: int) -> tuple:
+    return (tables[0].data_ptr(), tables[1].data_ptr(), size, kept.positive, kept.negative, padded)
+
+
+class Spectral:
+    """One table's truncated transforms and channel mixes; the meaning of each is in `_backends`."""
+
+    def __init__(self, library, table):
+        self.library, self.table = library, table
+        self.plan = lru_cache(maxsize=512)(self._plan)
+
+    def _plan(self, sizes, modes, two_sided, synthesis, scale, weighted, dtype, device) -> _Plan:
+        kept = plan.kept_axes(modes, two_sided)
+        last = plan.last_tables(sizes[-1], modes[-1], synthesis, scale, weighted, dtype, device)
+        axes, tables = [_axis(sizes[-1], kept[-1], last, last[0].shape[1])], [last]
+        for size, axis in zip(reversed(sizes[:-1]), reversed(kept[:-1]), strict=True):
+            tables.append(plan.outer_tables(size, axis, synthesis, dtype, device))
+            axes.insert(0, _axis(size, axis, tables[-1], plan.TABLE_PADDING))
+        axes = [_SINGLE_AXIS] * (3 - len(axes)) + axes
+        return _Plan(self.library.Transform(*axes), tables)
+
+    def scratch(self, spectrum: Tensor, images: int, sizes, modes) -> Tensor | None:
+        """What a transform keeps between its axes."""
+        if len(sizes) < 3 or sizes[-3] == 1:
+            return None
+        return spectrum.new_empty((images, sizes[-3], *modes[-2:], 2))
+
+    def analysis(
+        self, x: Tensor, modes, scale: float, weighted: bool, two_sided: bool, planar: bool = False
+    ) -> Tensor:
+        x, modes, sizes = x.contiguous(), tuple(modes), tuple(x.shape[2:])
+        batch, channels = x.shape[:2]
+        dtype = compute_dtype(x.dtype)
+        native = self.plan(sizes, modes, two_sided, False, scale, weighted, dtype, x.device)
+        shape = (batch, 2 * channels, *modes) if planar else (batch, channels, *modes, 2)
+        spectrum = torch.empty(shape, dtype=dtype, device=x.device)
+        planes = self.scratch(spectrum, batch * channels, sizes, modes)
+        self.table.analysis(
+            native.transform, x.data_ptr(), spectrum.data_ptr(), address(planes), batch * channels,
+            DTYPE_CODES[x.dtype], planar, lane(x),
+        )  # fmt: skip
+        return spectrum
+
+    def synthesis(
+        self, spectrum: Tensor, sizes, scale: float, weighted: bool, two_sided: bool,
+        dtype: torch.dtype, bias: Tensor | None, planar: bool = False,
+    ) -> Tensor:  # fmt: skip
+        spectrum, sizes = spectrum.contiguous(), tuple(sizes)
+        batch, channels = spectrum.shape[0], spectrum.shape[1] // (2 if planar else 1)
+        modes = tuple(spectrum.shape[2:] if planar else spectrum.shape[2:-1])
+        native = self.plan(
+            sizes, modes, two_sided, True, scale, weighted, spectrum.dtype, spectrum.device
+        )
+        y = torch.empty((batch, channels, *sizes), dtype=dtype, device=spectrum.device)
+        planes = self.scratch(spectrum, batch * channels, sizes, modes)
+        bias = None if bias is None else bias.to(spectrum.dtype).contiguous()
+        self.table.synthesis(
+            native.transform, spectrum.data_ptr(), address(planes), address(bias), y.data_ptr(),
+            batch * channels, max(channels, 1), DTYPE_CODES[dtype], planar, lane(spectrum),
+        )  # fmt: skip
+        return y
+
+    def mix(self, a: Tensor, b: Tensor, subscripts: str) -> Tensor:
+        a, b = a.contiguous(), b.contiguous()
+        extents, stride_a, stride_b, stride_out, shape = _mix_layout(
+            subscripts, a.shape[:-1], b.shape[:-1]
+        )
+        conj_a, conj_b = MIXES[subscripts]
+        out = torch.empty((*shape, 2), dtype=a.dtype, device=a.device)
+        self.table.mix(
+            a.data_ptr(), b.data_ptr(), out.data_ptr(), extents, stride_a, stride_b, stride_out,
+            conj_a, conj_b, a.dtype == torch.float64, lane(a),
+        )  # fmt: skip
+        return out
+
+    def convolve(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, sizes, groups: int,
+        analysis_scale: float, synthesis_scale: float, two_sided: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        spectrum = self.analysis(x, weight.shape[2:-1], analysis_scale, False, two_sided)
+        mixed = mix_channels("ngim,igom->ngom", self.mix, spectrum, weight, groups)
+        return self.synthesis(
+            mixed, sizes, synthesis_scale, True, two_sided, x.dtype, bias
+        ), spectrum
+
+
+class CpuSpectral(Spectral):
+    """On small tensors three calls from Python cost more than the arithmetic: one does it all."""
+
+    def __init__(self, library, table):
+        super().__init__(library, table)
+        self.convolution = lru_cache(maxsize=512)(self._convolution)
+
+    def _convolution(self, sizes, out_sizes, modes, channels, groups, scales, two_sided, dtype):
+        wide, device = compute_dtype(dtype), torch.device("cpu")
+        analysis = self.plan(sizes, modes, two_sided, False, scales[0], False, wide, device)
+        synthesis = self.plan(out_sizes, modes, two_sided, True, scales[1], True, wide, device)
+        inputs, outputs = (c // groups for c in channels)
+        # the plans keep their tables alive
+        return (analysis, synthesis), self.library.Convolution(
+            analysis.transform, synthesis.transform, groups, inputs, outputs, math.prod(modes),
+            DTYPE_CODES[dtype],
+        )  # fmt: skip
+
+    def convolve(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, sizes, groups: int,
+        analysis_scale: float, synthesis_scale: float, two_sided: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        x, weight = x.contiguous(), weight.contiguous()
+        batch, channels, *in_sizes = x.shape
+        outputs, *modes = weight.shape[1:-1]
+        _, native = self.convolution(
+            tuple(in_sizes), tuple(sizes), tuple(modes), (channels, outputs), groups,
+            (analysis_scale, synthesis_scale), two_sided, x.dtype,
+        )  # fmt: skip
+        spectrum = weight.new_empty((batch, channels, *modes, 2))
+        y = x.new_empty((batch, outputs, *sizes))
+        bias = None if bias is None else bias.to(weight.dtype).contiguous()
+        self.table.convolve(
+            native, x.data_ptr(), weight.data_ptr(), address(bias), spectrum.data_ptr(),
+            y.data_ptr(), batch, torch.get_num_threads(),
+        )  # fmt: skip
+        return y, spectrum
+
+
+def _grouped(spectrum: Tensor, groups: int) -> Tensor:
+    batch, channels = spectrum.shape[:2]
+    return spectrum.reshape(batch, groups, channels // groups, math.prod(spectrum.shape[2:-1]), 2)
+
+
+def _grouped_weight(weight: Tensor, groups: int) -> Tensor:
+    inputs, outputs = weight.shape[:2]
+    return weight.reshape(inputs, groups, outputs // groups, math.prod(weight.shape[2:-1]), 2)
+
+
+def mix_channels(subscripts: str, mix, a: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """The forward or the input gradient's product of spectra (B, C, *modes, 2) by a weight."""
+    out = mix(_grouped(a, groups), _grouped_weight(weight, groups), subscripts)
+    return out.reshape(a.shape[0], out.shape[1] * out.shape[2], *a.shape[2:])
+
+
+def mix_weight_gradient(mix, spectrum: Tensor, gradient: Tensor, shape, groups: int) -> Tensor:
+    product = mix(_grouped(spectrum, groups), _grouped(gradient, groups), "ngim,ngom->igom")
+    return product.reshape(shape)
