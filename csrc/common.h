@@ -9,6 +9,13 @@ namespace fastseg {
 
 enum class DType : int { kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBFloat16 = 3 };
 
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };

@@ -1,14 +1,13 @@
-// The vocabulary of the CPU kernels: a vector of T as wide as the instruction set this file is compiled for, and 16-bit storage.
+// The vocabulary of the CPU kernels: a vector of T as wide as the instruction set this file is compiled for.
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-#include "../common.h"
+#include "../storage.h"
 
 #ifndef FASTSEG_ISA
 #error "compile with FASTSEG_ISA (a namespace) and FASTSEG_VECTOR_BYTES"
@@ -66,51 +65,6 @@ inline void stream_fence() {
 template <class T>
 inline Vector<T> broadcast(T x) {
   return x - Vector<T>{};  // subtracting zero is exact for every x, so it compiles to a broadcast alone
-}
-
-struct Half {
-  uint16_t bits;
-};
-struct BFloat16 {
-  uint16_t bits;
-};
-
-inline uint32_t bits_of(float x) {
-  uint32_t u;
-  std::memcpy(&u, &x, 4);
-  return u;
-}
-inline float float_of(uint32_t u) {
-  float x;
-  std::memcpy(&x, &u, 4);
-  return x;
-}
-
-// Conversions round to nearest even and are free of branches, so that loops over them vectorise.
-inline float to_compute(float x) { return x; }
-inline double to_compute(double x) { return x; }
-inline float to_compute(BFloat16 x) { return float_of(uint32_t{x.bits} << 16); }
-inline float to_compute(Half x) {
-  const uint32_t magnitude = x.bits & 0x7fffu, sign = uint32_t(x.bits & 0x8000u) << 16;
-  const float scaled = float_of(magnitude << 13) * 0x1p112f;
-  const uint32_t special = magnitude >= 0x7c00u ? 0x7f800000u : 0u;
-  return float_of(bits_of(scaled) | special | sign);
-}
-
-inline void from_compute(float x, float& out) { out = x; }
-inline void from_compute(double x, double& out) { out = x; }
-inline void from_compute(float x, BFloat16& out) {
-  const uint32_t u = bits_of(x);
-  const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  out.bits = uint16_t((u & 0x7fffffffu) > 0x7f800000u ? (u >> 16) | 0x40u : rounded);
-}
-inline void from_compute(float x, Half& out) {
-  const uint32_t u = bits_of(x), sign = (u >> 16) & 0x8000u, magnitude = u & 0x7fffffffu;
-  const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-  const uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u;
-  const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
-  const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
-  out.bits = uint16_t(sign | (magnitude >= 0x47800000u ? special : finite));
 }
 
 template <class T, class S>

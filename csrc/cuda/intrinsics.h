@@ -1,0 +1,77 @@
+// Everything that is a hardware instruction or a vendor header's: 16-bit conversions, wide loads and stores, warp operations. Each has a
+// body of equal meaning for execution on the host.
+#pragma once
+
+#ifdef FASTSEG_CUDA_HOST
+#include "../storage.h"
+#include "host.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include "../common.h"
+#endif
+
+// Loops over registers must unroll: an array that is indexed at run time lives in memory.
+#ifdef FASTSEG_CUDA_HOST
+#define FASTSEG_UNROLL
+#else
+#define FASTSEG_UNROLL _Pragma("unroll")
+#endif
+
+namespace fastseg::cuda {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+#ifdef FASTSEG_CUDA_HOST
+using fastseg::from_compute;
+using fastseg::to_compute;
+#else
+__device__ inline float to_compute(float x) { return x; }
+__device__ inline float to_compute(Half x) { return __half2float(__ushort_as_half(x.bits)); }
+__device__ inline float to_compute(BFloat16 x) { return __bfloat162float(__ushort_as_bfloat16(x.bits)); }
+__device__ inline void from_compute(float x, float& out) { out = x; }
+__device__ inline void from_compute(float x, Half& out) { out.bits = __half_as_ushort(__float2half_rn(x)); }
+__device__ inline void from_compute(float x, BFloat16& out) { out.bits = __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
+#endif
+
+// `n` numbers that one instruction moves; at most 16 bytes.
+template <class S, int n>
+struct alignas(n * sizeof(S)) Pack {
+  static_assert(n * sizeof(S) <= 16);
+  S at[n];
+};
+template <class S>
+constexpr int kWidestPack = 16 / sizeof(S);
+
+// Whether packs of n may start at p and at every multiple of `stride` numbers from it.
+template <int n, class S>
+inline bool packs_align(const S* p, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(p) % sizeof(Pack<S, n>) == 0 && stride % n == 0;
+}
+
+template <int n, class S>
+__device__ inline Pack<S, n> load_pack(const S* p) {
+#ifdef FASTSEG_CUDA_HOST
+  if (!packs_align<n>(p, 0)) host::fail("load of %d × %zu bytes from %p is misaligned", n, sizeof(S), static_cast<const void*>(p));
+#endif
+  return *reinterpret_cast<const Pack<S, n>*>(p);
+}
+template <int n, class S>
+__device__ inline void store_pack(S* p, const Pack<S, n>& values) {
+#ifdef FASTSEG_CUDA_HOST
+  if (!packs_align<n>(p, 0)) host::fail("store of %d × %zu bytes to %p is misaligned", n, sizeof(S), static_cast<void*>(p));
+#endif
+  *reinterpret_cast<Pack<S, n>*>(p) = values;
+}
+
+// The sum over the warp's lanes, the same in each of them.
+__device__ inline float warp_sum(float value) {
+  FASTSEG_UNROLL
+  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) value += __shfl_xor_sync(kAllLanes, value, lanes);
+  return value;
+}
+
+}  // namespace fastseg::cuda
