@@ -1,20 +1,16 @@
-"""The spectral operators: every op, backend, dtype, rank and option against float64, and what the
-transforms are by definition.
-
-Backends and operators come from the registry, so a new one without a row here fails the suite.
+"""What the spectral operators are by definition, and what only they have: options, shared weights,
+saved tensors, compiled graphs. Every op × backend × dtype × shape is in `test_operators.py`.
 """
 
-import inspect
 import itertools
 import math
-import zlib
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from operators import LIVE, ROWS, check, run, saved_by, serves
+from rows_spectral import BY_CASE, NORMS, Case, CaseDraw, bins, block, conv, drawn
 from tolerances import ADJOINT, BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
-from torch.nn import functional as F
 
 import fastseg
 from fastseg import ops, reference
@@ -23,185 +19,13 @@ from fastseg.ops import _backends
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
-LIVE = [name for name, status in fastseg.backends().items() if status]
 KERNELS = [name for name in LIVE if name in _backends.SPECTRAL]
 DOUBLE = [name for name in LIVE if name not in ("cuda", "triton")]
-NORMS = ("backward", "ortho", "forward")
-SIZES_1D = [(n,) for n in (*range(1, 65), 85, 96, 141, 155, 240, 421)]
-SIZES_2D = [
-    (1, 1), (1, 7), (7, 1), (2, 2), (2, 3), (3, 2), (5, 64), (64, 5), (17, 31), (48, 33), (64, 64),
-    (85, 85), (96, 141), (155, 31), (240, 13), (14, 240), (421, 9), (6, 421), (141, 155),
-]  # fmt: skip
-SIZES_3D = [
-    (1, 1, 1), (1, 4, 6), (4, 1, 6), (4, 6, 1), (2, 3, 4), (5, 1, 7), (7, 9, 33), (9, 11, 13),
-    (16, 12, 20), (1, 16, 17), (21, 19, 17), (3, 64, 5), (64, 3, 2), (2, 2, 85),
-]  # fmt: skip
 
 
-class Case(NamedTuple):
-    sizes: tuple
-    modes: tuple
-    channels: int = 4
-    outputs: int = 2
-    groups: int = 1
-    norm: str = "backward"
-    two_sided: bool = True
-    bias: bool = True
-    out_sizes: tuple | None = None
-    batch: int = 2
-
-
-def bins(sizes):
-    return (*sizes[:-1], sizes[-1] // 2 + 1)
-
-
-def drawn(sizes, seed: int = 0) -> Case:
-    """A case on grid `sizes` with every other option drawn; one in four keeps all modes."""
-    rng = np.random.default_rng((seed, *sizes))
-    groups = int(rng.integers(1, 4))
-    resized = tuple(int(rng.integers(max(1, n // 2), n + 4)) for n in sizes)
-    out_sizes = resized if rng.random() < 0.3 else None
-    fit = bins(tuple(map(min, sizes, out_sizes or sizes)))
-    modes = fit if rng.random() < 0.25 else tuple(int(rng.integers(1, m + 1)) for m in fit)
-    channels, outputs = groups * int(rng.integers(1, 4)), groups * int(rng.integers(4, 6))
-    norm, two_sided, bias = NORMS[rng.integers(3)], rng.random() < 0.7, rng.random() < 0.7
-    # few numbers can all round the wrong way, or cancel: keep hundreds
-    batch = 1 + 100 // math.prod(modes)
-    return Case(sizes, modes, channels, outputs, groups, norm, two_sided, bias, out_sizes, batch)
-
-
-class Draw:
-    """Seeded tensors of a case, rounded to the dtype they are passed in."""
-
-    def __init__(self, case: Case, dtype: torch.dtype, device: str = "cpu"):
-        self.case, self.dtype, self.device = case, dtype, device
-        self.generator = torch.Generator().manual_seed(zlib.crc32(repr(case).encode()))
-
-    def real(self, *shape, dtype=None):
-        x = torch.randn(shape, generator=self.generator, dtype=F64)
-        return x.to(self.device, dtype or self.dtype)
-
-    def complex(self, *shape, scale=1.0):
-        dtype = torch.complex128 if self.dtype == F64 else torch.complex64
-        z = torch.randn(shape, generator=self.generator, dtype=torch.complex128) * scale
-        return z.to(self.device, dtype)
-
-    def like(self, y):
-        return self.complex(*y.shape) if y.is_complex() else self.real(*y.shape, dtype=y.dtype)
-
-    def x(self):
-        return self.real(self.case.batch, self.case.channels, *self.case.sizes)
-
-    def weight(self):
-        c = self.case
-        return self.complex(c.channels // c.groups, c.outputs, *c.modes)
-
-    def bias(self):
-        return self.real(self.case.outputs, dtype=F64 if self.dtype == F64 else F32)
-
-    def common(self, *names):
-        return {name: getattr(self.case, name) for name in names}
-
-
-def _rfftn(draw):
-    return {"x": draw.x()}, draw.common("modes", "norm", "two_sided")
-
-
-def _irfftn(draw):
-    case = draw.case
-    sizes = case.out_sizes or case.sizes
-    size = {"backward": 1 / math.prod(sizes), "ortho": math.prod(sizes) ** -0.5, "forward": 1}
-    # outputs of order one, inside float16's normal range
-    scale = 1 / (size[case.norm] * math.sqrt(math.prod(case.modes)))
-    spectrum = draw.complex(case.batch, case.channels, *case.modes, scale=scale)
-    options = draw.common("norm", "two_sided") | {"sizes": sizes, "dtype": draw.dtype}
-    return {"spectrum": spectrum}, options
-
-
-def _conv(draw):
-    case = draw.case
-    tensors = {"x": draw.x(), "weight": draw.weight()} | (
-        {"bias": draw.bias()} if case.bias else {}
-    )
-    options = draw.common("groups", "norm", "two_sided", "modes")
-    return tensors, options | {"sizes": case.out_sizes}
-
-
-def _block(draw):
-    tensors, options = _conv(draw)
-    case = draw.case
-    tensors["skip_weight"] = draw.real(case.outputs, case.channels // case.groups)
-    return tensors, {name: options[name] for name in ("groups", "norm", "two_sided")}
-
-
-OPS = {
-    "truncated_rfftn": _rfftn,
-    "truncated_irfftn": _irfftn,
-    "spectral_conv": _conv,
-    "fno_block": _block,
-}
-
-
-def exact_block(x, weight, skip_weight, bias=None, **options):
-    """The block from its definition: gelu(spectral_conv(x) + skip_weight·x + bias)."""
-    grouped = x.unflatten(1, (options["groups"], -1))
-    skip = skip_weight.unflatten(0, (options["groups"], -1))
-    skip = torch.einsum("goi,bgi...->bgo...", skip, grouped).flatten(1, 2)
-    return F.gelu(reference.spectral_conv(x, weight, bias, **options) + skip)
-
-
-def run(function, tensors, options, gradient_of):
-    """Output and gradients; `gradient_of` makes the output's gradient."""
-    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
-    y = function(**leaves, **options)
-    return y, torch.autograd.grad(y, list(leaves.values()), gradient_of(y))
-
-
-def check(op: str, backend: str, case: Case, dtype: torch.dtype) -> None:
-    device = "cuda" if backend in ("cuda", "triton") else "cpu"
-    draw = Draw(case, dtype, device)
-    tensors, options = OPS[op](draw)
-    with fastseg.use_backend(backend):
-        grad = None
-
-        def gradient_of(y):
-            nonlocal grad
-            grad = draw.like(y)
-            return grad
-
-        y, grads = run(getattr(ops, op), tensors, options, gradient_of)
-    exact_op = exact_block if op == "fno_block" else getattr(reference, op)
-    doubles = {name: wide(t) for name, t in tensors.items()}
-    if "dtype" in options:
-        options = options | {"dtype": F64}
-    exact, exact_grads = run(exact_op, doubles, options, lambda _: wide(grad))
-    what = f"{op} {backend} {dtype} {case}"
-    wanted = (torch.complex128 if dtype == F64 else torch.complex64) if y.is_complex() else dtype
-    assert y.dtype == wanted, f"{what}: returned {y.dtype}"
-    assert_near(y, exact, FORWARD, what)
-    for name, actual, want in zip(tensors, grads, exact_grads, strict=True):
-        assert actual.dtype == tensors[name].dtype, f"{what}: gradient of {name} is {actual.dtype}"
-        assert_near(actual, want, BACKWARD, f"gradient of {name}, {what}")
-
-
-def served(backend, dtype):
-    return not (dtype == F64 and backend not in DOUBLE)
-
-
-ROWS = pytest.mark.parametrize(
-    ("op", "backend", "dtype"),
-    [row for row in itertools.product(OPS, LIVE, (F32, F64, F16, BF16)) if served(*row[1:])],
-    ids=str,
-)
-
-
-def test_every_operator_has_a_row():
-    assert {name for name in ops.__all__ if name not in ("backends", "use_backend")} == set(OPS)
-
-
-def test_every_backend_is_tested():
-    assert set(fastseg.backends()) == set(_backends.NAMES) - {"auto"}
-    assert set(LIVE) - {"reference", "matmul"} == set(KERNELS)
+def check_case(op: str, backend: str, case: Case, dtype: torch.dtype) -> None:
+    row = ROWS[op]._replace(draw=lambda _, dtype: BY_CASE[op](CaseDraw(case, dtype)))
+    check(op, row, backend, case, dtype)
 
 
 def test_the_bench_holds_kernels_to_the_same_table():
@@ -210,20 +34,18 @@ def test_the_bench_holds_kernels_to_the_same_table():
         assert row == (FORWARD[dtype], BACKWARD[dtype])
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_reference_has_the_same_signature(op):
-    ours, theirs = (inspect.signature(getattr(m, op)).parameters for m in (ops, reference))
-    assert list(ours) == list(theirs)
-    assert [p.default for p in ours.values()] == [p.default for p in theirs.values()]
+OPTIONS = pytest.mark.parametrize(
+    ("op", "backend", "dtype"),
+    [
+        cell
+        for cell in itertools.product(BY_CASE, LIVE, (F32, F64, F16, BF16))
+        if serves(ROWS[cell[0]], *cell[1:])
+    ],
+    ids=str,
+)
 
 
-@ROWS
-def test_matches_float64_at_every_size(op, backend, dtype):
-    for sizes in (*SIZES_1D, *SIZES_2D, *SIZES_3D):
-        check(op, backend, drawn(sizes), dtype)
-
-
-@ROWS
+@OPTIONS
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("two_sided", [True, False])
 def test_matches_float64_for_every_option(op, backend, dtype, norm, two_sided):
@@ -231,7 +53,7 @@ def test_matches_float64_for_every_option(op, backend, dtype, norm, two_sided):
         for resized, modes in itertools.product((False, True), (bins(sizes), (3,) * len(sizes))):
             larger = tuple(n + 3 for n in sizes) if resized else None
             case = Case(sizes, modes, 4, 4, groups, norm, two_sided, bias, larger, 8)
-            check(op, backend, case, dtype)
+            check_case(op, backend, case, dtype)
 
 
 @pytest.mark.parametrize("backend", [*LIVE, "auto"])
@@ -239,26 +61,26 @@ def test_matches_float64_on_drawn_shapes(backend):
     rng = np.random.default_rng(5)
     for seed in range(200):
         sizes = tuple(int(n) for n in rng.integers(1, (200, 40, 16)[seed % 3], seed % 3 + 1))
-        check("spectral_conv", backend, drawn(sizes, seed), (F32, BF16, F16)[seed % 3])
+        check_case("spectral_conv", backend, drawn(sizes, seed), (F32, BF16, F16)[seed % 3])
 
 
 @pytest.mark.parametrize("backend", [*LIVE, "auto"])
 @pytest.mark.parametrize("modes", [(24, 12), (421, 211)], ids=str)
 def test_matches_float64_on_a_large_prime_grid(backend, modes):
-    check("spectral_conv", backend, Case((421, 421), modes, 1, 1, batch=1), F32)
+    check_case("spectral_conv", backend, Case((421, 421), modes, 1, 8, batch=1), F32)
 
 
 @pytest.mark.parametrize("backend", LIVE)
 def test_weight_shared_by_all_modes_and_separable(backend):
-    draw = Draw(Case((7, 8), (4, 3)), F32)
+    draw = CaseDraw(Case((7, 8), (4, 3)), F32)
     x = draw.x()
     for weight, groups in ((draw.complex(4, 2, 1, 1), 1), (draw.complex(1, 4, 4, 3), 4),
                            (draw.complex(2, 4, 1, 3), 2)):  # fmt: skip
         tensors, options = {"x": x, "weight": weight}, {"groups": groups, "modes": (4, 3)}
         with fastseg.use_backend(backend):
-            y, grads = run(ops.spectral_conv, tensors, options, torch.ones_like)
+            (y,), grads = run(ops.spectral_conv, tensors, options, torch.ones_like)
         doubles = {"x": wide(x), "weight": wide(weight)}
-        exact, exact_grads = run(reference.spectral_conv, doubles, options, torch.ones_like)
+        (exact,), exact_grads = run(reference.spectral_conv, doubles, options, torch.ones_like)
         assert_near(y, exact, FORWARD, weight.shape)
         for actual, want in zip(grads, exact_grads, strict=True):
             assert_near(actual, want, BACKWARD, weight.shape)
@@ -267,12 +89,12 @@ def test_weight_shared_by_all_modes_and_separable(backend):
 @pytest.mark.parametrize("backend", LIVE)
 @pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=str)
 def test_real_weights_with_a_trailing_two(backend, dtype):
-    draw = Draw(Case((7, 8), (4, 3)), dtype)
+    draw = CaseDraw(Case((7, 8), (4, 3)), dtype)
     tensors = {"x": draw.x(), "weight": draw.real(4, 2, 4, 3, 2), "bias": draw.real(2)}
     with fastseg.use_backend(backend):
-        y, grads = run(ops.spectral_conv, tensors, {}, torch.ones_like)
+        (y,), grads = run(ops.spectral_conv, tensors, {}, torch.ones_like)
     doubles = {name: wide(t) for name, t in tensors.items()}
-    exact, exact_grads = run(reference.spectral_conv, doubles, {}, torch.ones_like)
+    (exact,), exact_grads = run(reference.spectral_conv, doubles, {}, torch.ones_like)
     assert_near(y, exact, FORWARD, "real weight")
     for name, actual, want in zip(tensors, grads, exact_grads, strict=True):
         assert actual.dtype == dtype
@@ -287,8 +109,8 @@ def test_real_weights_with_a_trailing_two(backend, dtype):
 @pytest.mark.parametrize("sizes", [(10,), (7, 12), (5, 6, 9)], ids=str)
 @pytest.mark.parametrize("two_sided", [True, False])
 def test_backward_is_the_adjoint(backend, dtype, sizes, two_sided):
-    draw = Draw(Case(sizes, (3,) * len(sizes), two_sided=two_sided), dtype)
-    for op, row in ((op, OPS[op](draw)) for op in ("truncated_rfftn", "truncated_irfftn")):
+    draw = CaseDraw(Case(sizes, (3,) * len(sizes), two_sided=two_sided), dtype)
+    for op, row in ((op, BY_CASE[op](draw)) for op in ("truncated_rfftn", "truncated_irfftn")):
         ((_, x),) = row[0].items()
         with fastseg.use_backend(backend):
             leaf = x.requires_grad_()
@@ -306,7 +128,7 @@ def test_backward_is_the_adjoint(backend, dtype, sizes, two_sided):
 @pytest.mark.parametrize("sizes", [(9,), (1, 8), (6, 7), (4, 5, 6), (5, 1, 2)], ids=str)
 def test_analysis_and_synthesis_kernels_are_adjoint(backend, weighted, sizes):
     modes = tuple(max(1, m - 1) for m in bins(sizes))
-    draw = Draw(Case(sizes, modes, channels=3), F64)
+    draw = CaseDraw(Case(sizes, modes, channels=3), F64)
     kernels, x, spectrum = _backends.SPECTRAL[backend], draw.x(), draw.real(2, 3, *modes, 2)
     y = kernels.analysis(x, modes, 0.7, weighted, True)
     back = kernels.synthesis(spectrum, sizes, 0.7, weighted, True, F64, None)
@@ -321,8 +143,8 @@ def test_gradcheck(op, backend, sizes):
     for groups, two_sided, resized in ((1, True, True), (2, False, False)):
         modes = tuple(min(2, m) for m in bins(sizes))
         larger = tuple(n + 1 for n in sizes) if resized else None
-        draw = Draw(Case(sizes, modes, 2, 2, groups, "ortho", two_sided, True, larger, 1), F64)
-        tensors, options = OPS[op](draw)
+        draw = CaseDraw(Case(sizes, modes, 2, 2, groups, "ortho", two_sided, True, larger, 1), F64)
+        tensors, options = BY_CASE[op](draw)
         leaves = [t.requires_grad_() for t in tensors.values()]
 
         def function(*values, names=tuple(tensors), options=options):
@@ -352,21 +174,21 @@ class TestTransform:
         assert_near(self.rfftn(x, backend)[0, 0], exact, FORWARD, sizes)
 
     def test_is_linear(self, backend, sizes):
-        draw = Draw(Case(sizes, bins(sizes)), F32)
+        draw = CaseDraw(Case(sizes, bins(sizes)), F32)
         a, b = draw.x(), draw.x()
         together = self.rfftn(2 * a - 3 * b, backend)
         apart = 2 * self.rfftn(a, backend) - 3 * self.rfftn(b, backend)
         assert_near(together, wide(apart), BACKWARD, sizes)
 
     def test_shift_is_a_phase(self, backend, sizes):
-        x = Draw(Case(sizes, bins(sizes)), F32).x()
+        x = CaseDraw(Case(sizes, bins(sizes)), F32).x()
         shifted = self.rfftn(x.roll(2, dims=2), backend)
         k = torch.arange(shifted.shape[2], dtype=F64).view(-1, *[1] * (len(sizes) - 1))
         phase = torch.polar(torch.ones_like(k), -2 * torch.pi * k * 2 / sizes[0])
         assert_near(shifted, wide(self.rfftn(x, backend)) * phase, BACKWARD, sizes)
 
     def test_keeps_the_energy(self, backend, sizes):
-        x = Draw(Case(sizes, bins(sizes)), F32).x()
+        x = CaseDraw(Case(sizes, bins(sizes)), F32).x()
         energy = wide(self.rfftn(x, backend)).abs().square()
         last = sizes[-1]
         counts = torch.tensor([1 if k in (0, last / 2) else 2 for k in range(last // 2 + 1)])
@@ -374,7 +196,7 @@ class TestTransform:
                     {F64: 2 * FORWARD[F32]}, sizes)  # fmt: skip
 
     def test_inverts(self, backend, sizes):
-        x = Draw(Case(sizes, bins(sizes)), F32).x()
+        x = CaseDraw(Case(sizes, bins(sizes)), F32).x()
         for norm in NORMS:
             with fastseg.use_backend(backend):
                 spectrum = ops.truncated_rfftn(x, bins(sizes), norm)
@@ -402,7 +224,7 @@ def test_a_wave_of_negative_frequency_survives_two_sided_only(backend):
 @pytest.mark.parametrize("sizes", [(6,), (7,), (4, 6), (5, 7), (3, 4, 6), (4, 1, 2)], ids=str)
 def test_imaginary_parts_of_self_conjugate_columns_do_not_matter(backend, sizes):
     outer = tuple(range(2, len(sizes) + 1))
-    spectrum = Draw(Case(sizes, bins(sizes)), F32).complex(1, 2, *bins(sizes))
+    spectrum = CaseDraw(Case(sizes, bins(sizes)), F32).complex(1, 2, *bins(sizes))
     rows = torch.fft.ifftn(spectrum, dim=outer) if outer else spectrum.clone()
     for column in {0, sizes[-1] // 2} if sizes[-1] % 2 == 0 else {0}:
         rows[..., column] += 5j
@@ -433,15 +255,15 @@ LAYOUTS = {
 @pytest.mark.parametrize("backend", LIVE)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout_does_not_matter(backend, layout):
-    draw = Draw(Case((6, 9), (4, 3)), F32)
+    draw = CaseDraw(Case((6, 9), (4, 3)), F32)
     x, weight = draw.x(), draw.weight()
     grad = draw.real(2, 2, 6, 9)
     change = LAYOUTS[layout]
     with fastseg.use_backend(backend):
-        y, grads = run(ops.spectral_conv, {"x": x, "weight": weight}, {}, lambda _: grad)
+        (y,), grads = run(ops.spectral_conv, {"x": x, "weight": weight}, {}, lambda _: grad)
         tensors = {"x": change(x), "weight": change(weight)}
         assert torch.equal(tensors["x"], x)
-        moved, moved_grads = run(ops.spectral_conv, tensors, {}, lambda _: change(grad))
+        (moved,), moved_grads = run(ops.spectral_conv, tensors, {}, lambda _: change(grad))
         spectrum = ops.truncated_rfftn(tensors["x"], (4, 3))
         back = ops.truncated_irfftn(change(spectrum), (6, 9))
     assert_near(moved, wide(y), FORWARD, layout)
@@ -455,7 +277,7 @@ def test_layout_does_not_matter(backend, layout):
 
 @pytest.mark.parametrize("backend", LIVE)
 def test_lazily_conjugated_arguments(backend):
-    draw = Draw(Case((6, 9), (4, 3)), F32)
+    draw = CaseDraw(Case((6, 9), (4, 3)), F32)
     spectrum, x, weight = draw.complex(2, 4, 4, 3), draw.x(), draw.weight()
     with fastseg.use_backend(backend):
         y = ops.truncated_irfftn(spectrum.conj(), (6, 9))
@@ -468,32 +290,20 @@ def test_lazily_conjugated_arguments(backend):
 
 @pytest.mark.parametrize("backend", LIVE)
 def test_expanded_input_and_gradient(backend):
-    draw = Draw(Case((6, 9), (4, 3), channels=1), F32)
+    draw = CaseDraw(Case((6, 9), (4, 3), channels=1), F32)
     x, weight = draw.x()[:1], draw.weight()
     with fastseg.use_backend(backend):
         tensors = {"x": x.expand(3, 1, 6, 9), "weight": weight}
-        y, grads = run(ops.spectral_conv, tensors, {}, lambda y: y.new_ones(1).expand(y.shape))
+        (y,), grads = run(ops.spectral_conv, tensors, {}, lambda y: y.new_ones(1).expand(y.shape))
         (through_sum,) = torch.autograd.grad(
             ops.spectral_conv(x, weight.requires_grad_()).sum(), weight
         )
-    exact, (_, exact_weight) = run(
+    (exact,), (_, exact_weight) = run(
         reference.spectral_conv, {n: wide(t) for n, t in tensors.items()}, {}, torch.ones_like
     )
     assert_near(y, exact, FORWARD, "expanded")
     assert_near(grads[1], exact_weight, BACKWARD, "expanded")
     assert_near(through_sum, exact_weight / 3, BACKWARD, "gradient of a sum")
-
-
-@pytest.mark.parametrize("backend", LIVE)
-@pytest.mark.parametrize("op", OPS)
-def test_empty_batch(backend, op):
-    tensors, options = OPS[op](Draw(Case((6, 5), (4, 3), batch=0), F32))
-    with fastseg.use_backend(backend):
-        y, grads = run(getattr(ops, op), tensors, options, torch.ones_like)
-    assert y.shape[0] == 0
-    for (name, tensor), grad in zip(tensors.items(), grads, strict=True):
-        assert grad.shape == tensor.shape
-        assert not grad.any(), name
 
 
 @pytest.mark.parametrize("backend", LIVE)
@@ -509,7 +319,7 @@ def test_no_input_channels_leave_the_bias(backend):
 @pytest.mark.parametrize("backend", LIVE)
 @pytest.mark.parametrize("wanted", [{"x"}, {"weight"}, {"bias"}, {"x", "bias"}, {"weight", "bias"}])
 def test_gradients_of_some_arguments(backend, wanted):
-    tensors, options = _conv(Draw(Case((6, 9), (4, 3)), F32))
+    tensors, options = conv(CaseDraw(Case((6, 9), (4, 3)), F32))
 
     def grads(function, tensors):
         leaves = {n: t.detach().clone().requires_grad_(n in wanted) for n, t in tensors.items()}
@@ -524,21 +334,14 @@ def test_gradients_of_some_arguments(backend, wanted):
         assert_near(grad, exact[name], BACKWARD, name)
 
 
-def saved_by(function):
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        y = function()
-    return y, saved
-
-
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("bias", [True, False])
 def test_only_the_weight_and_the_kept_spectrum_are_saved(backend, bias):
-    draw = Draw(Case((240, 240), (20, 10), 2, 2, bias=bias, batch=1), F32)
-    tensors, options = _conv(draw)
+    draw = CaseDraw(Case((240, 240), (20, 10), 2, 2, bias=bias, batch=1), F32)
+    tensors, options = conv(draw)
     leaves = {name: t.requires_grad_() for name, t in tensors.items()}
     with fastseg.use_backend(backend):
-        y, saved = saved_by(lambda: ops.spectral_conv(**leaves, **options))
+        (y,), saved = saved_by(lambda: ops.spectral_conv(**leaves, **options))
         _, of_rfftn = saved_by(lambda: ops.truncated_rfftn(leaves["x"], (20, 10)))
     spectrum, weight = 2 * 20 * 10 * 2, leaves["weight"].numel() * 2
     assert sorted(t.numel() for t in saved) == sorted([spectrum, weight])
@@ -548,63 +351,12 @@ def test_only_the_weight_and_the_kept_spectrum_are_saved(backend, bias):
 
 
 @pytest.mark.parametrize("backend", LIVE)
-@pytest.mark.parametrize("op", OPS)
-def test_nothing_is_saved_without_gradients(backend, op):
-    tensors, options = OPS[op](Draw(Case((6, 9), (4, 3)), F32))
-    with fastseg.use_backend(backend):
-        y, saved = saved_by(lambda: getattr(ops, op)(**tensors, **options))
-        assert not saved
-        assert not y.requires_grad
-        leaves = {name: t.requires_grad_() for name, t in tensors.items()}
-        with torch.no_grad():
-            y, saved = saved_by(lambda: getattr(ops, op)(**leaves, **options))
-    assert not saved
-    assert not y.requires_grad
-
-
-@pytest.mark.parametrize("backend", LIVE)
-@pytest.mark.parametrize("op", OPS)
-def test_inputs_are_left_alone(backend, op):
-    tensors, options = OPS[op](Draw(Case((6, 9), (4, 3)), F32))
-    before = {name: t.clone() for name, t in tensors.items()}
-    with fastseg.use_backend(backend):
-        run(getattr(ops, op), tensors, options, torch.ones_like)
-    assert all(torch.equal(t, before[name]) for name, t in tensors.items())
-
-
-@pytest.mark.parametrize("backend", LIVE)
-def test_repeats_bitwise(backend):
-    tensors, options = _conv(Draw(Case((24, 31), (9, 7), 8, 8), F32))
-    with fastseg.use_backend(backend):
-        runs = [run(ops.spectral_conv, tensors, options, torch.ones_like) for _ in range(5)]
-    for y, grads in runs[1:]:
-        assert torch.equal(y, runs[0][0])
-        assert all(map(torch.equal, grads, runs[0][1]))
-
-
-@pytest.mark.parametrize("backend", LIVE)
 def test_float16_does_not_overflow_where_the_result_fits(backend):
     x = torch.full((1, 1, 64, 64), 60000.0, dtype=F16)
     weight = torch.ones(1, 1, 4, 3, dtype=torch.complex64)
     with fastseg.use_backend(backend):
         y = ops.spectral_conv(x, weight)
     assert_near(y, x, FORWARD, "float16")
-
-
-@ROWS
-def test_autocast_changes_nothing(op, backend, dtype):
-    tensors, options = OPS[op](Draw(Case((6, 9), (4, 3)), dtype))
-
-    def under_autocast(**arguments):
-        with torch.autocast("cpu", dtype=BF16):
-            return getattr(ops, op)(**arguments)
-
-    with fastseg.use_backend(backend):
-        plain = run(getattr(ops, op), tensors, options, torch.ones_like)
-        cast = run(under_autocast, tensors, options, torch.ones_like)
-    for actual, want in zip((cast[0], *cast[1]), (plain[0], *plain[1]), strict=True):
-        assert actual.dtype == want.dtype
-        assert torch.equal(actual, want)
 
 
 # errors
@@ -618,7 +370,7 @@ def _w(*shape, device="cpu"):
     return torch.zeros(*(shape or (4, 2, 4, 3)), dtype=torch.complex64, device=device)
 
 
-RFFTN, IRFFTN, CONV, BLOCK = (getattr(ops, name) for name in OPS)
+RFFTN, IRFFTN, CONV, BLOCK = (getattr(ops, name) for name in BY_CASE)
 ERRORS = [
     (RFFTN, (_x(1, 4, 6), (4, 3)), {}, ValueError, "x: got shape"),
     (RFFTN, (_x().long(), (4, 3)), {}, TypeError, "x: got dtype torch.int64"),
@@ -676,74 +428,24 @@ def test_wrong_arguments_are_named(backend, op, args, options, kind, message):
 # torch.library and torch.compile
 
 
-def registered():
-    names = torch._C._dispatch_get_all_op_names()
-    return {name.split("::")[1] for name in names if name.startswith("fastseg::")}
-
-
-def _samples(backend, sizes, dtype, grad):
-    case = Case(sizes, (3,) * len(sizes), groups=2)
-    draw, modes = Draw(case, dtype), list(case.modes)
-    wide_dtype = F64 if dtype == F64 else F32
-    x = draw.x().requires_grad_(grad)
-    weight = draw.real(2, 2, *modes, 2, dtype=wide_dtype).requires_grad_(grad)
-    spectrum = draw.real(2, 4, *modes, 2, dtype=wide_dtype).requires_grad_(grad)
-    y_grad, bias = draw.real(2, 2, *sizes), draw.bias().requires_grad_(grad)
-    return {
-        "analysis": (x, modes, 0.5, False, True, backend),
-        "synthesis": (spectrum, list(sizes), 0.5, True, True, dtype, backend),
-        "spectral_conv": (x, weight, bias, list(sizes), 2, 1.0, 0.1, True, backend),
-        "spectral_conv_backward": (y_grad, spectrum.detach(), weight.detach(), list(sizes), 2, 1.0,
-                                   0.1, True, [True, True, False], backend),
-    }  # fmt: skip
-
-
-def test_every_registered_op_has_a_sample():
-    assert registered() == set(_samples("cpu", (5, 6), F32, False))
-
-
-@pytest.mark.parametrize("backend", KERNELS)
-@pytest.mark.parametrize("grad", [True, False])
-@pytest.mark.parametrize(("sizes", "dtype"), [((7,), F32), ((5, 6), BF16), ((4, 5, 6), F64)])
-@pytest.mark.parametrize("name", sorted(registered()))
-def test_opcheck(name, backend, sizes, dtype, grad):
-    if served(backend, dtype):
-        arguments = _samples(backend, sizes, dtype, grad)[name]
-        torch.library.opcheck(getattr(torch.ops.fastseg, name).default, arguments)
-
-
 def compiled(function, **options):
     torch._dynamo.reset()
     return torch.compile(function, fullgraph=True, **options)
 
 
 @pytest.mark.parametrize("backend", [*LIVE, "auto"])
-@pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("sizes", [(9,), (5, 8), (4, 5, 6)], ids=str)
-def test_compiles_whole(op, backend, sizes):
-    tensors, options = OPS[op](Draw(Case(sizes, (3,) * len(sizes), groups=2), F32))
-    function = getattr(ops, op)
-    with fastseg.use_backend(backend):
-        eager = run(function, tensors, options, torch.ones_like)
-        traced = run(compiled(function, backend="aot_eager"), tensors, options, torch.ones_like)
-    for a, b in zip((traced[0], *traced[1]), (eager[0], *eager[1]), strict=True):
-        assert a.dtype == b.dtype
-        assert_near(a, wide(b), BACKWARD, f"{op} {backend} {sizes}")
-
-
-@pytest.mark.parametrize("backend", [*LIVE, "auto"])
 def test_compiles_with_the_default_compiler(backend):
-    tensors, options = _block(Draw(Case((6, 9), (4, 3)), F32))
+    tensors, options = block(CaseDraw(Case((6, 9), (4, 3)), F32))
     with fastseg.use_backend(backend):
         eager = run(ops.fno_block, tensors, options, torch.ones_like)
         traced = run(compiled(ops.fno_block), tensors, options, torch.ones_like)
-    for a, b in zip((traced[0], *traced[1]), (eager[0], *eager[1]), strict=True):
+    for a, b in zip((*traced[0], *traced[1]), (*eager[0], *eager[1]), strict=True):
         assert_near(a, wide(b), BACKWARD, backend)
 
 
 @pytest.mark.parametrize("backend", [*LIVE, "auto"])
 def test_compiles_for_changing_sizes(backend):
-    draw = Draw(Case((6, 9), (4, 3)), F32)
+    draw = CaseDraw(Case((6, 9), (4, 3)), F32)
     weight = draw.weight().requires_grad_()
     function = compiled(ops.spectral_conv, backend="aot_eager")
     with fastseg.use_backend(backend):
@@ -752,14 +454,14 @@ def test_compiles_for_changing_sizes(backend):
             actual = run(function, {"x": x, "weight": weight}, {}, torch.ones_like)
             doubles = {"x": wide(x), "weight": wide(weight)}
             exact = run(reference.spectral_conv, doubles, {}, torch.ones_like)
-            assert_near(actual[0], exact[0], FORWARD, shape)
+            assert_near(actual[0][0], exact[0][0], FORWARD, shape)
             for a, b in zip(actual[1], exact[1], strict=True):
                 assert_near(a, b, BACKWARD, shape)
 
 
 @pytest.mark.parametrize("backend", [*LIVE, "auto"])
 def test_one_graph_serves_every_batch_size(backend):
-    draw = Draw(Case((6, 9), (4, 3)), F32)
+    draw = CaseDraw(Case((6, 9), (4, 3)), F32)
     weight, graphs = draw.weight(), []
 
     def count(graph, inputs):
@@ -777,7 +479,7 @@ def test_one_graph_serves_every_batch_size(backend):
 
 
 def test_a_compiled_function_follows_the_backend():
-    tensors, options = _conv(Draw(Case((6, 9), (4, 3)), F32))
+    tensors, options = conv(CaseDraw(Case((6, 9), (4, 3)), F32))
     graphs = []
 
     def keep(graph, inputs):

@@ -26,12 +26,19 @@ def relative_error(actual: Tensor, exact: Tensor) -> float:
     return difference / norm if norm else difference
 
 
-def assert_near(actual: Tensor, exact: Tensor, table: dict, what: object) -> None:
-    """Holds `actual` to the table's row for its own dtype; the message says where it went wrong."""
+def assert_near(
+    actual: Tensor, exact: Tensor, table: dict, what: object, norm: float | None = None
+) -> None:
+    """Holds `actual` to the table's row for its own dtype; the message says where it went wrong.
+
+    norm: what errors are relative to instead of the exact result's own norm, where that may vanish.
+    """
     assert actual.shape == exact.shape, f"{what}: shape {actual.shape}, want {exact.shape}"
     if not exact.numel():
         return
     error, tolerance = relative_error(actual, exact), table[REAL.get(actual.dtype, actual.dtype)]
+    if norm:
+        error *= wide(exact).norm().item() / norm
     # over a handful of numbers the exact result, rounded, can itself be further off than that
     if error <= max(tolerance, 1.001 * relative_error(exact.to(actual.dtype), exact)):
         return

@@ -70,19 +70,22 @@ SERVES = {"cpu": "cpu", "cuda": getattr(_C, "cuda_device", "cuda"), "triton": "c
 PREFERRED = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
 
-@lru_cache(maxsize=8)
-def why_not(backend: str) -> str | None:
-    """Why a backend cannot run at all on this machine; None where it can."""
-    if backend == "cpu":
-        return _C_MISSING or None
-    if backend == "cuda":
-        if not hasattr(_C, "cuda"):
-            return _C_MISSING or "no kernels for CUDA in this build"
-        if SERVES["cuda"] == "cuda" and not torch.cuda.is_available():
-            return "torch finds no CUDA device"
-    if backend == "triton":
-        return "no Triton kernels in this version"
+def _cuda_missing() -> str | None:
+    if not hasattr(_C, "cuda"):
+        return _C_MISSING or "no kernels for CUDA in this build"
+    if SERVES["cuda"] == "cuda" and not torch.cuda.is_available():
+        return "torch finds no CUDA device"
     return None
+
+
+# why a backend cannot run at all on this machine; None where it can
+WHY_NOT = {
+    "reference": None,
+    "matmul": None,
+    "cpu": _C_MISSING or None,
+    "cuda": _cuda_missing(),
+    "triton": "no Triton kernels in this version",
+}
 
 
 def _detail(backend: str) -> str:
@@ -95,8 +98,7 @@ def _detail(backend: str) -> str:
 
 def backends() -> dict[str, Status]:
     """What is live on this machine, and why not where it is not, by backend name."""
-    reasons = {name: why_not(name) for name in NAMES[1:]}
-    return {name: Status(why is None, why or _detail(name)) for name, why in reasons.items()}
+    return {name: Status(why is None, why or _detail(name)) for name, why in WHY_NOT.items()}
 
 
 def _checked(name: str) -> str:
@@ -135,8 +137,8 @@ def setting() -> str:
 
 def unable(backend: str, device_type: str, dtype: torch.dtype) -> str | None:
     """Why `backend` cannot serve tensors of a device and dtype, or None where it can."""
-    if why_not(backend) or backend in ("reference", "matmul"):
-        return why_not(backend)
+    if WHY_NOT[backend] or backend in ("reference", "matmul"):
+        return WHY_NOT[backend]
     if device_type != SERVES[backend]:
         return f"it serves {SERVES[backend]} tensors, x is on {device_type}"
     if dtype == torch.float64 and backend != "cpu":

@@ -1,0 +1,147 @@
+"""The registry of operators under test: one row an op, and what every op is held to.
+
+A family's rows live in `rows_<family>.py`. A row draws the arguments of one call on a grid; the
+float64 truth is the op's namesake in `fastseg.reference`, or the row's own `exact`.
+"""
+
+import os
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from tolerances import BACKWARD, F32, F64, FORWARD, assert_near, wide
+
+import fastseg
+from fastseg import ops, reference
+from fastseg.ops import _backends
+
+# kernels that run in an interpreter or an emulator are a thousand times slower than hardware
+FEW = bool(os.environ.get("FASTSEG_TEST_FEW"))
+LIVE = [name for name, status in fastseg.backends().items() if status]
+NOT_OPS = ("backends", "use_backend")
+
+
+class Row(NamedTuple):
+    """How to test one op.
+
+    draw(sizes, dtype) → (tensors by argument name, which all get gradients; other arguments).
+    tables: the families of kernels it needs, by their names in `_backends`. relative_to: the
+    argument to whose norm errors are relative, where the result itself may vanish.
+    """
+
+    draw: Callable
+    grids: list
+    few: list
+    tables: tuple
+    exact: Callable | None = None
+    relative_to: str | None = None
+    batched: tuple = ("x",)  # arguments with a batch axis in front
+
+    def chosen(self) -> list:
+        return self.few if FEW else self.grids
+
+
+class Draw:
+    """Seeded tensors, rounded to the dtype they are passed in."""
+
+    def __init__(self, seed: object, dtype: torch.dtype):
+        self.dtype = dtype
+        self.generator = torch.Generator().manual_seed(zlib.crc32(repr(seed).encode()))
+
+    def real(self, *shape, dtype=None):
+        x = torch.randn(shape, generator=self.generator, dtype=F64)
+        return x.to(dtype or self.dtype)
+
+    def uniform(self, low, high, *shape, dtype=None):
+        x = torch.rand(shape, generator=self.generator, dtype=F64) * (high - low) + low
+        return x.to(dtype or self.dtype)
+
+    def complex(self, *shape, scale=1.0):
+        dtype = torch.complex128 if self.dtype == F64 else torch.complex64
+        z = torch.randn(shape, generator=self.generator, dtype=torch.complex128) * scale
+        return z.to(dtype)
+
+    def parameter(self, *shape):
+        """In the dtype that parameters have beside inputs of this dtype."""
+        return self.real(*shape, dtype=F64 if self.dtype == F64 else F32)
+
+    def like(self, y):
+        return self.complex(*y.shape) if y.is_complex() else self.real(*y.shape, dtype=y.dtype)
+
+
+def device_of(backend: str) -> str:
+    return _backends.SERVES.get(backend, "cpu")
+
+
+def serves(row: Row, backend: str, dtype: torch.dtype) -> bool:
+    if backend in ("reference", "matmul"):
+        return True
+    in_tables = all(backend in getattr(_backends, table) for table in row.tables)
+    return in_tables and not _backends.unable(backend, device_of(backend), dtype)
+
+
+def outputs_of(result) -> tuple:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def run(function, tensors: dict, options: dict, gradient_of):
+    """Outputs and gradients; `gradient_of` makes an output's gradient. Buffers are copied first."""
+    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
+    options = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    results = outputs_of(function(**leaves, **options))
+    grads = torch.autograd.grad(
+        results, list(leaves.values()), [gradient_of(y) for y in results], allow_unused=True
+    )
+    return results, grads
+
+
+def saved_by(function):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = function()
+    return outputs_of(y), saved
+
+
+def _widened(options: dict) -> dict:
+    options = {k: wide(v) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    return options | ({"dtype": F64} if "dtype" in options else {})
+
+
+def truth(op: str, row: Row, tensors: dict, options: dict, grads: list):
+    doubles = {name: wide(t) for name, t in tensors.items()}
+    given = iter(grads)
+    return run(
+        row.exact or getattr(reference, op), doubles, _widened(options), lambda _: wide(next(given))
+    )
+
+
+def check(op: str, row: Row, backend: str, sizes: tuple, dtype: torch.dtype) -> None:
+    """Outputs and every gradient of one call against float64 on the same, rounded, inputs."""
+    tensors, options = row.draw(sizes, dtype)
+    tensors = {name: t.to(device_of(backend)) for name, t in tensors.items()}
+    draw, given = Draw((op, sizes, "gradient"), dtype), []
+
+    def gradient_of(y):
+        given.append(draw.like(y).to(y.device))
+        return given[-1]
+
+    with fastseg.use_backend(backend):
+        results, grads = run(getattr(ops, op), tensors, options, gradient_of)
+    exact, exact_grads = truth(op, row, tensors, options, given)
+    what = f"{op} {backend} {dtype} {sizes} {options}"
+    norm = wide(tensors[row.relative_to]).norm().item() if row.relative_to else None
+    for index, (y, want) in enumerate(zip(results, exact, strict=True)):
+        assert_near(y, want, FORWARD, f"output {index}, {what}", norm)
+    for (name, leaf), actual, want in zip(tensors.items(), grads, exact_grads, strict=True):
+        assert actual.dtype == leaf.dtype, f"{what}: gradient of {name} is {actual.dtype}"
+        assert_near(actual, want, BACKWARD, f"gradient of {name}, {what}", norm)
+
+
+def rows() -> dict[str, Row]:
+    import rows_spectral
+
+    return {**rows_spectral.ROWS}
+
+
+ROWS = rows()
