@@ -119,11 +119,16 @@ struct GaussianParams {
   Lane lane;
 };
 
+// CUDA sums a taps gradient over blocks of so many voxels first.
+constexpr int64_t kTapsVoxels = 4096;
+constexpr int64_t taps_blocks(int64_t voxels) { return ceil_div(voxels, kTapsVoxels); }
+
 // The gradient of one axis's taps: out[image, r + R] = Σ gradient[n] · x̃[n + r] over all voxels, r along `axis` (0, 1, 2 = D, H, W).
 struct TapsGradientParams {
   const void* x;         // [images, D, H, W] dtype
   const void* gradient;  // like x
   void* out;             // [images, 2·radius + 1] compute type
+  void* partial;         // CUDA: [images, taps_blocks(d·h·w), 2·radius + 1] compute type, scratch; CPU: null
   int64_t images, d, h, w, radius;
   int axis;
   Padding padding;
