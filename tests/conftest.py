@@ -65,3 +65,11 @@ def threads():
 def one_thread(threads):
     """Thousands of small calls on busy cores: threads would wait far longer than they compute."""
     threads(1)
+
+
+def pytest_collection_modifyitems(config, items):
+    if "large" in config.getoption("markexpr"):
+        return
+    for item in items:
+        if item.get_closest_marker("large"):
+            item.add_marker(pytest.mark.skip(reason="16 GB of memory; run with -m large"))
