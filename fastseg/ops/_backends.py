@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastseg.ops import _native
 
@@ -131,8 +133,30 @@ class use_backend:
 
 
 def setting() -> str:
-    """The name given to `use_backend`, or the default."""
-    return _current
+    """The backend asked for; under torch.func and forward-mode derivatives "matmul" for "auto"."""
+    if torch.compiler.is_compiling():
+        return _current
+    if torch._C._functorch.peek_interpreter_stack() is None and forward_ad._current_level < 0:
+        return _current
+    if _current in ("auto", "matmul", "reference"):
+        return "matmul" if _current == "auto" else _current
+    raise RuntimeError(
+        f"backend {_current!r} was asked for: its kernels have reverse-mode derivatives only; "
+        "'auto', 'matmul' and 'reference' serve torch.func and forward mode"
+    )
+
+
+def watched(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether autograd, a compiler, a transform or a dispatch mode has to see this call.
+
+    Otherwise the kernel is called directly: on small tensors the dispatcher costs more than it.
+    """
+    if type(x) is not Tensor or torch.compiler.is_compiling():
+        return True
+    if torch._C._len_torch_dispatch_stack():
+        return True
+    tensors = (x, *others)
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def unable(backend: str, device_type: str, dtype: torch.dtype) -> str | None:

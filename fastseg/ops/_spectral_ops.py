@@ -182,11 +182,10 @@ for _name, _backward, _setup in (
     )
 
 
-def _no_second_order(ctx, *grads):
+def no_second_order(ctx, *grads):
     raise RuntimeError(
-        "spectral_conv: the kernels have first derivatives only; second ones need "
-        "fastseg.use_backend('matmul')"
+        "the kernels have first derivatives only; second ones need fastseg.use_backend('matmul')"
     )
 
 
-torch.library.register_autograd("fastseg::spectral_conv_backward", _no_second_order, lib=_library)
+torch.library.register_autograd("fastseg::spectral_conv_backward", no_second_order, lib=_library)

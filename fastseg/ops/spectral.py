@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from fastseg import plan, reference
@@ -28,7 +27,9 @@ def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = 
     _checks.check_real("x", x.dtype, x.shape, len(modes))
     _checks.check_norm(norm)
     _checks.check_modes(modes, sizes, two_sided, "x's")
-    backend = _backends.select_spectral(_setting(), x.device.type, x.dtype, sizes, sizes, modes)
+    backend = _backends.select_spectral(
+        _backends.setting(), x.device.type, x.dtype, sizes, sizes, modes
+    )
     if backend == "reference":
         return reference.truncated_rfftn(x, modes, norm, two_sided)
     scale, _ = plan.scales(norm, sizes)
@@ -67,7 +68,9 @@ def truncated_irfftn(
     dtype = wide if dtype is None else dtype
     if dtype not in _checks.FLOATS:
         raise TypeError(f"dtype: got {dtype}, want float32, float64, float16 or bfloat16")
-    backend = _backends.select_spectral(_setting(), spectrum.device.type, wide, sizes, sizes, modes)
+    backend = _backends.select_spectral(
+        _backends.setting(), spectrum.device.type, wide, sizes, sizes, modes
+    )
     if backend == "reference":
         return reference.truncated_irfftn(spectrum, sizes, norm, two_sided, dtype)
     _, scale = plan.scales(norm, sizes)
@@ -79,21 +82,6 @@ def truncated_irfftn(
     else:
         y = torch.ops.fastseg.synthesis(real, sizes, scale, True, two_sided, written, backend)
     return y.to(dtype)
-
-
-def _setting() -> str:
-    """The backend asked for; under torch.func and forward-mode derivatives "matmul" for "auto"."""
-    setting = _backends.setting()
-    if torch.compiler.is_compiling():
-        return setting
-    if torch._C._functorch.peek_interpreter_stack() is None and forward_ad._current_level < 0:
-        return setting
-    if setting in ("auto", "matmul", "reference"):
-        return "matmul" if setting == "auto" else setting
-    raise RuntimeError(
-        f"backend {setting!r} was asked for: its kernels have reverse-mode derivatives only; "
-        "'auto', 'matmul' and 'reference' serve torch.func and forward mode"
-    )
 
 
 class _Call(NamedTuple):
@@ -128,19 +116,6 @@ def _prepare(
 _prepare_cached = lru_cache(maxsize=1024)(_prepare)
 
 
-def _watched(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether autograd, a compiler, a transform or a dispatch mode has to see this call.
-
-    Otherwise the kernel is called directly: on small tensors the dispatcher costs more than it.
-    """
-    if type(x) is not Tensor or torch.compiler.is_compiling():
-        return True
-    if torch._C._len_torch_dispatch_stack():
-        return True
-    tensors = (x, *others)
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
 def spectral_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, sizes=None, groups: int = 1,
     norm: str = "backward", two_sided: bool = True, modes=None,
@@ -165,7 +140,7 @@ def spectral_conv(
     if sizes is not None:
         sizes = _checks.integers("sizes", sizes)
     modes, sizes, scales, backend = prepare(
-        _setting(), x.device.type, x.dtype, x.shape, real.shape,
+        _backends.setting(), x.device.type, x.dtype, x.shape, real.shape,
         None if bias is None else bias.shape, sizes, groups, norm, two_sided,
         _checks.integers("modes", modes) if shared else None,
     )  # fmt: skip
@@ -176,7 +151,7 @@ def spectral_conv(
         return reference.spectral_conv(x, weight, bias, sizes, groups, norm, two_sided, modes)
     if backend == "matmul":
         return _matmul.convolve(x, real, bias, sizes, groups, *scales, two_sided)
-    if _watched(x, real, bias):
+    if _backends.watched(x, real, bias):
         convolve = torch.ops.fastseg.spectral_conv
     else:
         convolve = _spectral_ops.spectral_conv
