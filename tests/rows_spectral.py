@@ -116,6 +116,14 @@ def exact_block(x, weight, skip_weight, bias=None, **options):
     return F.gelu(reference.spectral_conv(x, weight, bias, **options) + skip)
 
 
+def spectral_filter(draw):
+    case = draw.case
+    full = (1, case.channels, *bins(case.sizes))
+    # shared by the batch, by all channels, by all but the last axis
+    gain = (full, full[2:], full[-1:])[case.outputs % 3]
+    return {"x": draw.x(), "gain": (draw.complex if case.bias else draw.parameter)(*gain)}, {}
+
+
 BY_CASE = {
     "truncated_rfftn": rfftn,
     "truncated_irfftn": irfftn,
@@ -136,4 +144,5 @@ ROWS = {
     "truncated_irfftn": _row(irfftn, batched=("spectrum",)),
     "spectral_conv": _row(conv),
     "fno_block": _row(block, exact=exact_block),
+    "spectral_filter": _row(spectral_filter),
 }

@@ -371,6 +371,7 @@ def _w(*shape, device="cpu"):
 
 
 RFFTN, IRFFTN, CONV, BLOCK = (getattr(ops, name) for name in BY_CASE)
+FILTER = ops.spectral_filter
 ERRORS = [
     (RFFTN, (_x(1, 4, 6), (4, 3)), {}, ValueError, "x: got shape"),
     (RFFTN, (_x().long(), (4, 3)), {}, TypeError, "x: got dtype torch.int64"),
@@ -411,6 +412,14 @@ ERRORS = [
     (BLOCK, (_x(), _w(), _x(2, 3)), {}, ValueError, "skip_weight: got shape"),
     (BLOCK, (_x(), _w(), _x(3, 4)), {}, ValueError, "skip_weight: got shape"),
     (BLOCK, (_x(), _w(), _x(2, 4, device="meta")), {}, ValueError, "skip_weight: is on meta"),
+    (FILTER, (_x(4, 6), _x(6)), {}, ValueError, "modes: got 0 axes"),
+    (FILTER, (_x().int(), _x(6, 5)), {}, TypeError, "x: got dtype torch.int32"),
+    (FILTER, (_x(), 2.0), {}, TypeError, "gain: got float"),
+    (FILTER, (_x(), _x(6, 5).int()), {}, TypeError, "gain: got dtype torch.int32"),
+    (FILTER, (_x(), _x(6, 8)), {}, ValueError, "gain: got shape"),
+    (FILTER, (_x(), _x(6, 5, 2)), {}, ValueError, "gain: got shape"),
+    (FILTER, (_x(), _x(1, 1, 4, 6, 5)), {}, ValueError, "gain: got shape"),
+    (FILTER, (_x(), _x(6, 5, device="meta")), {}, ValueError, "gain: is on meta"),
 ]
 
 

@@ -91,3 +91,15 @@ def convolve(
     with torch.autocast(x.device.type, enabled=False):
         mixed = _mix(spectrum, weight, groups)
     return synthesis(mixed, sizes, synthesis_scale, True, two_sided, x.dtype, bias)
+
+
+def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
+    """gain: real numbers or pairs, every axis of the spectrum and a trailing 1 or 2."""
+    sizes = x.shape[2:]
+    spectrum = analysis(x, (*sizes[:-1], sizes[-1] // 2 + 1), 1.0, False, True)
+    if gain.shape[-1] == 1:
+        product = spectrum * gain
+    else:
+        (a, b), (c, d) = spectrum.unbind(-1), gain.unbind(-1)
+        product = torch.stack([a * c - b * d, a * d + b * c], dim=-1)
+    return synthesis(product, sizes, 1 / math.prod(sizes), True, True, x.dtype, None)
