@@ -1,0 +1,97 @@
+"""CUDA kernels without a GPU: csrc/cuda/host.h itself, and the production kernels run by it."""
+
+import math
+import re
+import subprocess
+
+import host_build
+import pytest
+
+pytestmark = pytest.mark.skipif(bool(host_build.why_not()), reason=str(host_build.why_not()))
+
+SEEDS = 4
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    """Runs a kernel of host_kernels.cu → its exit status, the numbers it wrote, its complaint."""
+    program = tmp_path_factory.mktemp("host") / "host_kernels"
+    include = host_build.ROOT / "csrc" / "cuda"
+    source = host_build.ROOT / "tests" / "host_kernels.cu"
+    subprocess.run(
+        [host_build.compiler(), "-std=c++17", "-O1", "-g", "-fsanitize=address", "-Wall", "-Wextra",
+         "-Werror", "-DFASTSEG_CUDA_HOST", f"-I{include}", "-x", "c++", source, "-o", program],
+        check=True,
+    )  # fmt: skip
+
+    def run(name: str, seed: int = 0):
+        done = subprocess.run(
+            [program, name], env={"FASTSEG_HOST_SEED": str(seed)}, capture_output=True, text=True
+        )
+        return done.returncode, [float(line) for line in done.stdout.split()], done.stderr
+
+    return run
+
+
+REVERSED = [63.0 - i for i in range(64)]
+ROTATED = [(i + 2.0) % 64 for i in range(64)]
+LANES = [float(i % 32) for i in range(64)]
+RIGHT = {
+    "reverse": REVERSED,
+    "rotate_twice": ROTATED,
+    "shuffles": [496 + 1000 * (lane // 8 * 8) + 1e5 * min(lane + 1, 31) for lane in LANES],
+    "counts": [64.0] * 64,
+    "positions": [],
+    "refuse": [],
+}
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_kernels_are_right_in_any_order(kernels, name, seed):
+    status, numbers, complaint = kernels(name, seed)
+    assert (status, numbers) == (0, RIGHT[name]), complaint
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [("reverse_without_barrier", REVERSED), ("rotate_twice_with_one_barrier", ROTATED)],
+)
+def test_a_missing_barrier_shows(kernels, name, right):
+    runs = [kernels(name, seed) for seed in range(SEEDS)]
+    assert all(status == 0 for status, _, _ in runs)
+    assert any(numbers != right for _, numbers, _ in runs)
+
+
+def test_a_seed_names_an_order(kernels):
+    orders = [str(kernels("rotate_twice_with_one_barrier", seed)[1]) for seed in (0, 0, 1, 2)]
+    assert orders[0] == orders[1]
+    assert len(set(orders)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("shared_overrun", "heap-buffer-overflow"),
+        ("global_overrun", "heap-buffer-overflow"),
+        ("deep_recursion", "stack-overflow"),
+        ("misaligned", "store of 4 × 4 bytes to .* is misaligned"),
+        ("leaves_early", r"\(0, 0, 0\) waits at the barrier .*, thread \(7, 0, 0\) has returned"),
+        ("two_barriers", r"thread \(0, 0, 0\) waits .*:\d+, thread \(32, 0, 0\) waits"),
+        ("lost_lane", r"waits at .*:\d+ for lanes ffffffff, thread \(5, 0, 0\) has returned"),
+        ("two_shuffles", "threads diverge"),
+    ],
+)  # fmt: skip
+def test_faults_end_the_process(kernels, name, complaint):
+    status, numbers, said = kernels(name)
+    assert status != 0
+    assert not numbers
+    assert re.search(complaint, said), said
+
+
+def test_what_is_not_written_is_nan(kernels):
+    _, numbers, _ = kernels("skips_the_last")
+    assert numbers[:-1] == [1.0] * 63
+    assert math.isnan(numbers[-1])
+    _, numbers, _ = kernels("unwritten_shared")
+    assert all(map(math.isnan, numbers))
