@@ -42,6 +42,11 @@ def kept_axes(modes, two_sided: bool) -> list[Kept]:
     return [*(kept(m, two_sided) for m in modes[:-1]), Kept(modes[-1], 0)]
 
 
+def half_spectrum(sizes) -> tuple:
+    """The bins of a real transform: all but the last axis whole, the last one's non-negative."""
+    return (*sizes[:-1], sizes[-1] // 2 + 1)
+
+
 def scales(norm: str, sizes) -> tuple[float, float]:
     """(analysis, synthesis) factors of `norm` for one grid, as torch.fft defines them."""
     n = math.prod(sizes)

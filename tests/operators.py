@@ -139,9 +139,10 @@ def check(op: str, row: Row, backend: str, sizes: tuple, dtype: torch.dtype) -> 
 
 
 def rows() -> dict[str, Row]:
+    import rows_fourier_unit
     import rows_spectral
 
-    return {**rows_spectral.ROWS}
+    return {**rows_spectral.ROWS, **rows_fourier_unit.ROWS}
 
 
 ROWS = rows()

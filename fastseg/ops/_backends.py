@@ -65,6 +65,9 @@ if _C is not None:
     SPECTRAL["cpu"] = _native.CpuSpectral(_C, _C.cpu)
     if hasattr(_C, "cuda"):
         SPECTRAL["cuda"] = _native.Spectral(_C, _C.cuda)
+POINTWISE = {}
+# a Fourier unit is made of both
+FOURIER_UNIT = SPECTRAL.keys() & POINTWISE.keys()
 
 # the device type whose memory a backend's kernels read; a build for tests runs CUDA's on the host
 SERVES = {"cpu": "cpu", "cuda": getattr(_C, "cuda_device", "cuda"), "triton": "cuda"}
@@ -176,12 +179,12 @@ def _say_once(message: str) -> None:
 
 
 def select(
-    family: dict, setting: str, device_type: str, dtype: torch.dtype, kernels_win: bool = True
+    family, setting: str, device_type: str, dtype: torch.dtype, kernels_win: bool = True
 ) -> str:
     """The backend of an op, by its arguments alone; RuntimeError where a forced one cannot run.
 
-    family: one of this module's tables; kernels_win: whether its kernels are worth it for these
-    shapes.
+    family: one of this module's tables, or the names in it; kernels_win: whether its kernels are
+    worth it for these shapes.
     """
     if setting != "auto":
         reason = unable(setting, device_type, dtype)
@@ -201,13 +204,13 @@ def select(
 
 
 def select_spectral(
-    setting: str, device_type: str, dtype: torch.dtype, sizes, out_sizes, modes
+    setting: str, device_type: str, dtype: torch.dtype, sizes, out_sizes, modes, family=SPECTRAL
 ) -> str:
     """The backend of an op made of truncated transforms."""
     win = setting == "auto" and (
         short_matrices_win(sizes, modes) and short_matrices_win(out_sizes, modes)
     )
-    return select(SPECTRAL, setting, device_type, dtype, win)
+    return select(family, setting, device_type, dtype, win)
 
 
 def short_matrices_win(sizes, modes) -> bool:

@@ -96,10 +96,29 @@ def convolve(
 def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
     """gain: real numbers or pairs, every axis of the spectrum and a trailing 1 or 2."""
     sizes = x.shape[2:]
-    spectrum = analysis(x, (*sizes[:-1], sizes[-1] // 2 + 1), 1.0, False, True)
+    spectrum = analysis(x, plan.half_spectrum(sizes), 1.0, False, True)
     if gain.shape[-1] == 1:
         product = spectrum * gain
     else:
         (a, b), (c, d) = spectrum.unbind(-1), gain.unbind(-1)
         product = torch.stack([a * c - b * d, a * d + b * c], dim=-1)
     return synthesis(product, sizes, 1 / math.prod(sizes), True, True, x.dtype, None)
+
+
+def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    sizes = x.shape[2:]
+    scale = math.prod(sizes) ** -0.5
+    spectrum = analysis(x, plan.half_spectrum(sizes), scale, False, True)
+    with torch.autocast(x.device.type, enabled=False):
+        planar = spectrum.movedim(-1, 2).flatten(1, 2)
+        z = torch.matmul(weight.to(planar.dtype), planar.flatten(2))
+        z = z.unflatten(2, planar.shape[2:])
+    dims = (0, *range(2, z.dim()))
+    return z, z.sum(dims), z.square().sum(dims)
+
+
+def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes, dtype: torch.dtype) -> Tensor:
+    per_channel = (-1, *[1] * len(sizes))
+    z = torch.relu(scale.to(z.dtype).view(per_channel) * z + shift.to(z.dtype).view(per_channel))
+    spectrum = z.unflatten(1, (z.shape[1] // 2, 2)).movedim(2, -1)
+    return synthesis(spectrum, sizes, math.prod(sizes) ** -0.5, True, True, dtype, None)

@@ -3,13 +3,8 @@
 import torch
 from torch import Tensor
 
-from fastseg import reference
+from fastseg import plan, reference
 from fastseg.ops import _backends, _checks, _matmul, _spectral_filter_ops
-
-
-def half_spectrum(sizes) -> tuple:
-    """The bins of a real transform: all but the last axis whole, the last one's non-negative."""
-    return (*sizes[:-1], sizes[-1] // 2 + 1)
 
 
 def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
@@ -29,7 +24,7 @@ def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
     _checks.check_tensor("x", x)
     _checks.check_real("x", x.dtype, x.shape, x.dim() - 2)
     sizes = tuple(x.shape[2:])
-    bins = half_spectrum(sizes)
+    bins = plan.half_spectrum(sizes)
     _check_gain(gain, x, (*x.shape[:2], *bins))
     backend = _backends.select_spectral(
         _backends.setting(), x.device.type, x.dtype, sizes, sizes, bins

@@ -1,0 +1,165 @@
+"""The Fourier unit and its two halves: argument checks, statistics and the choice of backend."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastseg import plan, reference
+from fastseg.ops import _backends, _checks, _matmul
+
+
+def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first half of a Fourier unit: z = weight · rfftn(x, norm="ortho"), and its moments.
+
+    x: (B, Cin, *S) real, 1 to 3 axes; weight: (2Cout, 2Cin), or with trailing axes of 1, where
+    channels 2i and 2i+1 are the real and the imaginary part of channel i. Returns z (B, 2Cout,
+    *S[:-1], S[-1]//2+1) and Σ z, Σ z² (2Cout,) over batch and bins, every stored bin counting once;
+    all float32, float64 for float64. What turns the moments into a scale and a shift is the
+    caller's: batch, synchronised and group statistics all fit. Differentiable; saves the spectrum
+    and z.
+
+    Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
+    run.
+    """
+    weight = _checked_input(x, weight)
+    backend = _select(x, x.shape[2:])
+    if backend == "reference":
+        return reference.fu_mix(x, weight)
+    return _mix(x, weight, backend)
+
+
+def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> Tensor:
+    """The second half of a Fourier unit: irfftn(relu(scale·z + shift), norm="ortho").
+
+    z: (B, 2C, *half spectrum) float32 or float64, as `fu_mix` returns it; scale, shift: (2C,).
+    Returns (B, C, *sizes) in z.dtype. Differentiable in z, scale and shift; saves z.
+
+    Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
+    run.
+    """
+    sizes = _checked_spectrum(z, scale, shift, sizes)
+    backend = _select(z, sizes)
+    if backend == "reference":
+        return reference.fu_finish(z, scale, shift, sizes)
+    return _finish(z, scale, shift, sizes, z.dtype, backend)
+
+
+def fourier_unit(
+    x: Tensor, weight: Tensor, norm_weight: Tensor, norm_bias: Tensor,
+    running_mean: Tensor | None, running_var: Tensor | None, training: bool, momentum: float,
+    eps: float,
+) -> Tensor:  # fmt: skip
+    """rfftn, 1×1 convolution of real and imaginary parts, batch norm over batch and bins, ReLU,
+    irfftn (Chi et al., 2020, fig. 2).
+
+    x: (B, Cin, *S) real; weight as `fu_mix` takes it; norm_weight, norm_bias and the running
+    statistics: (2Cout,). Returns (B, Cout, *S) in x.dtype; 16-bit inputs are computed in float32.
+    Training normalises by the batch's statistics, gradients flow through them, and moves the
+    running ones, where given, in place by `momentum` towards them, the variance unbiased; otherwise
+    the running ones are taken.
+
+    Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
+    run.
+    """
+    weight = _checked_input(x, weight)
+    _check_norm(x, weight, norm_weight, norm_bias, running_mean, running_var, training)
+    backend = _select(x, x.shape[2:])
+    if backend == "reference":
+        return reference.fourier_unit(
+            x, weight, norm_weight, norm_bias, running_mean, running_var, training, momentum, eps
+        )
+    z, total, squares = _mix(x, weight, backend)
+    mean, var = running_mean, running_var
+    if training:
+        count = max(z.shape[0] * math.prod(z.shape[2:]), 1)
+        mean, var = total / count, (squares / count - (total / count).square()).clamp(min=0)
+        _move(running_mean, running_var, mean, var, count, momentum)
+    scale, shift = _affine(norm_weight, norm_bias, mean, var, eps, z.dtype)
+    return _finish(z, scale, shift, x.shape[2:], x.dtype, backend)
+
+
+def _affine(norm_weight, norm_bias, mean, var, eps: float, dtype: torch.dtype):
+    """A normalisation's scale and shift, in the dtype the unit computes in."""
+    scale = norm_weight.to(dtype) * torch.rsqrt(var.to(dtype) + eps)
+    return scale, norm_bias.to(dtype) - mean.to(dtype) * scale
+
+
+@torch.no_grad()
+def _move(running_mean, running_var, mean, var, count: int, momentum: float) -> None:
+    if running_mean is not None and count > 1:
+        running_mean.lerp_(mean.to(running_mean), momentum)
+        running_var.lerp_((var * (count / (count - 1))).to(running_var), momentum)
+
+
+def _select(x: Tensor, sizes) -> str:
+    sizes = tuple(sizes)
+    return _backends.select_spectral(
+        _backends.setting(), x.device.type, x.dtype, sizes, sizes, plan.half_spectrum(sizes),
+        _backends.FOURIER_UNIT,
+    )  # fmt: skip
+
+
+def _mix(x: Tensor, weight: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    return _matmul.fu_mix(x, weight)
+
+
+def _finish(z: Tensor, scale, shift, sizes, dtype: torch.dtype, backend: str) -> Tensor:
+    return _matmul.fu_finish(z, scale, shift, sizes, dtype)
+
+
+def _checked_input(x: Tensor, weight: Tensor) -> Tensor:
+    """The weight as a matrix that fits x."""
+    _checks.check_tensor("x", x)
+    _checks.check_tensor("weight", weight)
+    if x.dtype not in _checks.FLOATS:
+        raise TypeError(f"x: got dtype {x.dtype}, want float32, float64, float16 or bfloat16")
+    if not 3 <= x.dim() <= 5 or 0 in x.shape[2:]:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, want (B, C, *S) with 1 to 3 axes S")
+    if weight.dtype not in _checks.FLOATS:
+        raise TypeError(f"weight: got dtype {weight.dtype}, want a real floating one")
+    shape = tuple(weight.shape)
+    if len(shape) < 2 or shape[0] % 2 or shape[1] != 2 * x.shape[1] or math.prod(shape[2:]) != 1:
+        raise ValueError(f"weight: got shape {shape}, want (2·outputs, {2 * x.shape[1]})")
+    _checks.check_device(x, weight=weight)
+    return weight.flatten(1)
+
+
+def _check_vectors(x: Tensor, channels: int, **vectors: Tensor) -> None:
+    for name, vector in vectors.items():
+        _checks.check_tensor(name, vector)
+        if vector.dtype not in _checks.FLOATS:
+            raise TypeError(f"{name}: got dtype {vector.dtype}, want a real floating one")
+        if tuple(vector.shape) != (channels,):
+            raise ValueError(f"{name}: got shape {tuple(vector.shape)}, want ({channels},)")
+    _checks.check_device(x, **vectors)
+
+
+def _check_norm(
+    x, weight, norm_weight, norm_bias, running_mean, running_var, training: bool
+) -> None:
+    channels = weight.shape[0]
+    _check_vectors(x, channels, norm_weight=norm_weight, norm_bias=norm_bias)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean, running_var: got one of the two, want both or neither")
+    if running_mean is not None:
+        _check_vectors(x, channels, running_mean=running_mean, running_var=running_var)
+    elif not training:
+        raise ValueError("running_mean: got None, want the running statistics where not training")
+
+
+def _checked_spectrum(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> tuple:
+    """The sizes of the output."""
+    _checks.check_tensor("z", z)
+    if z.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"z: got dtype {z.dtype}, want float32 or float64")
+    if not 3 <= z.dim() <= 5 or z.shape[1] % 2:
+        raise ValueError(
+            f"z: got shape {tuple(z.shape)}, want (B, 2C, *half spectrum) with 1 to 3 axes"
+        )
+    sizes = _checks.check_sizes(sizes, z.dim() - 2)
+    half = plan.half_spectrum(sizes)
+    if tuple(z.shape[2:]) != half:
+        raise ValueError(f"sizes: got {sizes}, whose half spectrum is {half}, z's {z.shape[2:]}")
+    _check_vectors(z, z.shape[1], scale=scale, shift=shift)
+    return sizes
