@@ -82,7 +82,7 @@ struct PointwiseParams {
 };
 
 // Sums over batch and points are taken in blocks of points, then over the blocks: their order never changes.
-constexpr int64_t kMomentPoints = 1024;
+constexpr int64_t kMomentPoints = 128;
 constexpr int64_t moment_blocks(int64_t batch, int64_t points) { return batch * ceil_div(points, kMomentPoints); }
 
 // Forward (gradient null): out = max(scale · z + shift, 0). Backward: out = [scale · z + shift > 0] · scale · gradient and

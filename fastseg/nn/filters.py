@@ -1,0 +1,118 @@
+"""Learnt gains on the full spectrum, at any size, on `fastseg.ops.spectral_filter`."""
+
+import torch
+from torch import Tensor, nn
+
+from fastseg import ops
+
+
+def frequencies(sizes, device=None) -> list[Tensor]:
+    """|f| of the half spectrum's bins, 1 being the Nyquist frequency: one tensor an axis."""
+    outer = [torch.fft.fftfreq(n, device=device).abs() * 2 for n in sizes[:-1]]
+    return [*outer, torch.fft.rfftfreq(sizes[-1], device=device) * 2]
+
+
+class NBPFilter(nn.Module):
+    """A neural band-pass filter: the gain of each frequency and channel, 0 … 1, is learnt from the
+    frequency's position and the diffusion step (MedSegDiff-V2, Wu et al., 2024).
+
+    x: (B, channels, *S), S with `dims` axes of any size, and temb: (B, time_channels) or None → x's
+    shape. |f| on each axis passes `layers` times through a 1×1 convolution, a layer norm, a scale
+    and shift made from temb, and ReLU, then through a 1×1 convolution and a sigmoid. The gain is
+    real: the filter shifts no phase.
+
+    Parameters: layers.i.{conv,norm,time}.{weight,bias}, head.{weight,bias}; a 1×1 convolution is
+    stored as a linear layer.
+    """
+
+    def __init__(
+        self, channels: int, *, time_channels: int = 512, dims: int = 2, hidden: int = 64,
+        layers: int = 3,
+    ):  # fmt: skip
+        super().__init__()
+        self.dims = dims
+        self.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "conv": nn.Linear(hidden if i else dims, hidden),
+                    "norm": nn.LayerNorm(hidden),
+                    "time": nn.Linear(time_channels, 2 * hidden),
+                }
+            )
+            for i in range(layers)
+        )
+        self.head = nn.Linear(hidden, channels)
+
+    def gain(self, sizes, temb: Tensor | None = None) -> Tensor:
+        """(B or 1, channels, *half spectrum of sizes), to multiply a spectrum with."""
+        device = self.head.weight.device
+        grid = torch.meshgrid(*frequencies(sizes, device), indexing="ij")
+        h = torch.stack(grid, -1).to(self.head.weight.dtype)[None]
+        for layer in self.layers:
+            h = layer["norm"](layer["conv"](h))
+            if temb is not None:
+                film = layer["time"](temb).unflatten(1, (1,) * len(sizes) + (-1,))
+                scale, shift = film.chunk(2, dim=-1)
+                h = h * (1 + scale) + shift
+            h = torch.relu(h)
+        return torch.sigmoid(self.head(h)).movedim(-1, 1)
+
+    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
+        if x.dim() != self.dims + 2:
+            raise ValueError(
+                f"x: got shape {tuple(x.shape)}, want (B, C, *S) with {self.dims} axes S"
+            )
+        return ops.spectral_filter(x, self.gain(x.shape[2:], temb))
+
+
+def _resampled(gain: Tensor, dim: int, size: int, new_size: int, half: bool) -> Tensor:
+    """The gain of one axis of `size` points, linearly interpolated at the frequencies, in cycles a
+    voxel, of an axis of `new_size`; periodic, or kept within the stored bins of a half spectrum.
+    """
+    if size == new_size:
+        return gain
+    bins = gain.shape[dim]
+    if half:
+        k = torch.arange(new_size // 2 + 1, device=gain.device)
+    else:
+        k = torch.arange(new_size, device=gain.device)
+        k = torch.where(2 * k < new_size, k, k - new_size)
+    below = torch.div(k * size, new_size, rounding_mode="floor")
+    share = ((k * size).remainder(new_size) / new_size).to(gain.dtype)
+    low, high = (
+        gain.index_select(dim, i.clamp(max=bins - 1) if half else i.remainder(size))
+        for i in (below, below + 1)
+    )
+    return torch.lerp(low, high, share.view(-1, *[1] * (-dim - 1)))
+
+
+class FFParser(nn.Module):
+    """A learnt complex gain for every frequency and channel, shared by the batch (MedSegDiff, Wu et
+    al., 2024, sec. 3.3; also the global filter of GFNet).
+
+    x: (B, channels, *S) → the same shape. The weight is that of the grid `sizes`, (channels,
+    *sizes[:-1], sizes[-1]//2+1, 2) real. On another grid the gain stays a function of frequency in
+    cycles a voxel and is interpolated linearly between the stored ones.
+
+    Parameters: complex_weight. Raises ValueError where x has another number of axes than sizes.
+    """
+
+    def __init__(self, channels: int, sizes):
+        super().__init__()
+        self.sizes = tuple(sizes)
+        shape = (channels, *self.sizes[:-1], self.sizes[-1] // 2 + 1, 2)
+        self.complex_weight = nn.Parameter(0.02 * torch.randn(shape))
+
+    def gain(self, sizes) -> Tensor:
+        """(channels, *half spectrum of sizes), complex."""
+        gain, axes = self.complex_weight, len(self.sizes)
+        for axis, (size, new_size) in enumerate(zip(self.sizes, sizes, strict=True)):
+            gain = _resampled(gain, axis - axes - 1, size, new_size, axis == axes - 1)
+        return torch.view_as_complex(gain.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != len(self.sizes) + 2:
+            raise ValueError(
+                f"x: got shape {tuple(x.shape)}, want (B, C, *S) with {len(self.sizes)} axes S"
+            )
+        return ops.spectral_filter(x, self.gain(x.shape[2:]))
