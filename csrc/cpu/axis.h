@@ -321,64 +321,83 @@ void synthesise_rows(const T* parts, int64_t count, const Axis& axis, T* rows, i
   });
 }
 
-// Sums and coefficients of an outer axis are rows of complex numbers, kStep apart, imaginary parts `im` behind the real ones: planar
-// (kStep 1) around the last axis, interleaved (kStep 2, im 1) around D. Spectrum rows are interleaved always.
+// How a row of complex numbers lies: kStep apart, imaginary parts `im` behind the real ones. Interleaved: kStep 2, im 1; planar: kStep 1.
+template <int kStep>
+struct Pairs {
+  static constexpr int step = kStep;
+  int64_t im;
+};
+
+// body(Pairs) of a spectrum whose planes, if it is planar, have `modes` numbers.
+template <class Body>
+inline void with_pairs(bool planar, int64_t modes, Body&& body) {
+  if (planar)
+    body(Pairs<1>{modes});
+  else
+    body(Pairs<2>{1});
+}
+
+template <int kFrom, int kTo, class T>
+inline void copy_pairs(const T* __restrict x, Pairs<kFrom> from, Pairs<kTo> to, int64_t modes, T* __restrict out) {
+  for (int64_t i = 0; i < modes; ++i) out[kTo * i] = x[kFrom * i], out[kTo * i + to.im] = x[kFrom * i + from.im];
+}
 
 // out = a − i·sign·b
-template <int kStep, class T>
-inline void subtract_i(const T* __restrict a, const T* __restrict b, int64_t im, T sign, int64_t modes, T* __restrict out) {
+template <int kFrom, int kTo, class T>
+inline void subtract_i(const T* __restrict a, const T* __restrict b, Pairs<kFrom> from, T sign, Pairs<kTo> to, int64_t modes,
+                       T* __restrict out) {
   for (int64_t i = 0; i < modes; ++i) {
-    out[2 * i] = a[kStep * i] + sign * b[kStep * i + im];
-    out[2 * i + 1] = a[kStep * i + im] - sign * b[kStep * i];
+    out[kTo * i] = a[kFrom * i] + sign * b[kFrom * i + from.im];
+    out[kTo * i + to.im] = a[kFrom * i + from.im] - sign * b[kFrom * i];
   }
 }
 
 // Spectrum rows ±k from the sums A (cosines) and B (sines): X[k] = A − iB, X[−k] = A + iB.
-template <int kStep, class T, class Sum, class Row>
-inline void combine(const Axis& axis, int64_t modes, int64_t im, Sum&& sum, Row&& row) {
+template <class T, class From, class To, class Sum, class Row>
+inline void combine(const Axis& axis, int64_t modes, From from, To to, Sum&& sum, Row&& row) {
   const int64_t k_count = axis.distinct();
-  const T* dc = sum(0);
-  for (int64_t i = 0; i < modes; ++i) row(0)[2 * i] = dc[kStep * i], row(0)[2 * i + 1] = dc[kStep * i + im];
+  copy_pairs(static_cast<const T*>(sum(0)), from, to, modes, row(0));
   for (int64_t k = 1; k < k_count; ++k) {
     const T* a = sum(k);
     const T* b = sum(k_count + k - 1);
-    if (k < axis.positive) subtract_i<kStep>(a, b, im, T(1), modes, row(k));
-    if (k <= axis.negative) subtract_i<kStep>(a, b, im, T(-1), modes, row(axis.kept() - k));
+    if (k < axis.positive) subtract_i(a, b, from, T(1), to, modes, row(k));
+    if (k <= axis.negative) subtract_i(a, b, from, T(-1), to, modes, row(axis.kept() - k));
   }
 }
 
 // p = x, q = i·sign·x
-template <int kStep, class T>
-inline void split_one(const T* __restrict x, T sign, int64_t im, int64_t modes, T* __restrict p, T* __restrict q) {
+template <int kFrom, int kTo, class T>
+inline void split_one(const T* __restrict x, T sign, Pairs<kFrom> from, Pairs<kTo> to, int64_t modes, T* __restrict p, T* __restrict q) {
   for (int64_t i = 0; i < modes; ++i) {
-    p[kStep * i] = x[2 * i], p[kStep * i + im] = x[2 * i + 1];
-    q[kStep * i] = -sign * x[2 * i + 1], q[kStep * i + im] = sign * x[2 * i];
+    p[kTo * i] = x[kFrom * i], p[kTo * i + to.im] = x[kFrom * i + from.im];
+    q[kTo * i] = -sign * x[kFrom * i + from.im], q[kTo * i + to.im] = sign * x[kFrom * i];
   }
 }
 
-template <int kStep, class T>
-inline void split_pair(const T* __restrict x, const T* __restrict y, int64_t im, int64_t modes, T* __restrict p, T* __restrict q) {
+template <int kFrom, int kTo, class T>
+inline void split_pair(const T* __restrict x, const T* __restrict y, Pairs<kFrom> from, Pairs<kTo> to, int64_t modes, T* __restrict p,
+                       T* __restrict q) {
   for (int64_t i = 0; i < modes; ++i) {
-    p[kStep * i] = x[2 * i] + y[2 * i], p[kStep * i + im] = x[2 * i + 1] + y[2 * i + 1];
-    q[kStep * i] = y[2 * i + 1] - x[2 * i + 1], q[kStep * i + im] = x[2 * i] - y[2 * i];
+    const T x_im = x[kFrom * i + from.im], y_im = y[kFrom * i + from.im];
+    p[kTo * i] = x[kFrom * i] + y[kFrom * i], p[kTo * i + to.im] = x_im + y_im;
+    q[kTo * i] = y_im - x_im, q[kTo * i + to.im] = x[kFrom * i] - y[kFrom * i];
   }
 }
 
 // The coefficients of cosines and sines from spectrum rows ±k: P = X[k] + X[−k], Q = i(X[k] − X[−k]).
-template <int kStep, class T, class Row, class Part>
-inline void separate(const Axis& axis, int64_t modes, int64_t im, Row&& row, Part&& part) {
+template <class T, class From, class To, class Row, class Part>
+inline void separate(const Axis& axis, int64_t modes, From from, To to, Row&& row, Part&& part) {
   const int64_t k_count = axis.distinct();
-  T* dc = part(0);
-  for (int64_t i = 0; i < modes; ++i) dc[kStep * i] = row(0)[2 * i], dc[kStep * i + im] = row(0)[2 * i + 1];
+  copy_pairs(static_cast<const T*>(row(0)), from, to, modes, part(0));
   for (int64_t k = 1; k < k_count; ++k) {
     T* p = part(k);
     T* q = part(k_count + k - 1);
     if (k >= axis.positive)
-      split_one<kStep>(row(axis.kept() - k), T(-1), im, modes, p, q);
+      split_one(row(axis.kept() - k), T(-1), from, to, modes, p, q);
     else if (k > axis.negative)
-      split_one<kStep>(row(k), T(1), im, modes, p, q);
+      split_one(row(k), T(1), from, to, modes, p, q);
     else
-      split_pair<kStep>(row(k), row(axis.kept() - k), im, modes, p, q);
+      split_pair(row(k), row(axis.kept() - k), from, to, modes, p, q);
   }
 }
 

@@ -16,26 +16,31 @@ int64_t stage_rows(const Axis& axis) { return 2 * axis.distinct() - 1; }
 int64_t padded_stride(int64_t columns) { return round_up(columns, 64) + 16; }
 
 template <class T, class S>
-void analyse_plane(const S* x, const Transform& t, T* spectrum) {
+void analyse_plane(const S* x, const Transform& t, bool planar, T* spectrum) {
   const int64_t rows = stage_rows(t.h), stride = padded_stride(t.w.size), modes = t.w.kept();
   Scratch<T> scratch(rows * (stride + 2 * t.w.padded + t.w.size + 1) + fold_scratch<T>(t.h) + 128);
   T* sums = scratch.take(rows * stride);
   T* parts = scratch.take(rows * 2 * t.w.padded);
   analyse_columns(x, t.w.size, t.w.size, t.h, sums, stride, scratch);
   analyse_rows(sums, stride, rows, t.w, parts, scratch);
-  combine<1, T>(
-      t.h, modes, t.w.padded, [&](int64_t row) { return parts + row * 2 * t.w.padded; },
-      [&](int64_t row) { return spectrum + row * modes * 2; });
+  with_pairs(planar, t.h.kept() * modes, [&](auto to) {
+    combine<T>(
+        t.h, modes, Pairs<1>{t.w.padded}, to, [&](int64_t row) { return parts + row * 2 * t.w.padded; },
+        [&](int64_t row) { return spectrum + row * modes * to.step; });
+  });
 }
 
 template <class T, class S>
-void synthesise_plane(const T* spectrum, const Transform& t, T bias, const Output<S>& y) {
+void synthesise_plane(const T* spectrum, const Transform& t, bool planar, T bias, const Output<S>& y) {
   const int64_t rows = stage_rows(t.h), stride = padded_stride(t.w.size), modes = t.w.kept();
   Scratch<T> scratch(rows * (stride + 2 * modes) + 2 * kTileRows * t.w.padded + 128);
   T* sums = scratch.take(rows * stride);
   T* parts = scratch.take(rows * 2 * modes);
-  separate<1, T>(
-      t.h, modes, modes, [&](int64_t row) { return spectrum + row * modes * 2; }, [&](int64_t row) { return parts + row * 2 * modes; });
+  with_pairs(planar, t.h.kept() * modes, [&](auto from) {
+    separate<T>(
+        t.h, modes, from, Pairs<1>{modes}, [&](int64_t row) { return spectrum + row * modes * from.step; },
+        [&](int64_t row) { return parts + row * 2 * modes; });
+  });
   synthesise_rows(parts, rows, t.w, sums, stride, scratch);
   if constexpr (std::is_same_v<T, S>) {
     if (y.streamed) return synthesise_columns<true>(sums, stride, t.h, bias, t.w.size, y);
@@ -44,31 +49,27 @@ void synthesise_plane(const T* spectrum, const Transform& t, T bias, const Outpu
 }
 
 template <class T, class S>
-void analyse_lines(const S* x, int64_t count, const Axis& axis, T* spectrum) {
+void analyse_lines(const S* x, int64_t count, const Axis& axis, bool planar, T* spectrum) {
   const int64_t modes = axis.kept();
   Scratch<T> scratch(count * (2 * axis.size + 2 * axis.padded + 1) + 128);
   T* rows = scratch.take(count * axis.size);
   T* parts = scratch.take(count * 2 * axis.padded);
   read_row(x, rows, count * axis.size);
   analyse_rows(rows, axis.size, count, axis, parts, scratch);
-  for (int64_t r = 0; r < count; ++r)
-    for (int64_t i = 0; i < modes; ++i) {
-      spectrum[(r * modes + i) * 2] = parts[r * 2 * axis.padded + i];
-      spectrum[(r * modes + i) * 2 + 1] = parts[(r * 2 + 1) * axis.padded + i];
-    }
+  with_pairs(planar, modes, [&](auto to) {
+    for (int64_t r = 0; r < count; ++r) copy_pairs(parts + r * 2 * axis.padded, Pairs<1>{axis.padded}, to, modes, spectrum + r * modes * 2);
+  });
 }
 
 template <class T, class S, class Bias>
-void synthesise_lines(const T* spectrum, int64_t count, const Axis& axis, Bias&& bias_of, S* y) {
+void synthesise_lines(const T* spectrum, int64_t count, const Axis& axis, bool planar, Bias&& bias_of, S* y) {
   const int64_t modes = axis.kept();
   Scratch<T> scratch(count * (axis.size + 2 * modes) + 2 * kTileRows * axis.padded + 128);
   T* rows = scratch.take(count * axis.size);
   T* parts = scratch.take(count * 2 * modes);
-  for (int64_t r = 0; r < count; ++r)
-    for (int64_t i = 0; i < modes; ++i) {
-      parts[r * 2 * modes + i] = spectrum[(r * modes + i) * 2];
-      parts[(r * 2 + 1) * modes + i] = spectrum[(r * modes + i) * 2 + 1];
-    }
+  with_pairs(planar, modes, [&](auto from) {
+    for (int64_t r = 0; r < count; ++r) copy_pairs(spectrum + r * modes * 2, from, Pairs<1>{modes}, modes, parts + r * 2 * modes);
+  });
   synthesise_rows(parts, count, axis, rows, axis.size, scratch);
   for (int64_t r = 0; r < count; ++r) {
     const T bias = bias_of(r);
@@ -77,38 +78,59 @@ void synthesise_lines(const T* spectrum, int64_t count, const Axis& axis, Bias&&
   write_row(rows, y, count * axis.size);
 }
 
-// Between plane spectra [D][columns] and the whole spectrum [MD][columns]; one block of complex columns at a time.
+// D is a product over the plane spectra [D][columns], real and imaginary columns alike: a block of `width` complex ones at a time, which
+// are one range of columns where they are interleaved and two, `plane` apart, where they are planar.
+struct DepthBlock {
+  int64_t plane;         // complex numbers of a plane's spectrum
+  int64_t first, width;  // of them
+  bool planar;
+
+  int64_t ranges() const { return planar ? 2 : 1; }
+  int64_t columns() const { return planar ? width : 2 * width; }  // of a range
+  int64_t begin(int64_t range) const { return planar ? range * plane + first : 2 * first; }
+  int64_t apart() const { return round_up(columns(), 16); }  // ranges, in a row of sums
+  int64_t stride() const { return padded_stride(ranges() * apart()); }
+};
+
 template <class T>
-void analyse_depth(const T* planes, const Axis& d, int64_t columns, int64_t first, int64_t width, T* spectrum) {
-  const int64_t rows = stage_rows(d), stride = padded_stride(width);
+void analyse_depth(const T* planes, const Axis& d, const DepthBlock& b, T* spectrum) {
+  const int64_t rows = stage_rows(d), stride = b.stride();
   Scratch<T> scratch(rows * stride + fold_scratch<T>(d) + 128);
   T* sums = scratch.take(rows * stride);
-  analyse_columns(planes + first, columns, width, d, sums, stride, scratch);
-  combine<2, T>(
-      d, width / 2, 1, [&](int64_t row) { return sums + row * stride; }, [&](int64_t row) { return spectrum + row * columns + first; });
+  for (int64_t r = 0; r < b.ranges(); ++r)
+    analyse_columns(planes + b.begin(r), 2 * b.plane, b.columns(), d, sums + r * b.apart(), stride, scratch);
+  with_pairs(b.planar, d.kept() * b.plane, [&](auto to) {
+    combine<T>(
+        d, b.width, Pairs<to.step>{b.planar ? b.apart() : 1}, to, [&](int64_t row) { return sums + row * stride; },
+        [&](int64_t row) { return spectrum + (row * b.plane + b.first) * to.step; });
+  });
 }
 
 template <class T>
-void synthesise_depth(const T* spectrum, const Axis& d, int64_t columns, int64_t first, int64_t width, T* planes) {
-  const int64_t rows = stage_rows(d), stride = padded_stride(width);
+void synthesise_depth(const T* spectrum, const Axis& d, const DepthBlock& b, T* planes) {
+  const int64_t rows = stage_rows(d), stride = b.stride();
   Scratch<T> scratch(rows * stride + 128);
   T* sums = scratch.take(rows * stride);
-  separate<2, T>(
-      d, width / 2, 1, [&](int64_t row) { return spectrum + row * columns + first; }, [&](int64_t row) { return sums + row * stride; });
-  synthesise_columns<false>(sums, stride, d, T(0), width, Output<T>{planes + first, columns, false});
+  with_pairs(b.planar, d.kept() * b.plane, [&](auto from) {
+    separate<T>(
+        d, b.width, from, Pairs<from.step>{b.planar ? b.apart() : 1},
+        [&](int64_t row) { return spectrum + (row * b.plane + b.first) * from.step; }, [&](int64_t row) { return sums + row * stride; });
+  });
+  for (int64_t r = 0; r < b.ranges(); ++r)
+    synthesise_columns<false>(sums + r * b.apart(), stride, d, T(0), b.columns(), Output<T>{planes + b.begin(r), 2 * b.plane, false});
 }
 
-// Runs body(image, first, width) over column blocks of every image's plane spectra.
+// Runs body(image, block) over column blocks of every image's plane spectra.
 template <class Body>
-void for_depth_blocks(const TransformParams& p, int64_t columns, Body&& body) {
-  const int64_t blocks = ceil_div(columns, kFoldColumns);
+void for_depth_blocks(const TransformParams& p, Body&& body) {
+  const int64_t plane = p.t.h.kept() * p.t.w.kept(), most = p.planar ? kFoldColumns : kFoldColumns / 2, blocks = ceil_div(plane, most);
   auto run = [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t first = task % blocks * kFoldColumns;
-      body(task / blocks, first, columns - first < kFoldColumns ? columns - first : kFoldColumns);
+      const int64_t first = task % blocks * most;
+      body(task / blocks, DepthBlock{plane, first, plane - first < most ? plane - first : most, p.planar});
     }
   };
-  parallel_for(p.images * blocks, 1, useful_threads(p.images * columns * p.t.d.size * p.t.d.distinct(), p.lane.threads), run);
+  parallel_for(p.images * blocks, 1, useful_threads(p.images * 2 * plane * p.t.d.size * p.t.d.distinct(), p.lane.threads), run);
 }
 
 // Multiply-adds of all planes, about: kept columns a sample.
@@ -129,14 +151,14 @@ void analysis(const TransformParams& p) {
   const S* x = static_cast<const S*>(p.real);
   T* plane_spectra = static_cast<T*>(deep ? p.planes : p.spectrum);
   auto body = [&](int64_t begin, int64_t end) {
-    if (lines) return analyse_lines<T>(x + begin * plane, end - begin, t.w, plane_spectra + begin * columns);
-    for (int64_t i = begin; i < end; ++i) analyse_plane(x + i * plane, t, plane_spectra + i * columns);
+    if (lines) return analyse_lines<T>(x + begin * plane, end - begin, t.w, p.planar, plane_spectra + begin * columns);
+    for (int64_t i = begin; i < end; ++i) analyse_plane(x + i * plane, t, p.planar, plane_spectra + i * columns);
   };
   parallel_for(planes, lines ? kRowBlock : plane_grain(planes, threads), threads, body);
   if (!deep) return;
   T* spectrum = static_cast<T*>(p.spectrum);
-  for_depth_blocks(p, columns, [&](int64_t image, int64_t first, int64_t width) {
-    analyse_depth(plane_spectra + image * t.d.size * columns, t.d, columns, first, width, spectrum + image * t.d.kept() * columns);
+  for_depth_blocks(p, [&](int64_t image, const DepthBlock& block) {
+    analyse_depth(plane_spectra + image * t.d.size * columns, t.d, block, spectrum + image * t.d.kept() * columns);
   });
 }
 
@@ -150,8 +172,8 @@ void synthesis(const TransformParams& p) {
   S* y = static_cast<S*>(p.real);
   T* plane_spectra = static_cast<T*>(deep ? p.planes : p.spectrum);
   if (deep)
-    for_depth_blocks(p, columns, [&](int64_t image, int64_t first, int64_t width) {
-      synthesise_depth(static_cast<const T*>(p.spectrum) + image * t.d.kept() * columns, t.d, columns, first, width,
+    for_depth_blocks(p, [&](int64_t image, const DepthBlock& block) {
+      synthesise_depth(static_cast<const T*>(p.spectrum) + image * t.d.kept() * columns, t.d, block,
                        plane_spectra + image * t.d.size * columns);
     });
   const int64_t row_bytes = t.w.size * int64_t(sizeof(S));
@@ -160,9 +182,9 @@ void synthesis(const TransformParams& p) {
   auto body = [&](int64_t begin, int64_t end) {
     if (lines)
       return synthesise_lines(
-          plane_spectra + begin * columns, end - begin, t.w, [&](int64_t r) { return bias_of(begin + r); }, y + begin * plane);
+          plane_spectra + begin * columns, end - begin, t.w, p.planar, [&](int64_t r) { return bias_of(begin + r); }, y + begin * plane);
     for (int64_t i = begin; i < end; ++i)
-      synthesise_plane(plane_spectra + i * columns, t, bias_of(i), Output<S>{y + i * plane, t.w.size, streamed});
+      synthesise_plane(plane_spectra + i * columns, t, p.planar, bias_of(i), Output<S>{y + i * plane, t.w.size, streamed});
     if (streamed) stream_fence();
   };
   parallel_for(planes, lines ? kRowBlock : plane_grain(planes, threads), threads, body);
