@@ -109,7 +109,7 @@ struct GaussianParams {
   void* low;                   // like x, or null
   void* high;                  // like x, or null
   const void* taps;            // [tap_images, 3, 2·radius + 1] compute type, axes D, H, W
-  const int32_t* radii;        // [tap_images, 3]: taps further out are zero
+  const int32_t* radii;        // [tap_images, 3]: taps further out are zero; ≤ N/2 where circular, else ≤ N − 1; 0 with a centre tap of 1 is the identity
   void* scratch;               // CUDA: [2, images·D·H·W] compute type; CPU: null
   int64_t images, tap_images;  // tap_images is `images`, or 1
   int64_t d, h, w, radius;

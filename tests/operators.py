@@ -140,9 +140,10 @@ def check(op: str, row: Row, backend: str, sizes: tuple, dtype: torch.dtype) -> 
 
 def rows() -> dict[str, Row]:
     import rows_fourier_unit
+    import rows_gaussian
     import rows_spectral
 
-    return {**rows_spectral.ROWS, **rows_fourier_unit.ROWS}
+    return {**rows_spectral.ROWS, **rows_fourier_unit.ROWS, **rows_gaussian.ROWS}
 
 
 ROWS = rows()

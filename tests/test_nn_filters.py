@@ -1,6 +1,5 @@
 """Learnt gains on the full spectrum: the neural band-pass filter and FF-Parser."""
 
-
 import pytest
 import torch
 from tolerances import FORWARD, assert_near

@@ -4,15 +4,19 @@ forces one.
 
 from fastseg.ops._backends import backends, use_backend
 from fastseg.ops.fourier_unit import fourier_unit, fu_finish, fu_mix
+from fastseg.ops.gate import anchor_gate
+from fastseg.ops.gaussian import gaussian_filter
 from fastseg.ops.spectral import fno_block, spectral_conv, truncated_irfftn, truncated_rfftn
 from fastseg.ops.spectral_filter import spectral_filter
 
 __all__ = [
+    "anchor_gate",
     "backends",
     "fno_block",
     "fourier_unit",
     "fu_finish",
     "fu_mix",
+    "gaussian_filter",
     "spectral_conv",
     "spectral_filter",
     "truncated_irfftn",

@@ -60,7 +60,7 @@ class Status(NamedTuple):
         return self.live
 
 
-SPECTRAL = {}
+SPECTRAL, GAUSSIAN, GATE = {}, {}, {}
 if _C is not None:
     SPECTRAL["cpu"] = _native.CpuSpectral(_C, _C.cpu)
     if hasattr(_C, "cuda"):

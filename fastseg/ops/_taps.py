@@ -1,0 +1,190 @@
+"""The taps of a Gaussian filter, axis by axis: plain torch in float64, differentiable in sigma and
+offset, without a host synchronisation where sigma is on a GPU.
+
+An exact circular Gaussian's taps are the inverse DFT of its response. From COMPACT_SIGMA up they
+are Gaussian themselves and end where a tail of 1e-8 is left; below, the response is still large at
+the Nyquist frequency, the taps decay as 1/n² only and the whole row is kept, as it is for float64.
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastseg import plan
+
+COMPACT_SIGMA = 1.75
+COMPACT_RADIUS = 5.73  # standard deviations that hold all but 1e-8 of a Gaussian
+
+
+class Design(NamedTuple):
+    """What fixes a filter's taps besides sigma and offset."""
+
+    sizes: tuple
+    padding: str
+    kind: str  # "exact", "sampled" or "erf"
+    radius: int  # of a spatial kernel; of an exact one a bound on what sigma needs
+    truncate: float | None  # a spatial kernel's own radius is int(truncate·sigma + 0.5)
+    compact: bool  # exact taps may leave a tail of 1e-8
+
+    def reach(self, axis: int) -> int:
+        """The radius that an axis's taps fit in: further ones wrap, or meet nothing but zeros."""
+        size = self.sizes[axis]
+        return min(self.radius, size // 2 if self.padding == "circular" else size - 1)
+
+
+class Taps(NamedTuple):
+    """rows: an axis's weights of x[n − R … n + R], (b, c, 2R+1) each; radii: (b, c, axes) int32,
+    beyond which an image's taps are zero; b and c are 1 where all samples or channels share them.
+    """
+
+    rows: list
+    radii: Tensor
+    symmetric: bool
+
+
+def exact_radius(sigma: Tensor, shift: Tensor | float, size: int, compact: bool) -> Tensor:
+    whole = torch.where(sigma > 0, size // 2, 0).to(sigma)
+    if not compact:
+        return whole
+    reach = (COMPACT_RADIUS * sigma + shift + 0.5).floor().clamp(max=size // 2)
+    return torch.where(sigma < COMPACT_SIGMA, whole, reach)
+
+
+def _own_radius(sigma: Tensor, offset: Tensor | None, design: Design, axis: int) -> Tensor:
+    if design.kind == "exact":
+        shift = 0.0 if offset is None else offset.abs()
+        return exact_radius(sigma, shift, design.sizes[axis], design.compact)
+    if design.truncate is None:
+        return torch.full_like(sigma, design.radius)
+    return (design.truncate * sigma + 0.5).floor().clamp(max=design.radius)
+
+
+def _distances(radius: int, device: torch.device) -> Tensor:
+    return torch.arange(-radius, radius + 1, device=device)
+
+
+def _build_waves(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Angular frequencies of the half spectrum, and cosines and sines (bins, 2·radius+1) that turn
+    a response into taps.
+    """
+    bins = torch.arange(size // 2 + 1, device=device)
+    cos, sin = plan.cos_sin(bins, _distances(radius, device), size)
+    share = torch.where((bins == 0) | (2 * bins == size), 1.0, 2.0).double() / size
+    if size % 2 == 0 and radius == size // 2:  # both ends are the same sample
+        halves = torch.where(_distances(radius, device).abs() == radius, 0.5, 1.0).double()
+        cos, sin = cos * halves[:, None], sin * halves[:, None]
+    return bins.double() * (2 * math.pi / size), (cos * share).T, (sin * share).T
+
+
+_waves = lru_cache(maxsize=64)(_build_waves)
+
+
+def _exact(sigma: Tensor, offset: Tensor | None, size: int, radius: int) -> Tensor:
+    build = _build_waves if torch.compiler.is_compiling() else _waves
+    frequencies, cos, sin = build(size, radius, sigma.device)
+    response = torch.exp(-0.5 * (sigma[..., None] * frequencies).square())
+    if offset is None:
+        return response @ cos
+    phase = offset[..., None] * frequencies
+    return (response * phase.cos()) @ cos + (response * phase.sin()) @ sin
+
+
+def _spatial(
+    sigma: Tensor, offset: Tensor | None, kind: str, radius: int, outside: Tensor
+) -> Tensor:
+    distance = _distances(radius, sigma.device).to(sigma)
+    if offset is not None:
+        distance = distance - offset[..., None]
+    scale = math.sqrt(2) * torch.where(sigma > 0, sigma, 1)[..., None]
+    if kind == "sampled":
+        return (-(distance / scale).square()).masked_fill(outside, -math.inf).softmax(-1)
+    return (torch.erf((distance + 0.5) / scale) - torch.erf((distance - 0.5) / scale)) / 2
+
+
+def _fitted(row: Tensor, reach: int, size: int, circular: bool) -> Tensor:
+    """A row wider than its axis: further taps wrap around a circular one and are lost elsewhere."""
+    radius = row.shape[-1] // 2
+    if radius == reach:
+        return row
+    if not circular:
+        return row[..., radius - reach : radius + reach + 1]
+    period = _distances(radius, row.device) % size
+    wrapped = row.new_zeros((*row.shape[:-1], size)).index_add(-1, period, row)
+    inside = _distances(reach, row.device)
+    halves = torch.where(2 * inside.abs() == size, 0.5, 1.0).to(row)
+    return wrapped[..., inside % size] * halves
+
+
+def _axis(sigma: Tensor, offset: Tensor | None, design: Design, axis: int) -> tuple[Tensor, Tensor]:
+    """The taps of one axis (b, c, 2·reach+1), and each image's radius (b, c)."""
+    size, reach = design.sizes[axis], design.reach(axis)
+    radius = reach if design.kind == "exact" else design.radius
+    with torch.no_grad():
+        own = _own_radius(sigma, offset, design, axis)
+    distance = _distances(radius, sigma.device)
+    outside = distance.abs() > own[..., None]
+    if design.kind == "exact":
+        row = _exact(sigma, offset, size, radius)
+    else:
+        row = _spatial(sigma, offset, design.kind, radius, outside)
+    row = row.masked_fill(outside, 0)
+    row = torch.where(sigma[..., None] > 0, row, (distance == 0).to(row))
+    own = torch.where(sigma > 0, own.clamp(max=reach), 0)
+    return _fitted(row, reach, size, design.padding == "circular"), own.to(torch.int32)
+
+
+def build(
+    sigma: Tensor, offset: Tensor | None, design: Design, dtype: torch.dtype, device: torch.device
+) -> Taps:
+    """sigma, offset: float64, (b, c, 1 or axes) each. Taps are returned in `dtype` on `device`."""
+    alike = sigma.shape[-1] == 1 and (offset is None or offset.shape[-1] == 1)
+    shapes = [sigma.shape[:-1], *([] if offset is None else [offset.shape[:-1]])]
+    images = torch.broadcast_shapes(*shapes)
+    made, rows, radii = {}, [], []
+    for axis, size in enumerate(design.sizes):
+        key = size if alike else axis
+        if key not in made:
+            own, centre = (
+                None if v is None else v[..., min(axis, v.shape[-1] - 1)].expand(images)
+                for v in (sigma, offset)
+            )
+            made[key] = _axis(own, centre, design, axis)
+        rows.append(made[key][0].to(device, dtype))
+        radii.append(made[key][1])
+    return Taps(rows, torch.stack(radii, -1).to(device), offset is None)
+
+
+def build_constant(
+    sigma: float, offset: float | None, design: Design, dtype: torch.dtype, device: torch.device
+) -> Taps:
+    """The taps of a filter that all images and axes share."""
+    sigma, offset = (
+        None if v is None else torch.full((1, 1, 1), v, dtype=torch.float64, device="cpu")
+        for v in (sigma, offset)
+    )
+    return build(sigma, offset, design, dtype, device)
+
+
+constant = lru_cache(maxsize=256)(build_constant)
+
+
+def packed(taps: Taps, batch: int, channels: int) -> tuple[Tensor, Tensor]:
+    """Taps and radii as the kernels take them: (images or 1, 3, 2R+1) and (images or 1, 3), axes
+    D, H, W; axes that x lacks are the identity.
+    """
+    lead = taps.radii.shape[:2]
+    shape = (1, 1) if lead == (1, 1) else (batch, channels)
+    widest = max(row.shape[-1] for row in taps.rows)
+    rows = [
+        F.pad(row, ((widest - row.shape[-1]) // 2,) * 2).expand(*shape, -1) for row in taps.rows
+    ]
+    missing = 3 - len(rows)
+    if missing:
+        identity = (_distances(widest // 2, rows[0].device) == 0).to(rows[0])
+        rows = [identity.expand(*shape, -1)] * missing + rows
+    radii = F.pad(taps.radii, (missing, 0)).expand(*shape, 3)
+    return torch.stack(rows, 2).flatten(0, 1), radii.flatten(0, 1).contiguous()

@@ -1,0 +1,70 @@
+"""The anchor gate of U-SA attention: argument checks and the choice of backend."""
+
+import torch
+from torch import Tensor
+
+from fastseg import reference
+from fastseg.ops import _backends, _checks
+from fastseg.ops.gaussian import check_signal, gaussian_filter, prepare
+
+
+def anchor_gate(
+    cond: Tensor, feat: Tensor, sigma, conv_weight: Tensor, conv_bias: Tensor | None,
+    radius: int = 2, offset=None,
+) -> Tensor:  # fmt: skip
+    """`sigmoid(conv(max(gaussian(cond), cond)))·feat + feat`, conv being 1×1 to one channel (Wu et
+    al., 2024, MedSegDiff-V2, eq. 2-3).
+
+    cond: (B, Cc, *S), feat: (B, C, *S), 1 to 3 axes, of one dtype; returns (B, C, *S) in it.
+    sigma, offset: (Cc,), one for each channel of cond, or as `gaussian_filter` takes them; the
+    Gaussian has sampled taps of `radius`, below every size, and reflects at the borders.
+    conv_weight: (1, Cc), or with trailing axes of 1; conv_bias: (1,) or None. First derivatives
+    with respect to every tensor.
+
+    Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
+    run.
+    """
+    sigma, offset = _per_channel(sigma), _per_channel(offset)
+    sigma, offset, _ = prepare("cond", cond, sigma, offset, None, "reflect", None, radius)
+    _check_rest(cond, feat, conv_weight, conv_bias)
+    backend = _backends.select(_backends.GATE, _backends.setting(), cond.device.type, cond.dtype)
+    if backend == "reference":
+        return reference.anchor_gate(cond, feat, sigma, conv_weight, conv_bias, radius, offset)
+    wide = cond if cond.dtype == torch.float64 else cond.float()
+    low = gaussian_filter(wide, sigma, padding="reflect", radius=radius, offset=offset)
+    return _gate(low, wide, feat, conv_weight.flatten(), conv_bias)
+
+
+def _per_channel(value):
+    return value[:, None] if isinstance(value, Tensor) and value.dim() == 1 else value
+
+
+def _check_rest(cond: Tensor, feat, conv_weight, conv_bias) -> None:
+    check_signal("feat", feat)
+    batch, channels, *sizes = cond.shape
+    if feat.shape[:1] != (batch,) or list(feat.shape[2:]) != sizes or feat.dtype != cond.dtype:
+        raise ValueError(
+            f"feat: got {feat.dtype} of shape {tuple(feat.shape)}, "
+            f"want cond's {cond.dtype}, batch {batch} and sizes {tuple(sizes)}"
+        )
+    for name, tensor, want in (
+        ("conv_weight", conv_weight, (1, channels)), ("conv_bias", conv_bias, (1,)),
+    ):  # fmt: skip
+        if tensor is None and name == "conv_bias":
+            continue
+        _checks.check_tensor(name, tensor)
+        if tensor.dtype not in _checks.FLOATS:
+            raise TypeError(f"{name}: got {tensor.dtype}, want a real floating dtype")
+        shape = tuple(tensor.shape)
+        if shape[: len(want)] != want or any(n != 1 for n in shape[len(want) :]):
+            raise ValueError(f"{name}: got shape {shape}, want {want}")
+    _checks.check_device(cond, feat=feat, conv_weight=conv_weight, conv_bias=conv_bias)
+
+
+def _gate(low: Tensor, cond: Tensor, feat: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    with torch.autocast(cond.device.type, enabled=False):
+        anchor = torch.maximum(low, cond)
+        logits = torch.matmul(weight.to(cond.dtype), anchor.flatten(2)).view_as(cond[:, 0])
+        if bias is not None:
+            logits = logits + bias.to(cond.dtype)
+        return (feat.to(cond.dtype) * (1 + torch.sigmoid(logits)).unsqueeze(1)).to(feat.dtype)

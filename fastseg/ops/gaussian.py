@@ -1,0 +1,192 @@
+"""The Gaussian filter: argument checks, its taps' design and the choice of backend."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastseg import reference
+from fastseg.ops import _backends, _checks, _gaussian_matmul, _taps
+
+MODES = ("low", "high", "both")
+PADDINGS = ("circular", "reflect", "zeros")
+TAPS = ("sampled", "erf")
+
+
+def gaussian_filter(
+    x: Tensor, sigma, mode: str = "low", padding: str = "circular", truncate: float | None = None,
+    radius: int | None = None, taps: str = "sampled", offset=None, max_sigma: float | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+    """A Gaussian of standard deviation `sigma`, in voxels, over all axes of x.
+
+    x: (B, C, *S) real, 1 to 3 axes. sigma: a float, or a tensor broadcastable to (B, C, axes); 0 is
+    the identity. mode: "low" is the filtered x, "high" x − low, "both" the pair (low, high). All in
+    x.dtype; 16-bit inputs are computed in float32.
+
+    padding "circular" with neither truncate nor radius: the spectrum times exp(−2π²σ²f²), to
+    rounding, `taps` being of no account. Otherwise a kernel of radius R = `radius`, or
+    int(truncate·sigma + 0.5) for each sigma by itself: taps "sampled" are exp(−r²/2σ²) normalised
+    to sum 1, "erf" the Gaussian's integral over each voxel, not normalised (MONAI's
+    `GaussianFilter` with "zeros" and truncate=4). "reflect" does not repeat the edge, as `F.pad`,
+    and wants R below every size. offset: like sigma, moves the kernel's centre: y[n] weighs x
+    around n + offset.
+
+    With `truncate`, a sigma whose values the host cannot see (a tensor on a GPU, or under
+    torch.compile) needs `max_sigma`, a bound on it. First derivatives with respect to x, sigma and
+    offset; "matmul" and "reference" have all.
+
+    Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
+    run.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode: got {mode!r}, want one of {', '.join(MODES)}")
+    options = padding, truncate, radius, taps
+    sigma, offset, design = prepare("x", x, sigma, offset, max_sigma, *options)
+    backend = _backends.select(_backends.GAUSSIAN, _backends.setting(), x.device.type, x.dtype)
+    if backend == "reference":
+        return reference.gaussian_filter(x, sigma, mode, *options, offset, max_sigma)
+    made = _make_taps(x, sigma, offset, design)
+    return _gaussian_matmul.gaussian_filter(x, made, mode, padding)
+
+
+def prepare(
+    name: str, x, sigma, offset, max_sigma, padding="circular", truncate=None, radius=None,
+    taps="sampled",
+):  # fmt: skip
+    """The checks of all arguments; returns sigma and offset, floats or tensors (b, c, axes), and
+    the taps' design.
+    """
+    check_signal(name, x)
+    for what, value, known in (("padding", padding, PADDINGS), ("taps", taps, TAPS)):
+        if value not in known:
+            raise ValueError(f"{what}: got {value!r}, want one of {', '.join(known)}")
+    _check_extent(padding, truncate, radius, max_sigma)
+    sigma, offset = _checked("sigma", sigma, x), _checked("offset", offset, x)
+    return sigma, offset, _design(x, sigma, offset, padding, truncate, radius, taps, max_sigma)
+
+
+def check_signal(name: str, x) -> None:
+    _checks.check_tensor(name, x)
+    if x.dtype not in _checks.FLOATS:
+        raise TypeError(f"{name}: got {x.dtype}, want float32, float64, float16 or bfloat16")
+    if not 3 <= x.dim() <= 5 or any(n < 1 for n in x.shape[1:]):
+        raise ValueError(
+            f"{name}: got shape {tuple(x.shape)}, want (B, C, *S), 1 to 3 axes S, none empty"
+        )
+
+
+def _number(name: str, value, least: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: got {value!r}, want {least}")
+    return float(value)
+
+
+def _check_extent(padding: str, truncate, radius, max_sigma) -> None:
+    if radius is not None:
+        if isinstance(radius, bool) or not isinstance(radius, int):
+            raise TypeError(f"radius: got {radius!r}, want an integer")
+        if radius < 0:
+            raise ValueError(f"radius: got {radius}, want 0 or more")
+        if truncate is not None:
+            raise ValueError(f"truncate: got {truncate} beside radius {radius}, want one of them")
+    elif truncate is None and padding != "circular":
+        raise ValueError(f"radius: got neither radius nor truncate, padding {padding!r} wants one")
+    for name, value in (("truncate", truncate), ("max_sigma", max_sigma)):
+        if value is not None and not 0 <= _number(name, value, "a number") < math.inf:
+            raise ValueError(f"{name}: got {value}, want a finite number, 0 or more")
+
+
+def _checked(name: str, value, x: Tensor):
+    """sigma or offset: a float or None, or a tensor with the axes (B, C, axes), some of them 1."""
+    if value is None and name == "offset":
+        return None
+    if not isinstance(value, Tensor):
+        value = _number(name, value, "a number or a tensor")
+        if not math.isfinite(value) or (name == "sigma" and value < 0):
+            raise ValueError(f"{name}: got {value}, want a finite number{_ABOVE[name]}")
+        return value
+    if not value.is_floating_point():
+        raise TypeError(f"{name}: got {value.dtype}, want a real floating dtype")
+    if value.device not in (x.device, torch.device("cpu")):
+        raise ValueError(f"{name}: is on {value.device}, want x's {x.device}, or the CPU")
+    want = (*x.shape[:2], x.dim() - 2)
+    padded = (1,) * (3 - value.dim()) + tuple(value.shape)
+    if len(padded) > 3 or any(n not in (1, m) for n, m in zip(padded, want, strict=True)):
+        raise ValueError(
+            f"{name}: got shape {tuple(value.shape)}, want one broadcastable to (B, C, axes) {want}"
+        )
+    return value.reshape(padded)
+
+
+_ABOVE = {"sigma": ", 0 or more", "offset": ""}
+
+
+def _visible(value) -> bool:
+    """Whether the host can read a tensor's numbers without waiting for anything."""
+    if isinstance(value, float) or value is None:
+        return True
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False
+    plain = torch._C._functorch.peek_interpreter_stack() is None
+    return plain and type(value) in (Tensor, torch.nn.Parameter) and value.device.type == "cpu"
+
+
+def _largest(sigma, given: float | None) -> float | None:
+    """A bound on sigma: the one given, or what the host reads of it."""
+    if isinstance(sigma, float):
+        return sigma if given is None else given
+    if not _visible(sigma):
+        return given
+    if not sigma.numel():
+        return 0.0
+    least, most = (float(v) for v in torch.aminmax(sigma.detach()))
+    if not (least >= 0 and most < math.inf):
+        raise ValueError(f"sigma: got {least} to {most}, want finite numbers, 0 or more")
+    return most if given is None else given
+
+
+def _design(x, sigma, offset, padding, truncate, radius, taps, max_sigma) -> _taps.Design:
+    sizes, compact = tuple(x.shape[2:]), x.dtype != torch.float64
+    largest = _largest(sigma, max_sigma)
+    if truncate is None and radius is None:
+        reach = _exact_reach(sigma, offset, sizes, compact)
+        return _taps.Design(sizes, padding, "exact", reach, None, compact)
+    if radius is None:
+        if largest is None:
+            raise ValueError(
+                "max_sigma: got None, want a bound on sigma, whose values the host cannot see"
+            )
+        radius = int(truncate * largest + 0.5)
+    if padding == "reflect" and radius >= min(sizes):
+        raise ValueError(f"radius: got {radius}, padding 'reflect' wants less than {min(sizes)}")
+    return _taps.Design(sizes, padding, taps, radius, truncate, compact)
+
+
+def _exact_reach(sigma, offset, sizes, compact: bool) -> int:
+    """What the widest of the exact kernels needs, as far as the host can see."""
+    widest = max(sizes) // 2
+    if not (compact and _visible(sigma) and _visible(offset)):
+        return widest
+    if isinstance(sigma, float):
+        sigma = torch.tensor(sigma, dtype=torch.float64)
+    if not sigma.numel():
+        return 0
+    shift = 0.0 if offset is None else float(torch.as_tensor(offset).detach().abs().max())
+    return int(_taps.exact_radius(sigma.detach().double(), shift, 2 * widest, True).max())
+
+
+def _make_taps(x: Tensor, sigma, offset, design: _taps.Design) -> _taps.Taps:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if isinstance(sigma, float) and (offset is None or isinstance(offset, float)):
+        make = _taps.build_constant if torch.compiler.is_compiling() else _taps.constant
+        return make(sigma, offset, design, dtype, x.device)
+    given = [v for v in (sigma, offset) if isinstance(v, Tensor)]
+    device = next((v.device for v in given if v.device == x.device), given[0].device)
+    wide = (_float64(v, device) for v in (sigma, offset))
+    return _taps.build(*wide, design, dtype, x.device)
+
+
+def _float64(value, device: torch.device) -> Tensor | None:
+    if isinstance(value, float):
+        return torch.full((1, 1, 1), value, dtype=torch.float64, device=device)
+    return None if value is None else value.to(device, torch.float64)
