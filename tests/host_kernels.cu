@@ -41,7 +41,7 @@ __global__ void shared_overrun(float* out) {
 
 __global__ void global_overrun(float* out) { out[threadIdx.x + 1] = 1; }
 
-__global__ void misaligned(float* out) { store_pack<4>(out + 1, Pack<float, 4>{}); }
+__global__ void misaligned(float* out) { store_pack(out + 1, Pack<float, 4>{}); }
 
 __global__ void skips_the_last(float* out) {
   if (threadIdx.x + 1 < kThreads) out[threadIdx.x] = 1;

@@ -15,10 +15,12 @@
 
 // Loops over registers must unroll: an array that is indexed at run time lives in memory.
 #ifdef FASTSEG_CUDA_HOST
-#define FASTSEG_UNROLL
+#define FASTSEG_PRAGMA(text)
 #else
-#define FASTSEG_UNROLL _Pragma("unroll")
+#define FASTSEG_PRAGMA(text) _Pragma(#text)
 #endif
+#define FASTSEG_UNROLL FASTSEG_PRAGMA(unroll)
+#define FASTSEG_UNROLL_BY(count) FASTSEG_PRAGMA(unroll count)
 
 namespace fastseg::cuda {
 
@@ -59,12 +61,33 @@ __device__ inline Pack<S, n> load_pack(const S* p) {
 #endif
   return *reinterpret_cast<const Pack<S, n>*>(p);
 }
-template <int n, class S>
+template <class S, int n>
 __device__ inline void store_pack(S* p, const Pack<S, n>& values) {
 #ifdef FASTSEG_CUDA_HOST
   if (!packs_align<n>(p, 0)) host::fail("store of %d × %zu bytes to %p is misaligned", n, sizeof(S), static_cast<void*>(p));
 #endif
   *reinterpret_cast<Pack<S, n>*>(p) = values;
+}
+
+// `n` neighbours of which the first `valid` exist, the others zero: one access where all do and `wide` says that packs align.
+template <int n, class S>
+__device__ inline Pack<S, n> load_valid(const S* p, int64_t valid, bool wide) {
+  if (wide && valid >= n) return load_pack<n>(p);
+  Pack<S, n> values = {};
+  FASTSEG_UNROLL
+  for (int i = 0; i < n; ++i)
+    if (i < valid) values.at[i] = p[i];
+  return values;
+}
+template <int n, class S>
+__device__ inline void store_valid(S* p, const float (&values)[n], int64_t valid, bool wide) {
+  Pack<S, n> stored;
+  FASTSEG_UNROLL
+  for (int i = 0; i < n; ++i) from_compute(values[i], stored.at[i]);
+  if (wide && valid >= n) return store_pack(p, stored);
+  FASTSEG_UNROLL
+  for (int i = 0; i < n; ++i)
+    if (i < valid) p[i] = stored.at[i];
 }
 
 // The sum over the warp's lanes, the same in each of them.
