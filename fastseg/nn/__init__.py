@@ -1,7 +1,22 @@
 """Modules on `fastseg.ops`."""
 
 from fastseg.nn.filters import FFParser, NBPFilter
+from fastseg.nn.fourier_unit import FourierUnit, LocalFourierUnit, SpectralTransform
 from fastseg.nn.neuralop import NeuralopSpectralConv
 from fastseg.nn.spectral import FNOBlock, SpectralConv
+from fastseg.nn.vffc import VFFC, VFFCBlock, VFFCBottleneck, VFFCLayer
 
-__all__ = ["FFParser", "FNOBlock", "NBPFilter", "NeuralopSpectralConv", "SpectralConv"]
+__all__ = [
+    "VFFC",
+    "FFParser",
+    "FNOBlock",
+    "FourierUnit",
+    "LocalFourierUnit",
+    "NBPFilter",
+    "NeuralopSpectralConv",
+    "SpectralConv",
+    "SpectralTransform",
+    "VFFCBlock",
+    "VFFCBottleneck",
+    "VFFCLayer",
+]

@@ -1,0 +1,178 @@
+"""The Fourier unit and the spectral transform of fast Fourier convolutions (Chi et al., 2020), at
+any size, with the parameter names and shapes of the published FFC and VFFC code.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fastseg import ops
+
+_CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+def convolution(dims: int, in_channels: int, out_channels: int, kernel_size: int, **options):
+    if dims not in _CONVOLUTIONS:
+        raise ValueError(f"dims: got {dims!r}, want 1, 2 or 3")
+    return _CONVOLUTIONS[dims](in_channels, out_channels, kernel_size, **options)
+
+
+def normalisation(kind: str, dims: int, channels: int) -> nn.Module:
+    """Batch norm, or group norm in 8 groups where they divide the channels."""
+    if kind == "batch":
+        return _BATCH_NORMS[dims](channels)
+    if kind == "group":
+        return nn.GroupNorm(math.gcd(channels, 8), channels)
+    raise ValueError(f"norm: got {kind!r}, want 'batch' or 'group'")
+
+
+def _world(norm: _BatchNorm) -> int:
+    """How many processes share the statistics of this step."""
+    if not (isinstance(norm, nn.SyncBatchNorm) and norm.training):
+        return 1
+    if not (dist.is_available() and dist.is_initialized()):
+        return 1
+    return dist.get_world_size(norm.process_group)
+
+
+def _momentum(norm: _BatchNorm) -> float:
+    """This step's weight of the batch in the running statistics, counting the step."""
+    if not (norm.training and norm.track_running_stats):
+        return 0.0
+    norm.num_batches_tracked.add_(1)
+    # like torch: momentum None asks for the plain average of all batches
+    return 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, group) -> Tensor:
+        ctx.group = group
+        total = x.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return _SumOverProcesses.apply(grad.contiguous(), ctx.group), None
+
+
+class FourierUnit(nn.Module):
+    """Real FFT, a 1×1 convolution over real and imaginary parts, normalisation, ReLU, inverse FFT:
+    `fastseg.ops.fourier_unit` with its parameters.
+
+    x: (B, in_channels, *S) → (B, out_channels, *S) in x.dtype; S has `dims` axes of any size.
+    norm: "batch" (statistics over the batch and all bins of the half spectrum; `nn.SyncBatchNorm.
+    convert_sync_batchnorm` shares them between processes) or "group" (of each sample).
+
+    Parameters: conv_layer.weight (2·out_channels, 2·in_channels, 1…), channels 2i and 2i+1 being
+    the real and the imaginary part of channel i; bn.weight and bn.bias (2·out_channels,). Raises
+    ValueError for dims or norm unknown.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, dims: int = 3, norm: str = "batch"):
+        super().__init__()
+        self.conv_layer = convolution(dims, 2 * in_channels, 2 * out_channels, 1, bias=False)
+        self.bn = normalisation(norm, dims, 2 * out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, weight = self.bn, self.conv_layer.weight.flatten(1)
+        if not isinstance(norm, _BatchNorm):
+            return self._normalised(x, weight)
+        momentum = _momentum(norm)
+        if _world(norm) > 1:
+            return self._synchronised(x, weight, momentum)
+        training = norm.training or norm.running_mean is None
+        return ops.fourier_unit(
+            x, weight, norm.weight, norm.bias, norm.running_mean, norm.running_var, training,
+            momentum, norm.eps,
+        )  # fmt: skip
+
+    def _normalised(self, x: Tensor, weight: Tensor) -> Tensor:
+        """With a normalisation whose statistics are not those of channels over the batch."""
+        z, total, _ = ops.fu_mix(x, weight)
+        one, zero = torch.ones_like(total), torch.zeros_like(total)
+        return ops.fu_finish(self.bn(z), one, zero, x.shape[2:]).to(x.dtype)
+
+    def _synchronised(self, x: Tensor, weight: Tensor, momentum: float) -> Tensor:
+        norm = self.bn
+        z, total, squares = ops.fu_mix(x, weight)
+        channels = z.shape[1]
+        count = total.new_full((1,), z.numel() // channels)
+        sums = _SumOverProcesses.apply(torch.cat([total, squares, count]), norm.process_group)
+        total, squares, count = sums.split([channels, channels, 1])
+        mean = total / count
+        var = (squares / count - mean.square()).clamp(min=0)
+        if norm.track_running_stats:
+            with torch.no_grad():
+                norm.running_mean.lerp_(mean.to(norm.running_mean), momentum)
+                unbiased = var * (count / (count - 1))
+                norm.running_var.lerp_(unbiased.to(norm.running_var), momentum)
+        scale = norm.weight * torch.rsqrt(var + norm.eps)
+        return ops.fu_finish(z, scale, norm.bias - mean * scale, x.shape[2:]).to(x.dtype)
+
+
+class LocalFourierUnit(FourierUnit):
+    """A Fourier unit on half-size patches: the first quarter of the channels is cut 2×2 along the
+    last two axes, the four patches are stacked as channels, and the result is repeated 2×2.
+
+    x: (B, channels, *S) → the same shape; 2-D or 3-D, a depth axis is not cut. Odd axes are padded
+    with a zero at the end before and cropped after: on even, equal height and width this is the
+    published layer, which takes no other sizes. Parameters: those of `FourierUnit(channels,
+    channels)`. Raises ValueError for channels not divisible by 4.
+    """
+
+    def __init__(self, channels: int, *, dims: int = 3, norm: str = "batch"):
+        if channels % 4:
+            raise ValueError(f"channels: got {channels}, want a multiple of 4")
+        if dims not in (2, 3):
+            raise ValueError(f"dims: got {dims!r}, want 2 or 3")
+        super().__init__(channels, channels, dims=dims, norm=norm)
+        self.quarter = channels // 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        x = F.pad(x[:, : self.quarter], (0, width % 2, 0, height % 2))
+        x = x.unflatten(-1, (2, -1)).unflatten(-3, (2, -1))  # (B, quarter, [D,] 2, h, 2, w)
+        # patches ordered right half slowest, then lower half, then channel
+        patches = x.movedim((-2, -4), (1, 2)).flatten(1, 3)
+        y = super().forward(patches)
+        return y.repeat(*[1] * (y.dim() - 2), 2, 2)[..., :height, :width]
+
+
+class SpectralTransform(nn.Module):
+    """The global path of a fast Fourier convolution: a 1×1 convolution to half the channels, z;
+    z + its Fourier unit + its local Fourier unit; a 1×1 convolution (Chi et al., 2020, fig. 3).
+
+    x: (B, in_channels, *S) → (B, out_channels, *S), 2-D or 3-D. Parameters: conv1.0 (convolution),
+    conv1.1 (norm), fu, lfu (unless enable_lfu is False), conv2. Raises ValueError for out_channels
+    odd, or not divisible by 8 with a local unit.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, dims: int = 3, enable_lfu: bool = True,
+        norm: str = "batch",
+    ):  # fmt: skip
+        super().__init__()
+        if out_channels % (8 if enable_lfu else 2):
+            wanted = 8 if enable_lfu else 2
+            raise ValueError(f"out_channels: got {out_channels}, want a multiple of {wanted}")
+        hidden = out_channels // 2
+        self.conv1 = nn.Sequential(
+            convolution(dims, in_channels, hidden, 1, bias=False),
+            normalisation(norm, dims, hidden),
+            nn.ReLU(inplace=True),
+        )
+        self.fu = FourierUnit(hidden, hidden, dims=dims, norm=norm)
+        self.lfu = LocalFourierUnit(hidden, dims=dims, norm=norm) if enable_lfu else None
+        self.conv2 = convolution(dims, hidden, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.conv1(x)
+        y = z + self.fu(z)
+        return self.conv2(y if self.lfu is None else y + self.lfu(z))
