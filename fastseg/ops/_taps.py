@@ -46,6 +46,13 @@ class Taps(NamedTuple):
     symmetric: bool
 
 
+def exact_reach(sigma: float, shift: float, widest: int) -> int:
+    """`exact_radius` of numbers: a compiler traces it as such, not as a tensor it cannot read."""
+    if sigma < COMPACT_SIGMA:
+        return widest if sigma > 0 else 0
+    return min(int(COMPACT_RADIUS * sigma + shift + 0.5), widest)
+
+
 def exact_radius(sigma: Tensor, shift: Tensor | float, size: int, compact: bool) -> Tensor:
     whole = torch.where(sigma > 0, size // 2, 0).to(sigma)
     if not compact:

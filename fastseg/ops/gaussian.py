@@ -167,6 +167,8 @@ def _exact_reach(sigma, offset, sizes, compact: bool) -> int:
     widest = max(sizes) // 2
     if not (compact and _visible(sigma) and _visible(offset)):
         return widest
+    if isinstance(sigma, float) and not isinstance(offset, Tensor):
+        return _taps.exact_reach(sigma, abs(offset or 0.0), widest)
     if isinstance(sigma, float):
         sigma = torch.tensor(sigma, dtype=torch.float64)
     if not sigma.numel():
