@@ -2,15 +2,20 @@
 
 from fastseg.nn.filters import FFParser, NBPFilter
 from fastseg.nn.fourier_unit import FourierUnit, LocalFourierUnit, SpectralTransform
+from fastseg.nn.gate import AnchorGate
+from fastseg.nn.gaussian import FrequencyGuide, GaussianFilter
 from fastseg.nn.neuralop import NeuralopSpectralConv
 from fastseg.nn.spectral import FNOBlock, SpectralConv
 from fastseg.nn.vffc import VFFC, VFFCBlock, VFFCBottleneck, VFFCLayer
 
 __all__ = [
     "VFFC",
+    "AnchorGate",
     "FFParser",
     "FNOBlock",
     "FourierUnit",
+    "FrequencyGuide",
+    "GaussianFilter",
     "LocalFourierUnit",
     "NBPFilter",
     "NeuralopSpectralConv",

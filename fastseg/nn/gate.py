@@ -1,0 +1,49 @@
+"""Spatial attention from a condition network's features, blurred before it is trusted."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastseg import ops
+
+SMALLEST_SIGMA = 0.1
+
+
+class AnchorGate(nn.Module):
+    """Uncertain spatial attention: feat·(1 + sigmoid(conv(max(gaussian(cond), cond)))), with a
+    learnt Gaussian a condition channel (Wu et al., 2024, eq. 2–3): `fastseg.ops.anchor_gate`.
+
+    cond: (B, cond_channels, *S), feat: (B, C, *S) → (B, C, *S) in feat's dtype. The Gaussian has
+    2·radius+1 taps an axis, σ = softplus(s) + 0.1 voxels, starting at `sigma`, and with `offset` a
+    centre shifted by tanh(o), −1 … 1 voxels, starting at 0; it reflects at the borders.
+
+    Parameters: s (cond_channels,), o (cond_channels,) with offset, conv.weight (1, cond_channels),
+    conv.bias (1,). Raises ValueError for radius below 1 or sigma not above 0.1.
+    """
+
+    def __init__(
+        self, cond_channels: int, *, radius: int = 2, sigma: float = 1.0, offset: bool = False
+    ):
+        super().__init__()
+        if radius < 1:
+            raise ValueError(f"radius: got {radius}, want at least 1")
+        if not sigma > SMALLEST_SIGMA:
+            raise ValueError(f"sigma: got {sigma}, want more than {SMALLEST_SIGMA}")
+        self.radius = radius
+        inverse_softplus = math.log(math.expm1(sigma - SMALLEST_SIGMA))
+        self.s = nn.Parameter(torch.full((cond_channels,), inverse_softplus))
+        self.o = nn.Parameter(torch.zeros(cond_channels)) if offset else None
+        self.conv = nn.Linear(cond_channels, 1)
+
+    def sigma(self) -> Tensor:
+        """Standard deviations in voxels, (cond_channels,)."""
+        return F.softplus(self.s) + SMALLEST_SIGMA
+
+    def forward(self, cond: Tensor, feat: Tensor) -> Tensor:
+        offset = None if self.o is None else torch.tanh(self.o)
+        conv = self.conv
+        return ops.anchor_gate(
+            cond.to(feat.dtype), feat, self.sigma(), conv.weight, conv.bias, self.radius, offset
+        )

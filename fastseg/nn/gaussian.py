@@ -1,0 +1,115 @@
+"""Gaussian filters as modules, and the frequency guide of missing-modality synthesis."""
+
+import torch
+from torch import Tensor, nn
+
+from fastseg import ops
+
+
+def kernel_sigma(kernel_size: int) -> float:
+    """The standard deviation usual for a kernel of that many taps (OpenCV's rule): 21 → 3.5."""
+    return 0.3 * ((kernel_size - 1) / 2 - 1) + 0.8
+
+
+class GaussianFilter(nn.Module):
+    """`fastseg.ops.gaussian_filter` with its options.
+
+    x: (B, C, *S) → the same shape, or (low, high) in mode "both". sigma, in voxels: a number, or a
+    tensor broadcastable to (B, C, axes), kept as a buffer; `forward(x, sigma)` takes another one,
+    for example one a sample.
+    """
+
+    def __init__(
+        self, sigma: float | Tensor, *, mode: str = "low", padding: str = "circular",
+        truncate: float | None = None, radius: int | None = None, taps: str = "sampled",
+        max_sigma: float | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        if isinstance(sigma, Tensor):
+            self.register_buffer("sigma", sigma.detach().clone())
+        else:
+            self.sigma = float(sigma)  # known to the host: the width of its taps costs no wait
+        self.options = {
+            "mode": mode, "padding": padding, "truncate": truncate, "radius": radius, "taps": taps,
+            "max_sigma": max_sigma,
+        }  # fmt: skip
+
+    @classmethod
+    def of_kernel_size(cls, kernel_size: int, **options) -> "GaussianFilter":
+        """An odd number of taps with the sigma usual for it, reflecting at the borders."""
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size: got {kernel_size}, want an odd one")
+        options = {"padding": "reflect", "radius": kernel_size // 2} | options
+        return cls(kernel_sigma(kernel_size), **options)
+
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None):
+        return ops.gaussian_filter(x, self.sigma if sigma is None else sigma, **self.options)
+
+    def extra_repr(self) -> str:
+        sigma = self.sigma if isinstance(self.sigma, float) else tuple(self.sigma.shape)
+        given = {name: value for name, value in self.options.items() if value is not None}
+        return ", ".join([f"sigma={sigma}", *(f"{k}={v!r}" for k, v in given.items())])
+
+
+class FrequencyGuide(nn.Module):
+    """The guide channel of coarse-to-fine missing-modality synthesis (Xiao et al., 2025): of each
+    sample one available modality, low-pass filtered in the coarse stage of the diffusion, high-pass
+    filtered in the fine one.
+
+    `order` lists the image channels from the most to the least low-frequency content; the low-pass
+    source is the first available one from its start, the high-pass source from its end. The default
+    is T1 > T2 > FLAIR > T1ce for channels t1, t1ce, t2, flair. The filter has `kernel_size` taps an
+    axis and reflects at the borders; the high-pass image is multiplied by `gain` and clipped to
+    [−1, 1]. Steps t ≥ timesteps/2 are coarse; `stage` "low" or "high" keeps to one.
+
+    Without parameters. Raises ValueError for an order that is no permutation or an unknown stage.
+    """
+
+    def __init__(
+        self, order=(0, 2, 3, 1), *, timesteps: int = 200, kernel_size: int = 21, gain: float = 2.0,
+        stage: str = "both",
+    ):  # fmt: skip
+        super().__init__()
+        order = tuple(order)
+        if sorted(order) != list(range(len(order))):
+            raise ValueError(f"order: got {order}, want each channel index once")
+        if stage not in ("both", "low", "high"):
+            raise ValueError(f"stage: got {stage!r}, want 'both', 'low' or 'high'")
+        self.timesteps, self.gain, self.stage = timesteps, gain, stage
+        self.filter = GaussianFilter.of_kernel_size(kernel_size, mode="both")
+        rank = torch.tensor([order.index(channel) for channel in range(len(order))])
+        self.register_buffer("rank", rank, persistent=False)
+
+    def sources(self, available: Tensor) -> tuple[Tensor, Tensor]:
+        """available: (B, M) bool → channel indices (B,) of the low-pass and high-pass sources."""
+        count = self.rank.numel()
+        low = torch.where(available, self.rank, count).argmin(1)
+        return low, torch.where(available, self.rank, -1).argmax(1)
+
+    def coarse(self, t: Tensor) -> Tensor:
+        """t: (B,) steps, 0-based → (B,) bool, whether the guide is the low-pass one."""
+        if self.stage != "both":
+            return torch.full_like(t, self.stage == "low", dtype=torch.bool)
+        return 2 * t >= self.timesteps
+
+    def _filtered(self, images: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+        source = source.view(-1, 1, 1, 1).expand(-1, 1, *images.shape[2:])
+        low, high = self.filter(images.gather(1, source))
+        return low, (high * self.gain).clamp(-1, 1)
+
+    def pair(self, images: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
+        """Both guides, (B, 1, H, W) each: all that a sampler needs, once an image."""
+        low_source, high_source = self.sources(available)
+        some = available.any(1).view(-1, 1, 1, 1)
+        low, _ = self._filtered(images, low_source)
+        _, high = self._filtered(images, high_source)
+        return low * some, high * some
+
+    def forward(self, images: Tensor, available: Tensor, t: Tensor) -> Tensor:
+        """images (B, M, H, W) in −1 … 1, available (B, M) bool, t (B,) integer → (B, 1, H, W); zero
+        for a sample of which nothing is available.
+        """
+        coarse = self.coarse(t)
+        low, high = self._filtered(images, torch.where(coarse, *self.sources(available)))
+        guide = torch.where(coarse.view(-1, 1, 1, 1), low, high)
+        return guide * available.any(1).view(-1, 1, 1, 1)
