@@ -1,46 +1,145 @@
-"""What is measured: shapes and modes as data, and the least work each of them needs.
+"""What is measured: shapes, modes and widths as data, one family an operator.
 
 Modes count kept rows as `fastseg.ops` does: totals of both signs on every axis but the last,
 non-negative columns on the last.
 """
 
-import math
 from dataclasses import dataclass, replace
-
-from fastseg import plan
 
 PASSES = ("forward", "forward+backward")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One spectral convolution: x (B, C, *S) to as many output channels, `modes` kept."""
+    """One operator on x (B, C, *S), to as many output channels."""
 
     id: str
     shape: tuple[int, ...]
-    modes: tuple[int, ...]
-    source: str
+    modes: tuple[int, ...] = ()
+    source: str = ""
     family: str = "spectral"
 
     @property
     def sizes(self) -> tuple[int, ...]:
         return self.shape[2:]
 
+    @property
+    def title(self) -> str:
+        """Shape and options in words."""
+        return ", ".join(["×".join(map(str, self.shape)), *self._options()])
 
+    def _options(self) -> list[str]:
+        return ["modes " + "×".join(map(str, self.modes))] if self.modes else []
+
+
+# the usual Gaussian filters, as options of `ops.gaussian_filter`
+DEFINITIONS = {
+    "circular": {},
+    "MONAI's": {"taps": "erf", "padding": "zeros", "truncate": 4.0},
+    "reflect, 21 taps": {"padding": "reflect", "radius": 10},
+}
+
+
+@dataclass(frozen=True)
+class GaussianCase(Case):
+    """Low and high of one filter; a pair `sigma` goes evenly from one to the other over samples."""
+
+    sigma: float | tuple[float, float] = 2.0
+    definition: str = "circular"
+    family: str = "gaussian"
+
+    @property
+    def sigmas(self) -> list[float]:
+        """One a sample."""
+        first, last = self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
+        steps = max(self.shape[0] - 1, 1)
+        return [first + (last - first) * i / steps for i in range(self.shape[0])]
+
+    def _options(self) -> list[str]:
+        width = "…".join(map(str, self.sigma)) if isinstance(self.sigma, tuple) else self.sigma
+        return [f"σ {width}", self.definition]
+
+
+@dataclass(frozen=True)
+class VFFCCase(Case):
+    """Blocks of fast Fourier convolutions, `ratio` of the channels global."""
+
+    ratio: float = 0.5
+    local: bool = False
+    family: str = "vffc"
+
+    def _options(self) -> list[str]:
+        return [f"ratio {self.ratio}", "with LFU" if self.local else "without LFU"]
+
+
+@dataclass(frozen=True)
+class GateCase(Case):
+    """Features of `shape`, gated by a condition of fewer channels."""
+
+    cond_channels: int = 32
+    radius: int = 2
+    family: str = "gate"
+
+    @property
+    def cond_shape(self) -> tuple[int, ...]:
+        return (self.shape[0], self.cond_channels, *self.sizes)
+
+    def _options(self) -> list[str]:
+        return [f"condition of {self.cond_channels} channels", f"radius {self.radius}"]
+
+
+_LI = "Li et al., 2021"
 SPECTRAL = (
     Case("A1", (8, 16, 240, 240), (20, 10), "FNO on native MRI slices"),
     Case("A2", (32, 32, 192, 192), (32, 16), "FNO inside a diffusion model"),
-    Case("A3-64", (20, 32, 64, 64), (24, 12), "Navier–Stokes, Li et al., 2021"),
-    Case("A3-85", (20, 32, 85, 85), (24, 12), "Darcy flow, Li et al., 2021"),
-    Case("A3-421", (20, 32, 421, 421), (24, 12), "Darcy flow, Li et al., 2021; 421 is prime"),
+    Case("A3-64", (20, 32, 64, 64), (24, 12), f"Navier–Stokes, {_LI}"),
+    Case("A3-85", (20, 32, 85, 85), (24, 12), f"Darcy flow, {_LI}"),
+    Case("A3-421", (20, 32, 421, 421), (24, 12), f"Darcy flow, {_LI}; 421 is prime"),
     Case("A4", (8, 64, 256, 256), (64, 32), "a wide layer"),
-    Case(
-        "B1", (10, 20, 64, 64, 40), (16, 16, 8), "Navier–Stokes in space and time, Li et al., 2021"
-    ),
+    Case("B1", (10, 20, 64, 64, 40), (16, 16, 8), f"Navier–Stokes in space and time, {_LI}"),
     Case("B2", (1, 24, 78, 120, 120), (20, 28, 14), "HNOSeg, Wong et al., 2023, half resolution"),
     Case("B3", (1, 24, 155, 240, 240), (20, 28, 14), "HNOSeg, full BraTS volume"),
     Case("B4", (2, 32, 96, 96, 96), (24, 24, 12), "training on patches"),
 )
+FNO_BLOCK = tuple(
+    replace(case, id=f"F-{case.id}", family="fno_block")
+    for case in SPECTRAL
+    if case.id in ("A1", "A2", "B4")
+)
+
+
+def _fourier_unit(name: str, shape: tuple, source: str) -> Case:
+    return Case(name, shape, (), source, "fourier_unit")
+
+
+FOURIER_UNIT = (
+    _fourier_unit("C1-64", (2, 64, 16, 16, 16), "VFFC at the bottleneck of a SegResNet"),
+    _fourier_unit("C1-128", (2, 128, 16, 16, 16), "the same, all channels global"),
+    _fourier_unit("C1-48", (2, 48, 32, 32, 32), "one level up"),
+    _fourier_unit("C1-32", (1, 32, 48, 48, 48), "two levels up, patches of 96"),
+)
+VFFC = tuple(
+    VFFCCase(f"C2-{ratio}{'-LFU' * local}", (2, 256, 16, 16, 16), (), "SegResNet with VFFC",
+             ratio=ratio, local=local)
+    for ratio in (0.5, 0.75) for local in (False, True)
+)  # fmt: skip
+_SLICES, _VOLUME = (16, 4, 240, 240), (1, 4, 128, 128, 128)
+_GUIDANCE = "FgC2F-UDiff's guidance"
+GAUSSIAN = (
+    GaussianCase("D1-fixed", _SLICES, (), _GUIDANCE, sigma=3.0),
+    GaussianCase("D1-sigmas", _SLICES, (), "a width for each sample", sigma=(1.0, 8.0)),
+    GaussianCase("D1-monai", _SLICES, (), _GUIDANCE, sigma=3.0, definition="MONAI's"),
+    GaussianCase("D1-reflect", (64, 1, 256, 256), (), _GUIDANCE, sigma=3.5,
+                 definition="reflect, 21 taps"),
+    GaussianCase("D2-128", _VOLUME, (), "filters on patches", sigma=2.0),
+    GaussianCase("D2-monai", _VOLUME, (), "filters on patches", sigma=2.0, definition="MONAI's"),
+    GaussianCase("D2-155", (1, 4, 155, 240, 240), (), "filters on a BraTS volume", sigma=2.0),
+)  # fmt: skip
+FILTER = (
+    Case("E1-32", (8, 128, 32, 32), (), "NBP filter", "spectral_filter"),
+    Case("E1-16", (32, 512, 16, 16), (), "FF-Parser", "spectral_filter"),
+)
+GATE = (GateCase("G1", (2, 128, 256, 256), (), "anchored gate of a U-SA"),)
 
 
 def _crossover(size: int, divisor: int) -> Case:
@@ -54,18 +153,27 @@ def _crossover(size: int, divisor: int) -> Case:
 CROSSOVER = tuple(_crossover(n, d) for n in (128, 192, 240, 256, 384, 512) for d in (8, 4, 2, 1))
 OVERHEAD = (Case("tiny", (1, 1, 8, 8), (4, 3), "cost of a call", "overhead"),)
 
-CASES = {case.id: case for case in (*SPECTRAL, *OVERHEAD, *CROSSOVER)}
-FAMILIES = ("spectral", "overhead", "crossover")
+TIMED = (*SPECTRAL, *FNO_BLOCK, *FOURIER_UNIT, *VFFC, *GAUSSIAN, *FILTER, *GATE)
+CASES = {case.id: case for case in (*TIMED, *OVERHEAD, *CROSSOVER)}
+FAMILIES = tuple(dict.fromkeys(case.family for case in CASES.values()))
+
+
+def is_timed(family: str) -> bool:
+    """Whether its cases are rows of the table of times."""
+    return family not in ("overhead", "crossover")
 
 
 def quick(case: Case) -> Case:
-    """The case with one image of at most two channels, named as such and held to no target."""
-    shape = (1, min(case.shape[1], 2), *case.sizes)
-    return replace(case, id=f"{case.id}-quick", shape=shape)
+    """The case with one image of few channels, named as such and held to no target."""
+    channels = {"vffc": 32, "gate": 4}.get(case.family, 2)
+    small = replace(case, id=f"{case.id}-quick", shape=(1, channels, *case.sizes))
+    return replace(small, cond_channels=2) if isinstance(case, GateCase) else small
 
 
 def chosen(names, family: str | None) -> list[Case]:
     """Cases by id or by group ("A3" for all of A3-…). Raises ValueError for an unknown name."""
+    if family not in (None, *FAMILIES):
+        raise ValueError(f"family: got {family!r}, want one of {', '.join(FAMILIES)}")
     pool = [case for case in CASES.values() if family in (None, case.family)]
     if not names:
         return pool
@@ -79,39 +187,3 @@ def chosen(names, family: str | None) -> list[Case]:
 
 def _named(case: Case, name: str) -> bool:
     return case.id == name or case.id.startswith(f"{name}-")
-
-
-def _folded(size: int, kept: plan.Kept) -> int:
-    """Multiply-adds of an outer axis for one column: cosines meet evens, sines odds."""
-    k = kept.distinct
-    return (size // 2 + 1) * k + (size - 1) // 2 * (k - 1)
-
-
-def _transform_flops(case: Case) -> int:
-    """One truncated transform as csrc/cpu/transform.cpp does it: H, W, then D of what is kept."""
-    *outer, width = case.sizes
-    kept = plan.kept_axes(case.modes, True)
-    per_row = (width // 2 + 1 + (width - 1) // 2) * case.modes[-1]
-    images = case.shape[0] * case.shape[1]
-    if not outer:
-        return 2 * images * per_row
-    plane = _folded(outer[-1], kept[-2]) * width + (2 * kept[-2].distinct - 1) * per_row
-    total = images * math.prod(outer[:-1]) * plane
-    if len(outer) == 2:
-        total += images * _folded(outer[0], kept[0]) * 2 * case.modes[1] * case.modes[2]
-    return 2 * total
-
-
-def flops(case: Case, which: str) -> int:
-    """Operations of a pass after folding, multiply-adds as two, the folding itself not counted."""
-    batch, channels = case.shape[:2]
-    mix = 8 * batch * channels * channels * math.prod(case.modes)
-    transforms, mixes = {"forward": (2, 1), "forward+backward": (4, 3)}[which]
-    return transforms * _transform_flops(case) + mixes * mix
-
-
-def least_bytes(case: Case, which: str, itemsize: int) -> int:
-    """Bytes a pass has to move: tensors and gradients once each, the weight once a use."""
-    tensor = math.prod(case.shape) * itemsize
-    weight = case.shape[1] ** 2 * math.prod(case.modes) * (16 if itemsize == 8 else 8)
-    return {"forward": 2 * tensor + weight, "forward+backward": 4 * tensor + 3 * weight}[which]

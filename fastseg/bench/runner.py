@@ -1,4 +1,6 @@
-"""The command: one worker process a case and heap, a table on stdout and, if asked, a record."""
+"""The command: one worker process a case and heap, a table on stdout and, if asked, a record with
+its table and its picture.
+"""
 
 import argparse
 import datetime
@@ -32,24 +34,20 @@ def main(argv=None) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from fastseg.bench import table, targets
+    from fastseg.bench import cases, targets
 
     chosen = _cases(arguments)
     if arguments.gpu:
         _require_gpu()
-    heaps = (
-        ["default"]
-        if arguments.gpu
-        else ["warm", "default"]
-        if arguments.heap == "both"
-        else [arguments.heap]
-    )
     begin, results = time.perf_counter(), []
+    heaps = _heaps(arguments)
     for heap in heaps:
         first = heap == heaps[0]
         for case in chosen:
-            if first or case.family == "spectral":
-                results.append(_measured(case, heap, PAIRS if first else 0, arguments))
+            if first or cases.is_timed(case.family):
+                late = arguments.limit and time.perf_counter() - begin > 60 * arguments.limit
+                measured = _skipped if late else _measured
+                results.append(measured(case, heap, PAIRS if first else 0, arguments))
     record = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - begin, 1),
@@ -58,10 +56,37 @@ def _bench(arguments: argparse.Namespace) -> int:
         "cases": [{k: v for k, v in r.items() if k != "machine"} for r in results],
     }
     record["checks"] = targets.checks(record)
-    print(table.markdown(record))
-    if arguments.out:
-        _write(Path(arguments.out), record)
+    _show(record, arguments.out)
     return 1 if targets.failures(record) else 0
+
+
+def _heaps(arguments: argparse.Namespace) -> list[str]:
+    if arguments.gpu:
+        return ["default"]
+    return ["warm", "default"] if arguments.heap == "both" else [arguments.heap]
+
+
+def _show(record: dict, out: str | None) -> None:
+    """The table on stdout; record, table and picture as files of one stem."""
+    from fastseg.bench import chart, table
+
+    text = table.markdown(record)
+    print(text)
+    if out:
+        path = Path(out)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, json.dumps(record, indent=1) + "\n")
+            _write(path.with_suffix(".md"), text + "\n")
+            chart.draw(record, path.with_suffix(".png"))
+        except OSError as error:
+            raise UsageError(f"--out {path}: {error.strerror}") from error
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf8")
+    os.replace(temporary, path)
 
 
 def _arguments(argv) -> argparse.Namespace:
@@ -69,16 +94,17 @@ def _arguments(argv) -> argparse.Namespace:
         prog="fastseg bench",
         description="Time the kernels beside their rivals, after checking every result.",
     )
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="A1, A3, B2, … (all of --only)")
-    parser.add_argument(
-        "--only", choices=("spectral", "overhead", "crossover"), help="one family of cases"
-    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="A1, C1, D2-128, … (all)")
+    parser.add_argument("--case", nargs="+", default=[], metavar="CASE", help="the same")
+    parser.add_argument("--only", metavar="FAMILY", help="the cases of one operator")
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="one image, two channels, few rounds: to try it, not to quote",
+        help="one image, few channels, few rounds: to try it, not to quote",
     )
-    parser.add_argument("--out", metavar="FILE", help="write a JSON record")
+    parser.add_argument(
+        "--out", metavar="FILE", help="write a JSON record, and a .md and a .png beside it"
+    )
     parser.add_argument(
         "--threads", type=_positive, default=_cores(), help="(%(default)s, every core)"
     )
@@ -92,18 +118,29 @@ def _arguments(argv) -> argparse.Namespace:
     parser.add_argument(
         "--budget",
         type=float,
-        default=10.0,
         metavar="SECONDS",
-        help="for every pass of a case (%(default)s)",
+        help="for every pass of a case (10; 1 with --gpu)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        metavar="MINUTES",
+        help="no new case is begun after it (none; 8 with --gpu)",
     )
     parser.add_argument(
         "--rounds", type=_positive, default=5, help="of every pass, at least (%(default)s)"
     )
     parser.add_argument(
-        "--compile", action="store_true", help="add torch.compile of the classic layer"
+        "--compile", action="store_true", help="add torch.compile of the rivals and the reference"
     )
     parser.add_argument("--gpu", action="store_true", help="on the CUDA device")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    arguments.cases += vars(arguments).pop("case")
+    if arguments.budget is None:
+        arguments.budget = 1.0 if arguments.gpu else 10.0
+    if arguments.limit is None and arguments.gpu:
+        arguments.limit = 8.0
+    return arguments
 
 
 def _positive(text: str) -> int:
@@ -120,9 +157,13 @@ def _cases(arguments: argparse.Namespace) -> list:
     from fastseg.bench import cases
 
     try:
-        return cases.chosen(arguments.cases, arguments.only)
+        found = cases.chosen(arguments.cases, arguments.only)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if arguments.gpu and not arguments.cases and not arguments.only:
+        # where the kernels' bounds were measured, not part of the ten minutes
+        found = [case for case in found if case.family != "crossover"]
+    return found
 
 
 def _require_gpu() -> None:
@@ -134,6 +175,8 @@ def _require_gpu() -> None:
 
 def job_of(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:
     """What a worker is told; `out` is added by whoever starts it."""
+    from fastseg.bench.cases import is_timed
+
     return {
         "case": case.id,
         "heap": heap,
@@ -143,9 +186,14 @@ def job_of(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:
         "threads": arguments.threads,
         "budget_s": min(arguments.budget, 1.0) if arguments.quick else arguments.budget,
         "rounds": arguments.rounds,
-        "compile": arguments.compile and case.family == "spectral",
+        "compile": arguments.compile and is_timed(case.family),
         "device": "cuda" if arguments.gpu else "cpu",
     }
+
+
+def _skipped(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:
+    cause = f"not begun: {arguments.limit:g} minutes were over"
+    return {"id": case.id, "family": case.family, "heap": heap, "failed": cause}
 
 
 def _measured(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:
@@ -193,13 +241,3 @@ def _cause(done: subprocess.CompletedProcess) -> str:
     if done.returncode < 0:
         return f"stopped by signal {-done.returncode}"
     return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-
-
-def _write(path: Path, record: dict) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UsageError(f"--out {path}: {error.strerror}") from error

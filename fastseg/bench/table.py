@@ -1,11 +1,12 @@
 """A bench record as Markdown: times with targets beside them, all targets, and the crossover."""
 
 from fastseg.bench import targets
-from fastseg.bench.cases import PASSES
+from fastseg.bench.cases import PASSES, is_timed
 
 HEAD = (
-    "case", "pass", "provider", "ms (quartiles)", "ours × faster (quartiles)", "roofline",
-    "must", "stretch", "verdict", "error y, dx, dw", "saved / x", "default heap: ms", "× faster",
+    "case", "pass", "provider", "ms (quartiles)", "ours × faster (quartiles)", "GB/s", "roofline",
+    "must", "stretch", "verdict", "error y, dx, dw", "saved / x", "peak, MB",
+    "default heap: ms", "× faster",
 )  # fmt: skip
 
 
@@ -29,7 +30,10 @@ def _head(record: dict) -> str:
     ]
     lines = ["## fastseg bench", ", ".join(map(str, words)) + "."]
     if options["quick"]:
-        lines.append("QUICK: one image of at most two channels a case; no target applies.")
+        lines.append("QUICK: one image of few channels a case; no target applies.")
+    rivals = {k: v for k, v in (found.get("rivals") or {}).items() if v}
+    if rivals:
+        lines.append(", ".join(f"{name} {version}" for name, version in rivals.items()) + ".")
     seen = [result["ceilings"] for result in record["cases"] if "ceilings" in result]
     if seen:
         copy = max(c["copy_bytes_per_s"] for c in seen) / 1e9
@@ -48,28 +52,28 @@ def _table(title: str, head, rows, *before: str) -> str:
     return "\n\n".join([f"### {title}", *before, table])
 
 
-def _measured(record: dict, family: str) -> list[dict]:
-    return [r for r in record["cases"] if r["family"] == family and "providers" in r]
+def _measured(record: dict, belongs) -> list[dict]:
+    return [r for r in record["cases"] if belongs(r["family"]) and "providers" in r]
+
+
+def by_heap(record: dict) -> list[dict[str, dict]]:
+    """The timed cases in order, each as {heap: result}."""
+    results: dict[str, dict] = {}
+    for result in _measured(record, is_timed):
+        results.setdefault(result["id"], {})[result["heap"]] = result
+    return list(results.values())
 
 
 def _times(record: dict) -> str:
-    results: dict[str, dict] = {}
-    for result in _measured(record, "spectral"):
-        results.setdefault(result["id"], {})[result["heap"]] = result
     found = {(check["case"], check["what"]): check for check in record["checks"]}
     rows, legend = [], []
-    for heaps in results.values():
+    for heaps in by_heap(record):
         main = heaps.get("warm") or heaps["default"]
         other = heaps.get("default", {}) if "warm" in heaps else {}
-        legend.append(f"{main['id']}: {_title(main)} ({main['source']}).")
+        legend.append(f"{main['id']}: {main['title']} ({main['source']}).")
         for which in PASSES:
             rows += [_time_row(main, other, which, name, found) for name in main["providers"]]
     return _table("Times", HEAD, rows, "  \n".join(legend))
-
-
-def _title(result: dict) -> str:
-    shape, modes = ("×".join(map(str, result[key])) for key in ("shape", "modes"))
-    return f"{shape}, modes {modes}"
 
 
 def _time_row(result: dict, other: dict, which: str, name: str, found: dict) -> list[str]:
@@ -77,22 +81,36 @@ def _time_row(result: dict, other: dict, which: str, name: str, found: dict) -> 
     what = f"{which}: roofline share" if ours else f"{which}: × {name}"
     check = found.get((result["id"], what), {})
     there = other.get("providers", {}).get(name, {}).get(which, {})
-    saved = row.get("saved_bytes")
+    times = row.get(which, {})
     return [
         result["id"],
         which,
         f"**fastseg** ({row['backend']})" if ours else name,
-        _spread(row.get(which, {}).get("quartiles_s"), 1e3) or row["status"],
-        _spread(row.get(which, {}).get("over_ours")),
-        f"{row[which]['roofline_share']:.0%}" if which in row else "",
+        _time(times) or row["status"],
+        _spread(times.get("over_ours")),
+        f"{times['bytes_per_s'] / 1e9:.1f}" if times else "",
+        f"{times['roofline_share']:.0%}" if times else "",
         _figure(check.get("must")),
         _figure(check.get("stretch")),
         check.get("verdict", ""),
         _errors(row),
-        "" if saved is None else f"{saved / result['x_bytes']:.1%}",
+        *_memory(result, row, which),
         _spread(there.get("quartiles_s"), 1e3),
         _spread(there.get("over_ours")),
     ]
+
+
+def _time(times: dict) -> str:
+    shown = _spread(times.get("quartiles_s"), 1e3)
+    return shown + (", no graph" if times.get("graph") is False else "")
+
+
+def _memory(result: dict, row: dict, which: str) -> tuple[str, str]:
+    saved, peak = row.get("saved_bytes"), (row.get("peak_bytes") or {}).get(which)
+    return (
+        "" if saved is None else f"{saved / result['x_bytes']:.1%}",
+        "" if peak is None else _digits(peak / 1e6),
+    )
 
 
 def _spread(quartiles: list | None, unit: float = 1.0) -> str:
@@ -112,13 +130,13 @@ def _figure(value: float | None) -> str:
 
 def _errors(row: dict) -> str:
     found = row["error"]
-    return ", ".join(f"{found[part]:.1e}" for part in ("y", "dx", "dw")) if found else ""
+    return ", ".join(f"{error:.1e}" for error in found.values()) if found else ""
 
 
 def _calls(record: dict) -> str:
     rows = [
         [name, _spread(row.get("call", {}).get("quartiles_s"), 1e6) or row["status"], _errors(row)]
-        for result in _measured(record, "overhead")
+        for result in _measured(record, "overhead".__eq__)
         for name, row in result["providers"].items()
     ]
     head = ("provider", "µs (quartiles)", "error y, dx, dw")
@@ -126,7 +144,7 @@ def _calls(record: dict) -> str:
 
 
 def _targets(record: dict) -> str:
-    shown = record["checks"]
+    judged = [check for check in record["checks"] if check["verdict"]]
     rows = [
         [
             check["case"],
@@ -136,29 +154,29 @@ def _targets(record: dict) -> str:
             _figure(check["stretch"]),
             check["verdict"],
         ]
-        for check in shown
+        for check in judged
     ]
-    counts = [sum(check["verdict"] == v for check in shown) for v in ("stretch", "pass", "MISS")]
+    counts = [sum(check["verdict"] == v for check in judged) for v in ("stretch", "pass", "MISS")]
     summary = "{} reach the stretch, {} pass, {} miss.".format(*counts)
     head = ("case", "what", "value", "must", "stretch", "verdict")
     return _table("Targets", head, rows, summary)
 
 
 def _crossover(record: dict) -> str:
-    rows = [_crossover_row(result) for result in _measured(record, "crossover")]
-    head = ("case", "shape", "forward: reference ÷ cpu", "forward+backward", "auto", "rightly")
+    rows = [_crossover_row(result) for result in _measured(record, "crossover".__eq__)]
+    head = ("case", "shape", "forward: reference ÷ kernels", "forward+backward", "auto", "rightly")
     return _table("Matrices against the FFT", head, rows)
 
 
 def _crossover_row(result: dict) -> list[str]:
-    row = result["providers"]["cpu"]
+    (row,) = (row for name, row in result["providers"].items() if name != "reference")
     pairs = [row.get(which, {}).get("dispatch") for which in PASSES]
     if None in pairs:
-        return [result["id"], _title(result), row["status"], "", result["auto"], ""]
+        return [result["id"], result["title"], row["status"], "", result["auto"], ""]
     ratios = [pair["ratio"][1] for pair in pairs]
     # what the choice costs: time of the chosen one over time of the other
-    cost = max(1 / r if result["auto"] == "cpu" else r for r in ratios)
+    cost = max(r if result["auto"] == "reference" else 1 / r for r in ratios)
     fine = cost <= 1 / targets.DISPATCH_RATIO[0]
     rightly = "yes" if fine else f"no: {cost:.2f}× the other's time"
     shown = [_spread(pair["ratio"]) for pair in pairs]
-    return [result["id"], _title(result), *shown, result["auto"], rightly]
+    return [result["id"], result["title"], *shown, result["auto"], rightly]

@@ -1,4 +1,6 @@
-"""What full cases in float32 on a CPU with the warm heap are held to, as (must, stretch)."""
+"""What full cases in float32 are held to, as (must, stretch): on a CPU with the warm heap. On a GPU
+the targets are shown beside the figures and judge nothing.
+"""
 
 from fastseg.bench.cases import PASSES
 
@@ -13,20 +15,64 @@ SPEED_UPS = {
     "A3-64": {"classic": ((3.5, 5), (4, 7))},
     "A3-421": {"classic": ((18, 28), (20, 32)), "matmul": ((2, None), (2, None))},
     "A4": {"classic": ((2.3, 3.2), (2.5, 4)), "matmul": ((2, None), (2, None))},
+    "C1-64": {"classic": ((1.5, 2.2), (1.8, 2.5))},
+    "C1-48": {"classic": ((1.2, 1.5), (1.3, 1.6))},
+    "C1-32": {"classic": ((1.3, 1.8), (1.5, 2))},
+    "D1-fixed": {"FFT chain": ((3.5, 5), None)},
+    "D1-monai": {"MONAI": ((9, None), None)},
+    "D2-128": {"FFT chain": ((3, 5), None)},
+    "D2-monai": {"MONAI": ((8, None), None)},
 }
+# the same on a GPU, by family and number of axes
+GPU_SPEED_UPS = {
+    ("spectral", 2): {
+        "classic": ((3, 4.5), (4, 6)),
+        "neuraloperator": ((4, 6), (5, 8)),
+        "matmul": ((1.3, 1.8), (1.3, 1.8)),
+    },
+    ("spectral", 3): {"classic": ((3.5, 5), (5, 8))},
+    ("fourier_unit", 3): {"classic": ((2.5, 3.5), (1.8, 2.5))},
+    ("gaussian", 3): {"FFT chain": ((6, 12), None), "MONAI": ((2, 4), None)},
+}
+GPU_LARGE = 50e6  # bytes of x from which on the share of the memory roofline has a target
+GPU_PEAK = (0.5, 0.35)  # of classic's, forward and backward of a spectral convolution
 
 
 def checks(record: dict) -> list[dict]:
     """Every target that applies: {"case", "what", "value", "must", "stretch", "verdict"}."""
     options = record["options"]
-    if options["quick"] or options["gpu"] or options["dtype"] != "float32":
+    if options["quick"] or options["dtype"] != "float32":
         return []
     found = []
     for result in record["cases"]:
-        if result["heap"] == "warm" and "providers" in result:
-            ours = result["providers"].get("fastseg", {})
-            found += [*_speed_ups(result), *_passes(result, ours), *_call_and_memory(result, ours)]
+        if "providers" not in result:
+            continue
+        if options["gpu"]:
+            found += [check | {"verdict": ""} for check in _of_gpu(result)]
+        elif result["heap"] == "warm":
+            found += _of_cpu(result)
     return found
+
+
+def _of_cpu(result: dict):
+    ours = result["providers"].get("fastseg", {})
+    yield from _speed_ups(result, SPEED_UPS.get(result["id"], {}))
+    yield from _passes(result, ours)
+    yield from _call_and_memory(result, ours)
+
+
+def _of_gpu(result: dict):
+    rows = result["providers"]
+    axes = len(result["shape"]) - 2
+    yield from _speed_ups(result, GPU_SPEED_UPS.get((result["family"], axes), {}))
+    ours = rows.get("fastseg", {})
+    if "forward" in ours and result["x_bytes"] >= GPU_LARGE:
+        share = ours["forward"]["roofline_share"]
+        yield _check(result, "forward: roofline share", share, ROOFLINE_SHARE)
+    peaks = [rows.get(name, {}).get("peak_bytes") for name in ("fastseg", "classic")]
+    if result["family"] == "spectral" and all(peaks):
+        share = peaks[0][PASSES[1]] / max(peaks[1][PASSES[1]], 1)
+        yield _check(result, "peak memory / classic's", share, GPU_PEAK, at_most=True)
 
 
 def _check(result: dict, what: str, value: float, target: tuple, at_most: bool = False) -> dict:
@@ -50,11 +96,11 @@ def verdict(value: float, must: float, stretch: float | None, at_most: bool = Fa
     return "pass" if sign * value >= sign * must else "MISS"
 
 
-def _speed_ups(result: dict):
-    for rival, pair in SPEED_UPS.get(result["id"], {}).items():
+def _speed_ups(result: dict, wanted: dict):
+    for rival, pair in wanted.items():
         for which, target in zip(PASSES, pair, strict=True):
             times = result["providers"].get(rival, {}).get(which, {})
-            if "over_ours" in times:
+            if target and "over_ours" in times:
                 yield _check(result, f"{which}: × {rival}", times["over_ours"][1], target)
 
 
@@ -84,7 +130,7 @@ def failures(record: dict) -> list[str]:
     for result in record["cases"]:
         if "failed" in result:
             found.append(f"{result['id']}: {result['failed']}")
-        for name in ("fastseg", "cpu", "matmul"):
+        for name in ("fastseg", "cpu", "cuda", "triton", "matmul"):
             status = result.get("providers", {}).get(name, {}).get("status", "")
             if status.startswith(("wrong", "raises")):
                 found.append(f"{result['id']}, {name}: {status}")

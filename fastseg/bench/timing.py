@@ -1,4 +1,4 @@
-"""Paired, interleaved timing; the machine's two ceilings; what autograd saves."""
+"""Paired, interleaved timing, and the machine's two ceilings."""
 
 import gc
 import statistics
@@ -6,17 +6,21 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 
 def interleave(
-    runs: dict[str, Callable], budget_s: float, least: int, most: int = 200
+    runs: dict[str, Callable],
+    budget_s: float,
+    least: int,
+    most: int = 200,
+    clock: Callable[[Callable], float] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of every run by name, at least `least` rounds, then until the budget is spent.
 
     All take turns in every round, each round starting with another one, so that the ratio of two
-    entries of one round compares neighbours in time.
+    entries of one round compares neighbours in time. `clock` gives the seconds of a run.
     """
+    clock = clock or _timed
     for run in runs.values():
         run()
     names = list(runs)
@@ -28,7 +32,7 @@ def interleave(
         while rounds < least or (rounds < most and time.perf_counter() - begin < budget_s):
             turn = rounds % len(names)
             for name in names[turn:] + names[:turn]:
-                seconds[name].append(_timed(runs[name]))
+                seconds[name].append(clock(runs[name]))
             rounds += 1
     finally:
         gc.enable()
@@ -36,16 +40,50 @@ def interleave(
 
 
 def _timed(run: Callable) -> float:
-    synchronise()
     begin = time.perf_counter()
     run()
-    synchronise()
     return time.perf_counter() - begin
 
 
-def synchronise() -> None:
-    if torch.cuda.is_initialized():
+class DeviceClock:
+    """Seconds of a run on the GPU, by events.
+
+    Before each, a buffer larger than any L2 cache is cleared: it evicts what the last run left
+    there, and while it is being cleared the run's launches queue up, so that an idle device between
+    them is not counted as long as they fit into that time.
+    """
+
+    def __init__(self, bytes_cleared: int = 1 << 30):
+        self._buffer = torch.empty(bytes_cleared, dtype=torch.int8, device="cuda")
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+
+    def __call__(self, run: Callable) -> float:
+        start, end = self._events
+        self._buffer.zero_()
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+
+def captured(run: Callable, warm_ups: int = 3) -> Callable | None:
+    """`run` as the replay of a CUDA graph, or None where it cannot be captured."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(warm_ups):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            run()
+    except RuntimeError:  # a synchronisation or an allocation inside, refused by the driver
         torch.cuda.synchronize()
+        return None
+    return graph.replay
 
 
 def spread(values: list[float]) -> list[float]:
@@ -62,43 +100,16 @@ def paired_ratio(rival: list[float], ours: list[float]) -> list[float]:
     return spread([a / b for a, b in zip(rival, ours, strict=True)])
 
 
-def passes(forward: Callable, parameters: tuple, x: Tensor, dy: Tensor) -> dict[str, Callable]:
-    """What one call of either pass does, the release of its results included."""
-
-    def inference() -> None:
-        with torch.no_grad():
-            forward(x)
-
-    def training() -> None:
-        torch.autograd.grad(forward(x), (x, *parameters), dy)
-
-    return {"forward": inference, "forward+backward": training}
-
-
 def ceilings(device: torch.device) -> dict[str, float]:
     """The best of several large copies (bytes read plus written) and float32 products."""
+    clock = DeviceClock() if device.type == "cuda" else None
     source = torch.ones(1 << 26, device=device)
     target = torch.empty_like(source)
-    copy = interleave({"copy": lambda: target.copy_(source)}, 1.0, 5)["copy"]
+    copy = interleave({"copy": lambda: target.copy_(source)}, 1.0, 5, clock=clock)["copy"]
     n = 1536 if device.type == "cpu" else 8192
     a, b = torch.randn(2, n, n, device=device)
     out = torch.empty_like(a)
-    product = interleave({"product": lambda: torch.mm(a, b, out=out)}, 1.0, 5)["product"]
+    runs = {"product": lambda: torch.mm(a, b, out=out)}
+    product = interleave(runs, 1.0, 5, clock=clock)["product"]
     bytes_per_s, flops_per_s = 2 * source.nbytes / min(copy), 2 * n**3 / min(product)
     return {"copy_bytes_per_s": bytes_per_s, "sgemm_flops_per_s": flops_per_s}
-
-
-def saved_bytes(forward: Callable, parameters: tuple, x: Tensor) -> int:
-    """Bytes of the distinct storages that autograd keeps, the parameters' own not counted."""
-    own = {p.untyped_storage().data_ptr() for p in parameters}
-    kept = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        y = forward(x)  # noqa: F841 - the graph, and with it every saved tensor, lives until the count is taken
-        return sum(kept.values())

@@ -1,6 +1,6 @@
-"""The spectral convolution under pytest-benchmark: the cases and providers of `fastseg bench`.
+"""Every operator under pytest-benchmark: the cases and providers of `fastseg bench`.
 
-    pytest bench/ [--quick] [-k A1] [--benchmark-json FILE]
+    pytest bench/ [--quick] [-k "A1 and classic"] [--benchmark-json FILE]
 
 Every provider passes the accuracy gate first. Providers run one after another here; ratios to quote
 come from `fastseg bench`, which interleaves them.
@@ -12,14 +12,24 @@ from functools import lru_cache
 import pytest
 import torch
 
-from fastseg.bench import accuracy, cases, timing
-from fastseg.bench.providers import BY_FAMILY, PROVIDERS, Unavailable
+from fastseg.bench import accuracy, cases, providers
+from fastseg.bench.layers import Unavailable
 
 
 @lru_cache(maxsize=1)
 def checked_inputs(case: cases.Case, dtype: str):
     inputs = accuracy.draw(case, getattr(torch, dtype))
-    return inputs, accuracy.truth(case, inputs)
+    wanted = accuracy.truth(case, inputs)
+    for x in inputs.x:
+        x.requires_grad_()
+    return inputs, wanted
+
+
+ROWS = [
+    pytest.param(case, name, id=f"{case.id}-{name}")
+    for case in cases.TIMED
+    for name in providers.of(case, "cpu", torch.float32)
+]
 
 
 @pytest.fixture
@@ -32,27 +42,25 @@ def case(request: pytest.FixtureRequest) -> cases.Case:
     return cases.quick(request.param) if request.config.getoption("--quick") else request.param
 
 
-@pytest.mark.parametrize("case", cases.SPECTRAL, ids=lambda case: case.id, indirect=True)
-@pytest.mark.parametrize("provider", BY_FAMILY["spectral"])
+@pytest.mark.parametrize(("case", "provider"), ROWS, indirect=["case"])
 @pytest.mark.parametrize("which", cases.PASSES)
-def test_spectral_conv(benchmark, case: cases.Case, provider: str, which: str, dtype: str) -> None:
+def test_operator(benchmark, case: cases.Case, provider: str, which: str, dtype: str) -> None:
     inputs, wanted = checked_inputs(case, dtype)
     try:
-        layer = PROVIDERS[provider](case, inputs.weight)
+        layer = providers.of(case, "cpu", getattr(torch, dtype))[provider](case, inputs)
     except Unavailable as error:
         pytest.skip(str(error))
-    x = inputs.x.detach().requires_grad_()
-    found = accuracy.errors(layer, x, inputs.dy, wanted)
-    assert accuracy.refusal(provider, found, dtype) is None
+    found = accuracy.errors(layer, inputs, wanted)
+    factor = providers.FAMILIES[case.family].tolerance
+    assert accuracy.refusal(provider, found, dtype, factor) is None
 
     benchmark.group = f"{case.id} {which}"
     benchmark.extra_info |= {
-        "shape": case.shape,
-        "modes": case.modes,
+        "case": case.title,
         "dtype": dtype,
         "backend": layer.backend,
         "error": found,
         "threads": torch.get_num_threads(),
         "heap": {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")} or "default",
     }
-    benchmark(timing.passes(layer.forward, layer.parameters, x, inputs.dy)[which])
+    benchmark(layer.passes(inputs.x, inputs.dy)[which])
