@@ -133,6 +133,7 @@ __device__ inline void multiply(const float* x, const float* weight, Sums<kRows>
   }
 }
 
+__device__ inline float relu(float y) { return y < 0 ? 0.0f : y; }  // NaN stays NaN
 __device__ inline float normal_cdf(float z) { return 0.5f + 0.5f * erff(z * 0.70710678118654752f); }
 __device__ inline float normal_density(float z) { return 0.39894228040143268f * expf(-0.5f * z * z); }
 
@@ -162,7 +163,7 @@ struct Finish {
     for (int v = 0; v < kPack; ++v) {
       if constexpr (epilogue == Epilogue::kGelu) z[v] *= normal_cdf(z[v]);
       if constexpr (epilogue == Epilogue::kGeluGradient) z[v] = (normal_cdf(z[v]) + z[v] * normal_density(z[v])) * to_compute(factor.at[v]);
-      if constexpr (epilogue == Epilogue::kAffineRelu) z[v] = fmaxf(scale * z[v] + shift, 0.0f);
+      if constexpr (epilogue == Epilogue::kAffineRelu) z[v] = relu(scale * z[v] + shift);
       if constexpr (epilogue == Epilogue::kMoments) {
         if (v < valid) sum += z[v], squares += z[v] * z[v];
       }
@@ -261,11 +262,11 @@ void run_epilogue(const PointwiseParams& p, DType in) {
   refuse();
 }
 
-constexpr int kRowsOfWarps = 8;  // warps of a block; each takes 128 points of one channel
+constexpr int kReluWarps = 8, kReluThreads = kReluWarps * kWarp;  // a warp takes 128 points of one channel
 
 template <bool backward>
-__global__ void __launch_bounds__(kRowsOfWarps* kWarp) affine_relu_rows(AffineReluParams p, bool wide) {
-  const int64_t blocks = ceil_div(p.points, kMomentPoints), index = int64_t{blockIdx.x} * kRowsOfWarps + threadIdx.x / kWarp;
+__global__ void __launch_bounds__(kReluThreads) affine_relu_rows(AffineReluParams p, bool wide) {
+  const int64_t blocks = ceil_div(p.points, kMomentPoints), index = int64_t{blockIdx.x} * kReluWarps + threadIdx.x / kWarp;
   if (index >= p.batch * p.channels * blocks) return;
   const int64_t plane = index / blocks, channel = plane % p.channels, image = plane / p.channels, block = index % blocks;
   const int64_t point = block * kMomentPoints + threadIdx.x % kWarp * kPack, offset = plane * p.points + point, valid = p.points - point;
@@ -278,7 +279,7 @@ __global__ void __launch_bounds__(kRowsOfWarps* kWarp) affine_relu_rows(AffineRe
   for (int v = 0; v < kPack; ++v) {
     const float y = scale * z.at[v] + shift;
     const float passed = y > 0 ? gradient.at[v] : 0.0f;
-    out[v] = backward ? scale * passed : fmaxf(y, 0.0f);
+    out[v] = backward ? scale * passed : relu(y);
     dscale += passed * z.at[v];
     dshift += passed;
   }
@@ -293,14 +294,13 @@ template <bool backward>
 void run_affine_relu(const AffineReluParams& p) {
   const auto aligned = [&](const void* pointer) { return packs_align<kPack>(static_cast<const float*>(pointer), p.points); };
   const int64_t rows = p.batch * p.channels * ceil_div(p.points, kMomentPoints);
-  launch(affine_relu_rows<backward>, grid_of(ceil_div(rows, kRowsOfWarps)), kRowsOfWarps * kWarp, 0, p.lane.stream, p,
+  launch(affine_relu_rows<backward>, grid_of(ceil_div(rows, kReluWarps)), kReluThreads, 0, p.lane.stream, p,
          aligned(p.z) && aligned(p.gradient) && aligned(p.out));
 }
 
 }  // namespace
 
 void pointwise(const PointwiseParams& p) {
-  const bool sums = p.epilogue == Epilogue::kMoments;
   if (p.batch * p.groups * p.outputs * p.points > 0) {
     if (p.in_dtype == DType::kFloat32)
       run_epilogue<float>(p, p.in_dtype);
@@ -311,13 +311,18 @@ void pointwise(const PointwiseParams& p) {
     else
       refuse();
   }
-  if (sums) launch_sum_rows(p.partial, 1, moment_blocks(p.batch, p.points), 2 * p.groups * p.outputs, p.moments, p.lane.stream);
+  const int64_t columns = 2 * p.groups * p.outputs;
+  if (p.epilogue == Epilogue::kMoments)
+    launch_sum_rows({static_cast<const float*>(p.partial), 1, moment_blocks(p.batch, p.points), columns, columns}, p.moments,
+                    p.lane.stream);
 }
 
 void affine_relu(const AffineReluParams& p) {
   if (p.is_double) throw Error("affine_relu: no CUDA kernel for float64");
   if (p.batch * p.channels * p.points > 0) p.gradient ? run_affine_relu<true>(p) : run_affine_relu<false>(p);
-  if (p.gradient) launch_sum_rows(p.partial, 1, moment_blocks(p.batch, p.points), 2 * p.channels, p.sums, p.lane.stream);
+  if (p.gradient)
+    launch_sum_rows({static_cast<const float*>(p.partial), 1, moment_blocks(p.batch, p.points), 2 * p.channels, 2 * p.channels}, p.sums,
+                    p.lane.stream);
 }
 
 }  // namespace fastseg::cuda
