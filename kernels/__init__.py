@@ -1,1 +1,5 @@
 """Triton kernels; imports torch and triton only."""
+
+from . import mix, tiles, transform
+
+__all__ = ["mix", "tiles", "transform"]

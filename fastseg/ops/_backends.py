@@ -11,6 +11,7 @@ tensors with a trailing 2, or (B, 2C, *modes) where `planar`:
 """
 
 import ctypes
+import importlib.util
 import logging
 import os
 from functools import lru_cache
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastseg.ops import _native
+from fastseg.ops import _native, _triton
 
 try:
     from fastseg import _C
@@ -60,7 +61,27 @@ class Status(NamedTuple):
         return self.live
 
 
-SPECTRAL, GAUSSIAN, GATE = {}, {}, {}
+# set before triton loads, it runs kernels on the host: for tests
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+class _Triton:
+    """A family's kernels in Triton, which loads when the first of them is called."""
+
+    def __init__(self, adapter):
+        self._adapter = adapter
+
+    def __getattr__(self, name: str):
+        if name.startswith("_"):  # of a protocol, not a kernel
+            raise AttributeError(name)
+        from fastseg import kernels
+
+        family = self._adapter(kernels)
+        self.__dict__.update({n: getattr(family, n) for n in dir(family) if n[0] != "_"})
+        return self.__dict__[name]
+
+
+SPECTRAL, GAUSSIAN, GATE = {"triton": _Triton(_triton.Spectral)}, {}, {}
 if _C is not None:
     SPECTRAL["cpu"] = _native.CpuSpectral(_C, _C.cpu)
     if hasattr(_C, "cuda"):
@@ -70,7 +91,8 @@ POINTWISE = {}
 FOURIER_UNIT = SPECTRAL.keys() & POINTWISE.keys()
 
 # the device type whose memory a backend's kernels read; a build for tests runs CUDA's on the host
-SERVES = {"cpu": "cpu", "cuda": getattr(_C, "cuda_device", "cuda"), "triton": "cuda"}
+SERVES = {"cpu": "cpu", "cuda": getattr(_C, "cuda_device", "cuda"),
+          "triton": "cpu" if INTERPRETED else "cuda"}  # fmt: skip
 # what "auto" takes on a device, the first one that can
 PREFERRED = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
@@ -83,13 +105,21 @@ def _cuda_missing() -> str | None:
     return None
 
 
+def _triton_missing() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if not INTERPRETED and not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    return None
+
+
 # why a backend cannot run at all on this machine; None where it can
 WHY_NOT = {
     "reference": None,
     "matmul": None,
     "cpu": _C_MISSING or None,
     "cuda": _cuda_missing(),
-    "triton": "no Triton kernels in this version",
+    "triton": _triton_missing(),
 }
 
 
@@ -98,6 +128,8 @@ def _detail(backend: str) -> str:
         return f"{_C.cpu_isa()} kernels, {_C.compiler}"
     if backend == "cuda":
         return f"kernels for {_C.cuda_architectures}"
+    if backend == "triton":
+        return "interpreted on the host" if INTERPRETED else "compiled when first used"
     return {"reference": "torch.fft", "matmul": "torch.matmul"}[backend]
 
 
@@ -170,6 +202,9 @@ def unable(backend: str, device_type: str, dtype: torch.dtype) -> str | None:
         return f"it serves {SERVES[backend]} tensors, x is on {device_type}"
     if dtype == torch.float64 and backend != "cpu":
         return "its kernels compute in float32, x is float64"
+    if (backend, device_type) == ("triton", "cuda"):
+        major = torch.cuda.get_device_properties().major
+        return None if major >= 8 else f"it needs compute capability 8.0, the device has {major}.x"
     return None
 
 

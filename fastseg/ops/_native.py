@@ -45,7 +45,7 @@ def _strides(subscripts: str, shape: dict[str, int]) -> dict[str, int]:
 
 
 @lru_cache(maxsize=512)
-def _mix_layout(subscripts: str, shape_a: tuple, shape_b: tuple):
+def mix_layout(subscripts: str, shape_a: tuple, shape_b: tuple):
     names_a, rest = subscripts.split(",")
     names_b, names_out = rest.split("->")
     shape = dict(zip(names_a, shape_a, strict=True)) | dict(zip(names_b, shape_b, strict=True))
@@ -131,7 +131,7 @@ class Spectral:
 
     def mix(self, a: Tensor, b: Tensor, subscripts: str) -> Tensor:
         a, b = a.contiguous(), b.contiguous()
-        extents, stride_a, stride_b, stride_out, shape = _mix_layout(
+        extents, stride_a, stride_b, stride_out, shape = mix_layout(
             subscripts, a.shape[:-1], b.shape[:-1]
         )
         conj_a, conj_b = MIXES[subscripts]

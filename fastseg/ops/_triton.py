@@ -1,0 +1,184 @@
+"""Tensors and tables for `fastseg.kernels`: the spectral family on tensor cores."""
+
+import math
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastseg import plan
+from fastseg.ops import _native
+
+# addends that carry a float32 table's digits in the type of the samples it meets
+_ANALYSIS_PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+# a result stored in 16 bits needs no more digits than two bfloat16 addends have
+_SYNTHESIS_PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 2}
+
+
+def precision() -> str:
+    """Three products in TF32 have float32's digits, one has not."""
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def guard(x: Tensor):
+    """Kernels launch on the current device, on its current stream."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+class Axis(NamedTuple):
+    size: int
+    kept: plan.Kept
+
+    @property
+    def modes(self) -> int:
+        return self.kept.positive + self.kept.negative
+
+
+def axes_of(sizes, modes, two_sided: bool) -> list[Axis]:
+    """The axes that do anything: but for the last, one of a single sample is its own spectrum."""
+    axes = list(map(Axis, sizes, plan.kept_axes(modes, two_sided)))
+    return [axis for axis in axes[:-1] if axis.size > 1] + axes[-1:]
+
+
+def modes_of(axes) -> int:
+    return math.prod(axis.modes for axis in axes)
+
+
+def samples_of(axes) -> int:
+    return math.prod(axis.size for axis in axes)
+
+
+class Tables:
+    """The tables of `plan` as the kernels read them, cached."""
+
+    def __init__(self, kernels):
+        self.kernels = kernels
+        self.outer = lru_cache(maxsize=512)(self._outer)
+        self.analysis = lru_cache(maxsize=512)(self._analysis)
+        self.synthesis = lru_cache(maxsize=512)(self._synthesis)
+
+    def _outer(self, axis: Axis, synthesis: bool, device: torch.device):
+        matrix = plan.build_outer_matrix(*axis, torch.float64, plan.CPU)
+        cos, sin = matrix.view(2, -1, axis.size)
+        matrix = torch.stack([cos.T, sin.T] if synthesis else [cos, -sin])
+        return self._table(matrix, 1, torch.float32, device)
+
+    def _analysis(self, size: int, columns: int, weighted: bool, dtype, device):
+        # the scale stays out: in float16 it would cost digits
+        matrix = plan.build_last_matrix(size, columns, 1.0, weighted, torch.float64, plan.CPU)
+        matrix = matrix.view(size, 2, columns).permute(1, 2, 0)
+        return self._table(matrix, _ANALYSIS_PARTS[dtype], dtype, device)
+
+    def _synthesis(self, size: int, columns: int, scale: float, weighted: bool, dtype, device):
+        matrix = plan.build_last_matrix(size, columns, scale, weighted, torch.float64, plan.CPU)
+        matrix, parts = matrix.view(size, 2, columns).transpose(0, 1), _SYNTHESIS_PARTS[dtype]
+        return self._table(matrix, parts, torch.bfloat16 if parts > 1 else torch.float32, device)
+
+    def _table(self, matrix: Tensor, parts: int, dtype: torch.dtype, device: torch.device):
+        """matrix: (2, rows, columns) float64."""
+        rows, columns = matrix.shape[1:]
+        padded = self.kernels.tiles.padded
+        padding = (0, padded(columns) - columns, 0, padded(rows) - rows)
+        rest, addends = torch.nn.functional.pad(matrix, padding), []
+        for _ in range(parts):
+            addends.append(rest.to(dtype))
+            rest = rest - addends[-1].double()
+        return self.kernels.transform.Table(torch.stack(addends).to(device), rows, columns)
+
+
+class Spectral:
+    """The truncated transforms and channel mixes; the meaning of each is in `_backends`."""
+
+    def __init__(self, kernels):
+        self.kernels, self.transform, self.tables = kernels, kernels.transform, Tables(kernels)
+
+    def layout(self, planar: bool):
+        return self.transform.planar if planar else self.transform.interleaved
+
+    def analysis(
+        self, x: Tensor, modes, scale: float, weighted: bool, two_sided: bool, planar: bool = False
+    ) -> Tensor:
+        x, (batch, channels, *sizes) = x.contiguous(), x.shape
+        shape = (batch, 2 * channels, *modes) if planar else (batch, channels, *modes, 2)
+        spectrum = torch.empty(shape, dtype=torch.float32, device=x.device)
+        if spectrum.numel():
+            last = self.tables.analysis(sizes[-1], modes[-1], weighted, x.dtype, x.device)
+            with guard(x):
+                axes = axes_of(sizes, modes, two_sided)
+                self._analyse(x, axes, last, spectrum, self.layout(planar), scale)
+        return spectrum
+
+    def _analyse(self, x: Tensor, axes, last, out: Tensor, layout, scale: float) -> None:
+        """The last two axes in one kernel where their kept part fits, else one axis a kernel."""
+        rows, columns = modes_of(axes[:-1]), modes_of(axes[-1:])
+        if len(axes) == 1:
+            at = layout(1, columns)
+            return self.transform.analyse_rows(x, last, out, at, scale, precision())
+        outer = self.tables.outer(axes[0], False, x.device)
+        if len(axes) == 2 and rows <= self.kernels.tiles.ANALYSIS_ROWS:
+            at = layout(rows, columns)
+            return self.transform.analyse_planes(x, outer, last, out, at, scale, precision())
+        planes, columns = x.numel() // samples_of(axes), modes_of(axes[1:])
+        z = out.new_empty(planes, outer.columns, 2 * columns)
+        self._analyse(x, axes[1:], last, z, self.transform.planar, scale)
+        z_at, at = self.transform.row_planar(outer.columns, columns), layout(outer.rows, columns)
+        return self.transform.rotate(z, z_at, outer, out, at, planes, columns, precision())
+
+    def synthesis(
+        self, spectrum: Tensor, sizes, scale: float, weighted: bool, two_sided: bool,
+        dtype: torch.dtype, bias: Tensor | None, planar: bool = False,
+    ) -> Tensor:  # fmt: skip
+        spectrum, (batch, channels, *modes) = spectrum.contiguous(), spectrum.shape
+        channels, modes = (channels // 2, modes) if planar else (channels, modes[:-1])
+        y = torch.empty((batch, channels, *sizes), dtype=dtype, device=spectrum.device)
+        if y.numel():
+            last = self.tables.synthesis(sizes[-1], modes[-1], scale, weighted, dtype, y.device)
+            bias = None if bias is None else bias.float().contiguous()
+            with guard(y):
+                axes = axes_of(sizes, modes, two_sided)
+                self._synthesise(spectrum, self.layout(planar), axes, last, bias, y)
+        return y
+
+    def _synthesise(self, spectrum: Tensor, layout, axes, last, bias, y: Tensor) -> None:
+        rows, columns = modes_of(axes[:-1]), modes_of(axes[-1:])
+        # planes, or lines, a channel
+        where = y.shape[1], math.prod(y.shape[2:]) // samples_of(axes[-2:])
+        if len(axes) == 1:
+            at = layout(1, columns)
+            return self.transform.synthesise_rows(spectrum, at, last, bias, y, *where, precision())
+        if len(axes) == 2 and columns <= self.kernels.tiles.SYNTHESIS_COLUMNS:
+            at, outer = layout(rows, columns), self.tables.outer(axes[0], True, y.device)
+            return self.transform.synthesise_planes(
+                spectrum, at, outer, last, bias, y, *where, precision()
+            )
+        z = self.unroll(spectrum, layout, axes, y.numel() // samples_of(axes))
+        return self._synthesise(z, self.transform.planar, axes[1:], last, bias, y)
+
+    def unroll(self, spectrum: Tensor, layout, axes, planes: int) -> Tensor:
+        """The synthesis along axes[0] alone: [planes, size, 2, modes of the other axes]."""
+        outer, columns = self.tables.outer(axes[0], True, spectrum.device), modes_of(axes[1:])
+        z = spectrum.new_empty(planes, outer.rows, 2 * columns)
+        at, z_at = layout(outer.columns, columns), self.transform.row_planar(outer.rows, columns)
+        self.transform.rotate(spectrum, at, outer, z, z_at, planes, columns, precision())
+        return z
+
+    def mix(self, a: Tensor, b: Tensor, subscripts: str) -> Tensor:
+        a, b = a.contiguous(), b.contiguous()
+        *layout, shape = _native.mix_layout(subscripts, a.shape[:-1], b.shape[:-1])
+        out = torch.empty((*shape, 2), dtype=torch.float32, device=a.device)
+        if out.numel():
+            product = self.kernels.mix.Product(*layout, *_native.MIXES[subscripts])
+            with guard(a):
+                self.kernels.mix.mix(a, b, out, product)
+        return out
+
+    def convolve(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, sizes, groups: int,
+        analysis_scale: float, synthesis_scale: float, two_sided: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        spectrum = self.analysis(x, weight.shape[2:-1], analysis_scale, False, two_sided)
+        mixed = _native.mix_channels("ngim,igom->ngom", self.mix, spectrum, weight, groups)
+        y = self.synthesis(mixed, sizes, synthesis_scale, True, two_sided, x.dtype, bias)
+        return y, spectrum

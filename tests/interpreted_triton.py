@@ -1,0 +1,131 @@
+"""What `test_triton.py` runs in a process where Triton's interpreter takes the kernels' place."""
+
+import pytest
+import torch
+from operators import Row, check
+from rows_spectral import BY_CASE, Case, CaseDraw, bins, exact_block
+from tolerances import ADJOINT, BF16, F16, F32, FORWARD, assert_near, wide
+
+import fastseg
+from fastseg import ops
+from fastseg.ops import _backends, _matmul
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
+
+TRITON = _backends.SPECTRAL["triton"]
+LINES = [
+    Case((1,), (1,), batch=40),
+    Case((2,), (2,), batch=20, norm="ortho"),
+    Case((37,), (19,), groups=2, bias=False),
+    Case((64,), (5,), norm="forward", out_sizes=(70,)),
+]
+PLANES = [
+    Case((1, 1), (1, 1), batch=20),
+    Case((2, 3), (2, 2), 2, 2, norm="ortho", batch=4),
+    Case((5, 8), bins((5, 8)), 2, 2, groups=2),
+    Case((17, 12), (5, 3), 2, 1, two_sided=False, batch=1, out_sizes=(13, 40)),
+    Case((1, 9), (1, 4)),
+]
+VOLUMES = [
+    Case((4, 5, 6), bins((4, 5, 6)), 2, 1, batch=1),
+    Case((2, 3, 7), (2, 2, 3), 1, 2, bias=False, batch=2),
+    Case((3, 1, 4), (3, 1, 2), 2, 2, groups=2, norm="ortho"),
+]
+
+
+def held(op: str, case: Case, dtype: torch.dtype) -> None:
+    def draw(sizes, dtype):
+        return BY_CASE[op](CaseDraw(case, dtype))
+
+    exact = exact_block if op == "fno_block" else None
+    check(op, Row(draw, [], [], ("SPECTRAL",), exact), "triton", case.sizes, dtype)
+
+
+@pytest.mark.parametrize("case", [*LINES, *PLANES, *VOLUMES], ids=str)
+@pytest.mark.parametrize("op", BY_CASE)
+def test_matches_float64(op, case):
+    held(op, case, F32)
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
+@pytest.mark.parametrize("case", [LINES[2], PLANES[2], PLANES[3], VOLUMES[1]], ids=str)
+@pytest.mark.parametrize("op", ["truncated_irfftn", "spectral_conv"])
+def test_matches_float64_in_16_bits(op, case, dtype):
+    held(op, case, dtype)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("planar", [True, False])
+def test_one_axis_a_kernel_where_a_plane_does_not_fit(monkeypatch, dtype, planar):
+    from fastseg.kernels import tiles
+
+    monkeypatch.setattr(tiles, "ANALYSIS_ROWS", 0)
+    monkeypatch.setattr(tiles, "SYNTHESIS_COLUMNS", 0)
+    sizes, modes = (3, 20, 11), (3, 18, 6)
+    x, spectrum = torch.randn(1, 2, *sizes).to(dtype), torch.randn(1, 2, *modes, 2)
+    bias = torch.randn(2)
+    kept = _matmul.analysis(wide(x), modes, 0.7, True, True)
+    y = _matmul.synthesis(wide(spectrum), sizes, 0.3, True, True, torch.float64, bias)
+    if planar:
+        kept, spectrum = (t.movedim(-1, 2).flatten(1, 2) for t in (kept, spectrum))
+    assert_near(TRITON.analysis(x, modes, 0.7, True, True, planar), kept, FORWARD, planar)
+    found = TRITON.synthesis(spectrum, sizes, 0.3, True, True, dtype, bias, planar)
+    assert_near(found, y, FORWARD, planar)
+
+
+def test_a_long_axis_takes_several_blocks():
+    for sizes, modes in (((300,), (100,)), ((3, 150), (3, 70)), ((140, 5), (136, 3))):
+        x, spectrum = torch.randn(1, 1, *sizes), torch.randn(1, 1, *modes, 2)
+        kept = _matmul.analysis(wide(x), modes, 1.0, False, True)
+        assert_near(TRITON.analysis(x, modes, 1.0, False, True), kept, FORWARD, sizes)
+        y = _matmul.synthesis(wide(spectrum), sizes, 1.0, True, True, torch.float64, None)
+        assert_near(
+            TRITON.synthesis(spectrum, sizes, 1.0, True, True, F32, None), y, FORWARD, sizes
+        )
+
+
+@pytest.mark.parametrize("sizes", [(9,), (1, 8), (6, 7), (3, 4, 5)], ids=str)
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("planar", [True, False])
+def test_kernels_are_adjoint(sizes, weighted, planar):
+    modes = tuple(max(1, m - 1) for m in bins(sizes))
+    x = torch.randn(1, 2, *sizes)
+    y = TRITON.analysis(x, modes, 0.7, weighted, True, planar)
+    spectrum = torch.randn_like(y)
+    back = TRITON.synthesis(spectrum, sizes, 0.7, weighted, True, F32, None, planar)
+    forward, backward = (wide(y) * wide(spectrum)).sum(), (wide(x) * wide(back)).sum()
+    assert abs(forward - backward) <= ADJOINT[F32] * wide(y).norm() * wide(spectrum).norm()
+
+
+def test_float16_does_not_overflow_where_the_result_fits():
+    x = torch.full((1, 1, 64, 64), 60000.0, dtype=F16)
+    weight = torch.ones(1, 1, 4, 3, dtype=torch.complex64)
+    with fastseg.use_backend("triton"):
+        y = ops.spectral_conv(x, weight)
+    assert_near(y, x, FORWARD, "float16")
+
+
+def test_empty_batches_and_no_channels():
+    weight, bias = torch.zeros(2, 3, 4, 3, 2), torch.arange(3.0)
+    with fastseg.use_backend("triton"):
+        assert ops.spectral_conv(torch.zeros(0, 2, 6, 5), weight).shape == (0, 3, 6, 5)
+        y = ops.spectral_conv(torch.zeros(2, 0, 6, 5), weight[:0], bias)
+    assert torch.equal(y, bias.view(3, 1, 1).expand(2, 3, 6, 5))
+
+
+def test_repeats_bitwise():
+    x = torch.randn(2, 2, 20, 13)
+    first, *others = (TRITON.analysis(x, (9, 7), 1.0, False, True) for _ in range(3))
+    assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("op", ["analysis", "synthesis", "spectral_conv"])
+def test_opcheck(op):
+    x, weight = torch.randn(1, 2, 5, 6, requires_grad=True), torch.randn(2, 2, 3, 3, 2)
+    spectrum = torch.randn(1, 2, 3, 3, 2, requires_grad=True)
+    arguments = {
+        "analysis": (x, [3, 3], 0.5, False, True, "triton"),
+        "synthesis": (spectrum, [5, 6], 0.5, True, True, F32, "triton"),
+        "spectral_conv": (x, weight.requires_grad_(), None, [5, 6], 1, 1.0, 0.1, True, "triton"),
+    }
+    torch.library.opcheck(getattr(torch.ops.fastseg, op).default, arguments[op])
