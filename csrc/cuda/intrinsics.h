@@ -61,7 +61,7 @@ __device__ inline Pack<S, n> load_pack(const S* p) {
 #endif
   return *reinterpret_cast<const Pack<S, n>*>(p);
 }
-template <class S, int n>
+template <int n, class S>
 __device__ inline void store_pack(S* p, const Pack<S, n>& values) {
 #ifdef FASTSEG_CUDA_HOST
   if (!packs_align<n>(p, 0)) host::fail("store of %d × %zu bytes to %p is misaligned", n, sizeof(S), static_cast<void*>(p));
