@@ -405,17 +405,17 @@ def process(rank, file, x, grad):
     whole = results(unit(), x, grad)
     torch.testing.assert_close((y, dx), (whole[0][part], whole[1][part]))
     torch.testing.assert_close((grads, buffers), (whole[2], whole[3]))
-    print("equal", rank)
 
 torch.set_num_threads(1)
 x, grad = torch.randn(4, 3, 5, 6).double(), torch.randn(4, 4, 5, 6).double()
 with tempfile.NamedTemporaryFile() as file:
     mp.start_processes(process, (file.name, x, grad), 2, start_method="fork")
+print("both are equal")
 """
 
 
 def test_synchronised_statistics_are_those_of_the_whole_batch(run_python):
-    assert sorted(run_python(SYNCHRONISED).stdout.split()) == ["0", "1", "equal", "equal"]
+    assert run_python(SYNCHRONISED).stdout.strip() == "both are equal"
 
 
 def test_converted_norm_alone_is_batch_norm():
@@ -436,8 +436,8 @@ MODULES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "norm"), [*((name, "batch") for name in MODULES), ("FourierUnit", "group")]
+@pytest.mark.parametrize(  # the block traces all the others
+    ("name", "norm"), [("FourierUnit", "batch"), ("FourierUnit", "group"), ("VFFCBlock", "batch")]
 )
 def test_layers_compile_whole(name, norm):
     layer, x = MODULES[name](dims=2, norm=norm), torch.randn(2, 16, 4, 5, requires_grad=True)
@@ -471,7 +471,7 @@ def test_layers_under_autocast(name, dtype):
         assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
 
 
-@pytest.mark.parametrize("backend", ["reference", "matmul"])
+@pytest.mark.parametrize("backend", ["auto", "reference", "matmul"])
 def test_backends_agree(backend):
     layer, x = nn.VFFCBlock(16), torch.randn(2, 16, 3, 4, 5)
     exact = copy.deepcopy(layer).double()(x.double())
