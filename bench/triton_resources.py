@@ -71,14 +71,15 @@ def recorded(kernel: JITFunction, *args, grid, warmup, **named) -> Launch:
 
 
 def launches(shape, modes, dtype: torch.dtype) -> list[Launch]:
-    """Those of a spectral convolution and its gradients."""
+    """Those of a spectral convolution and of the second half of a Fourier block."""
     found = []
     run, JITFunction.run = JITFunction.run, lambda *a, **k: found.append(recorded(*a, **k))
     try:
         spectral, x = _triton.Spectral(kernels), torch.empty(shape, dtype=dtype)
-        weight = torch.empty(shape[1], shape[1], *modes, 2)
-        bias = torch.empty(shape[1])
-        spectral.convolve(x, weight, bias, shape[2:], 1, 1.0, 1.0, True)
+        weight, bias = torch.empty(shape[1], shape[1], *modes, 2), torch.empty(shape[1])
+        _, kept = spectral.convolve(x, weight, bias, shape[2:], 1, 1.0, 1.0, True)
+        skip = torch.empty(shape[1], shape[1])
+        spectral.synthesis_product(kept, bias, 1.0, True, True, x, skip, "gelu")
     finally:
         JITFunction.run = run
     return found

@@ -1,5 +1,5 @@
 """Triton kernels; imports torch and triton only."""
 
-from . import mix, tiles, transform
+from . import mix, pointwise, tiles, transform
 
-__all__ = ["mix", "tiles", "transform"]
+__all__ = ["mix", "pointwise", "tiles", "transform"]

@@ -68,3 +68,15 @@ def mix(p: int, q: int, modes: int) -> dict:
         "BLOCK_P": min(triton.next_power_of_2(p), 8), "BLOCK_Q": min(triton.next_power_of_2(q), 8),
         "BLOCK_MODES": min(triton.next_power_of_2(modes), 32), "num_warps": 4, "num_stages": 2,
     }  # fmt: skip
+
+
+def product(outputs: int, inputs: int, width: int, columns: int) -> dict:
+    return {
+        "BLOCK_OUT": block(outputs, 64), "BLOCK_IN": block(inputs, 32),
+        "BLOCK_WIDTH": block(width, 64), "BLOCK_COLUMNS": block(columns, 32),
+        "num_warps": 4, "num_stages": 2,
+    }  # fmt: skip
+
+
+def affine_relu(points: int) -> dict:
+    return {"BLOCK_POINTS": block(points, 1024), "num_warps": 4, "num_stages": 1}

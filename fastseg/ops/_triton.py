@@ -50,6 +50,14 @@ def samples_of(axes) -> int:
     return math.prod(axis.size for axis in axes)
 
 
+def grouped(weight: Tensor, groups: int, transposed: bool) -> Tensor:
+    """(groups·outputs, inputs), or (groups·inputs, outputs) where `transposed`, as (groups,
+    outputs, inputs), in the dtype of arithmetic.
+    """
+    weight = weight.float().unflatten(0, (groups, -1))
+    return weight.transpose(1, 2) if transposed else weight
+
+
 class Tables:
     """The tables of `plan` as the kernels read them, cached."""
 
@@ -182,3 +190,35 @@ class Spectral:
         mixed = _native.mix_channels("ngim,igom->ngom", self.mix, spectrum, weight, groups)
         y = self.synthesis(mixed, sizes, synthesis_scale, True, two_sided, x.dtype, bias)
         return y, spectrum
+
+    def synthesis_product(
+        self, spectrum: Tensor, bias: Tensor | None, scale: float, weighted: bool, two_sided: bool,
+        x: Tensor, weight: Tensor, epilogue: str, dtype: torch.dtype | None = None, groups: int = 1,
+        transposed: bool = False, factor: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """epilogue(synthesis(spectrum) + weight·x + bias) on x's grid: a Fourier block's second
+        half, reading x and writing the result once. The other arguments are `Pointwise.product`'s.
+        """
+        x, (batch, _, *sizes) = x.contiguous(), x.shape
+        dtype, (channels, *modes, _) = dtype or x.dtype, spectrum.shape[1:]
+        out = torch.empty((batch, channels, *sizes), dtype=dtype, device=x.device)
+        if out.numel():
+            table = self.tables.synthesis(sizes[-1], modes[-1], scale, weighted, dtype, x.device)
+            bias = None if bias is None else bias.float().contiguous()
+            factor = None if factor is None else factor.contiguous()
+            axes = axes_of(sizes, modes, two_sided)
+            with guard(x):
+                z, at = self._lines(spectrum.contiguous(), axes, out.numel())
+                self.kernels.pointwise.product(
+                    x, grouped(weight, groups, transposed), out, epilogue, precision(),
+                    self.kernels.pointwise.Lines(z, at, table), bias, factor=factor,
+                )  # fmt: skip
+        return out
+
+    def _lines(self, spectrum: Tensor, axes, samples: int):
+        """The synthesis along every axis but the last, and how it lies."""
+        layout = self.transform.interleaved
+        while len(axes) > 1:
+            spectrum = self.unroll(spectrum, layout, axes, samples // samples_of(axes))
+            layout, axes = self.transform.planar, axes[1:]
+        return spectrum, layout(1, modes_of(axes))
