@@ -221,7 +221,7 @@ def test_time_limit_leaves_out_what_was_not_begun(capsys, monkeypatch):
 
 def test_gpu_run_fits_into_ten_minutes_and_judges_nothing(measured):
     arguments = runner._arguments(["--gpu"])
-    assert (arguments.budget, arguments.limit) == (1.0, 8.0)
+    assert (arguments.budget, arguments.limit) == (0.5, 8.0)
     assert all(case.family != "crossover" for case in runner._cases(arguments))
     result = measured(SMALL, JOB)
     checks = record_of(result, gpu=True)["checks"]

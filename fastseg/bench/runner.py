@@ -119,7 +119,7 @@ def _arguments(argv) -> argparse.Namespace:
         "--budget",
         type=float,
         metavar="SECONDS",
-        help="for every pass of a case (10; 1 with --gpu)",
+        help="for every pass of a case (10; 0.5 with --gpu)",
     )
     parser.add_argument(
         "--limit",
@@ -137,7 +137,7 @@ def _arguments(argv) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     arguments.cases += vars(arguments).pop("case")
     if arguments.budget is None:
-        arguments.budget = 1.0 if arguments.gpu else 10.0
+        arguments.budget = 0.5 if arguments.gpu else 10.0
     if arguments.limit is None and arguments.gpu:
         arguments.limit = 8.0
     return arguments

@@ -105,12 +105,17 @@ def _time_passes(rows: dict, layers: dict[str, Layer], inputs: Inputs, job: dict
     clock = timing.DeviceClock() if on_gpu else None
     for which in cases.PASSES:
         runs = {n: layer.passes(inputs.x, inputs.dy)[which] for n, layer in layers.items()}
-        graphs = {name: timing.captured(run) for name, run in runs.items()} if on_gpu else {}
+        graphs = _captured(runs) if on_gpu else {}
         runs |= {name: graph for name, graph in graphs.items() if graph}
         if runs:
             _time_pass(which, rows, runs, job, clock)
         for name, graph in graphs.items():
             rows[name][which]["graph"] = graph is not None
+
+
+def _captured(runs: dict) -> dict:
+    pool = torch.cuda.graph_pool_handle()
+    return {name: timing.captured(run, pool) for name, run in runs.items()}
 
 
 def _time_pass(which: str, rows: dict, runs: dict, job: dict, clock) -> None:
