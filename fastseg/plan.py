@@ -110,7 +110,7 @@ def packed_table(
     both = torch.nn.functional.pad(
         both.mT if synthesis else both, (0, -both.shape[2 - synthesis] % multiple)
     )
-    return both.unflatten(2, (-1, pack)).permute(1, 2, 0, 3).to(device, dtype).contiguous()
+    return both.unflatten(2, (-1, pack)).permute(1, 2, 0, 3).contiguous().to(device, dtype)
 
 
 @lru_cache(maxsize=512)
@@ -137,7 +137,7 @@ def last_tables(
         cos, sin = cos * factor, -sin[1 : odd.numel() + 1] * factor
     padding = (0, -cos.shape[1] % TABLE_PADDING)
     return tuple(
-        torch.nn.functional.pad(t, padding).to(device, dtype).contiguous() for t in (cos, sin)
+        torch.nn.functional.pad(t, padding).contiguous().to(device, dtype) for t in (cos, sin)
     )
 
 

@@ -1,6 +1,7 @@
 """Tensors to addresses: the spectral kernels of `fastseg._C.cpu` and `fastseg._C.cuda`."""
 
 import math
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,6 +27,17 @@ def lane(x: Tensor) -> int:
     if x.device.type == "cuda":
         return torch.cuda.current_stream(x.device).cuda_stream
     return torch.get_num_threads()
+
+
+def on_device_of(x: Tensor):
+    """Kernels go to CUDA's current device: makes x's device that one inside a `with`."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def run(kernel, x: Tensor, *arguments):
+    """kernel(*arguments, lane) on the device of x."""
+    with on_device_of(x):
+        return kernel(*arguments, lane(x))
 
 
 # a, b → out over batch n, groups g, channels i (in) and o (out) of a group, modes m; the second
@@ -116,9 +128,9 @@ class Spectral:
         planes = self.scratch(
             spectrum, native.transform, batch * channels, sizes, modes, synthesis=False
         )
-        self.table.analysis(
-            native.transform, x.data_ptr(), spectrum.data_ptr(), address(planes), batch * channels,
-            DTYPE_CODES[x.dtype], planar, lane(x),
+        run(
+            self.table.analysis, x, native.transform, x.data_ptr(), spectrum.data_ptr(),
+            address(planes), batch * channels, DTYPE_CODES[x.dtype], planar,
         )  # fmt: skip
         return spectrum
 
@@ -137,9 +149,10 @@ class Spectral:
             spectrum, native.transform, batch * channels, sizes, modes, synthesis=True
         )
         bias = None if bias is None else bias.to(spectrum.dtype).contiguous()
-        self.table.synthesis(
-            native.transform, spectrum.data_ptr(), address(planes), address(bias), y.data_ptr(),
-            batch * channels, max(channels, 1), DTYPE_CODES[dtype], planar, lane(spectrum),
+        run(
+            self.table.synthesis, spectrum, native.transform, spectrum.data_ptr(),
+            address(planes), address(bias), y.data_ptr(), batch * channels, max(channels, 1),
+            DTYPE_CODES[dtype], planar,
         )  # fmt: skip
         return y
 
@@ -150,9 +163,9 @@ class Spectral:
         )
         conj_a, conj_b = MIXES[subscripts]
         out = torch.empty((*shape, 2), dtype=a.dtype, device=a.device)
-        self.table.mix(
-            a.data_ptr(), b.data_ptr(), out.data_ptr(), extents, stride_a, stride_b, stride_out,
-            conj_a, conj_b, a.dtype == torch.float64, lane(a),
+        run(
+            self.table.mix, a, a.data_ptr(), b.data_ptr(), out.data_ptr(), extents, stride_a,
+            stride_b, stride_out, conj_a, conj_b, a.dtype == torch.float64,
         )  # fmt: skip
         return out
 
@@ -216,7 +229,8 @@ class CudaSpectral(Spectral):
     def scratch(
         self, spectrum: Tensor, transform, images: int, sizes, modes, synthesis: bool
     ) -> Tensor | None:
-        floats = self.table.scratch(transform, images, synthesis)
+        with on_device_of(spectrum):
+            floats = self.table.scratch(transform, images, synthesis)
         return spectrum.new_empty(floats) if floats else None
 
 
