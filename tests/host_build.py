@@ -17,6 +17,10 @@ SOURCES = ("CMakeLists.txt", "csrc")
 MODULE = "FASTSEG_TEST_MODULE"  # read by conftest.py
 
 
+# the tools installed beside this Python come first: a system's cmake may be too old
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+
+
 def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "c++"))
 
@@ -27,7 +31,7 @@ def why_not() -> str | None:
         return "no sources beside the tests"
     if sys.platform != "linux" or compiler() is None:
         return "no C++ compiler"
-    missing = [tool for tool in ("cmake", "ninja") if shutil.which(tool) is None]
+    missing = [tool for tool in ("cmake", "ninja") if shutil.which(tool, path=PATH) is None]
     return f"no {' and no '.join(missing)}" if missing else None
 
 
@@ -102,7 +106,7 @@ def _copy_if_changed(source: Path, target: Path) -> None:
 
 
 def _check(command: list) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, env=os.environ | {"PATH": PATH}, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
 
 

@@ -72,8 +72,10 @@ __device__ inline void correlate(const float* samples, const float* padded, int 
     FASTSEG_UNROLL
     for (int i = 0; i < kSamples; ++i) read[i] = samples[(step + i) * kTileStride];
     FASTSEG_UNROLL
-    for (int s = 0; s < kSamples; ++s) FASTSEG_UNROLL
-    for (int i = 0; i < kSamples; ++i) sums[s] += taps[i - s + kSamples - 1] * read[i];
+    for (int s = 0; s < kSamples; ++s) {
+      FASTSEG_UNROLL
+      for (int i = 0; i < kSamples; ++i) sums[s] += taps[i - s + kSamples - 1] * read[i];
+    }
   }
 }
 
@@ -212,8 +214,10 @@ __global__ void __launch_bounds__(kMaxThreads) correlate_lines(Correlation<In> p
       FASTSEG_UNROLL
       for (int i = 0; i < 2 * kSamples; ++i) read[i] = x[(step + own + i) * kTileStride + lane];
       FASTSEG_UNROLL
-      for (int s = 0; s < kSamples; ++s) FASTSEG_UNROLL
-      for (int i = 0; i < kSamples; ++i) sums[s] += given[i] * read[s + i];
+      for (int s = 0; s < kSamples; ++s) {
+        FASTSEG_UNROLL
+        for (int i = 0; i < kSamples; ++i) sums[s] += given[i] * read[s + i];
+      }
     }
   }
   FASTSEG_UNROLL

@@ -41,7 +41,7 @@ constexpr int kLanes = 32;
 struct Site {
   const char* file;
   int line;
-  bool operator==(const Site& other) const { return line == other.line && !std::strcmp(file, other.file); }
+  bool operator==(const Site& other) const { return line == other.line && (file == other.file || !std::strcmp(file, other.file)); }
 };
 
 struct Thread {
@@ -54,6 +54,7 @@ struct Thread {
 };
 
 struct Warp {
+  unsigned waiting = 0;     // lanes in a warp operation
   uint64_t handed[kLanes];  // what each lane last gave
 };
 
@@ -180,14 +181,15 @@ class Machine {
   // The last arrival of a mask's lanes lets all of them go on.
   void release_warp(const Thread& last) {
     const int first = current_ / kLanes * kLanes;
+    Warp& warp = warps_[first / kLanes];
+    warp.waiting |= 1u << lane();
+    if (last.mask & ~warp.waiting) return;
+    warp.waiting &= ~last.mask;
+    for (int lane = 0; lane < kLanes; ++lane)
+      if (last.mask >> lane & 1 && !together(last, threads_[first + lane])) fail_apart(current_, first + lane);
     for (int lane = 0; lane < kLanes; ++lane) {
       if (!(last.mask >> lane & 1)) continue;
-      if (first + lane >= count_ || threads_[first + lane].state != Thread::kInWarp) return;
-      if (!together(last, threads_[first + lane])) fail_apart(current_, first + lane);
-    }
-    for (int lane = 0; lane < kLanes; ++lane) {
-      if (!(last.mask >> lane & 1)) continue;
-      warps_[first / kLanes].handed[lane] = threads_[first + lane].hands_out;
+      warp.handed[lane] = threads_[first + lane].hands_out;
       release(first + lane);
     }
   }

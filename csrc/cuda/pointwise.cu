@@ -127,9 +127,13 @@ __device__ inline void multiply(const float* x, const float* weight, Sums<kRows>
     for (int r = 0; r < kRows / kPack; ++r)
       rows[r] = load_pack<kPack>(weight + k * Shape<kRows>::kWeightStride + row_lane * kRows + r * kPack);
     FASTSEG_UNROLL
-    for (int r = 0; r < kRows; ++r) FASTSEG_UNROLL
-    for (int h = 0; h < kHalves; ++h) FASTSEG_UNROLL
-    for (int v = 0; v < kPack; ++v) z[r][h][v] += rows[r / kPack].at[r % kPack] * columns[h].at[v];
+    for (int r = 0; r < kRows; ++r) {
+      FASTSEG_UNROLL
+      for (int h = 0; h < kHalves; ++h) {
+        FASTSEG_UNROLL
+        for (int v = 0; v < kPack; ++v) z[r][h][v] += rows[r / kPack].at[r % kPack] * columns[h].at[v];
+      }
+    }
   }
 }
 
