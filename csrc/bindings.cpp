@@ -138,7 +138,7 @@ PYBIND11_MODULE(_C, m) {
   py::module_ cpu = bind<cpu_kernels>(m, "cpu");
   cpu.def("convolve", &convolve, no_gil);
 #ifdef FASTSEG_CUDA
-  bind<cuda_kernels>(m, "cuda");
+  bind<cuda_kernels>(m, "cuda").def("scratch", &cuda_scratch);
   // where the pointers it takes point to: host memory in the build that executes the kernels on the host
 #ifdef FASTSEG_CUDA_HOST
   m.attr("cuda_device") = "cpu";

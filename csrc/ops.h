@@ -8,17 +8,19 @@ namespace fastseg {
 // One axis of a truncated transform. Kept frequencies are 0 … positive−1, then −negative … −1; with K = max(positive, negative + 1)
 // distinct |k|, the even half of the samples (n = 0 … N/2) meets K cosine rows, the odd half (n = 1 … ⌈N/2⌉−1) meets K−1 sine rows.
 struct Axis {
+  // CUDA's outer axes have one table, `cos`, of K−1 frequencies in rows of `padded`: analysis [even][4 cosines, 4 sines of 4 frequencies] …,
+  // synthesis [K−1][8 cosines, 8 sines of 8 samples] …, padded with zeros; the sines of n = 0 and N/2 are zero
   const void* cos;  // outer axes: analysis [even, K], synthesis [K, even]; last axis: analysis [even, padded], synthesis [K, padded]
   const void* sin;  // outer axes: analysis [odd, K−1], synthesis [K−1, odd]; last axis: analysis [odd, padded], synthesis [K, padded]
   int64_t size;
   int64_t positive;
   int64_t negative;
-  int64_t padded;  // last axis only: row length of the tables, a multiple of 16
+  int64_t padded;  // row length of the tables of the last axis, a multiple of 16, and of CUDA's tables
 
-  int64_t kept() const { return positive + negative; }
-  int64_t distinct() const { return positive > negative + 1 ? positive : negative + 1; }
-  int64_t even() const { return size / 2 + 1; }
-  int64_t odd() const { return (size - 1) / 2; }
+  constexpr int64_t kept() const { return positive + negative; }
+  constexpr int64_t distinct() const { return positive > negative + 1 ? positive : negative + 1; }
+  constexpr int64_t even() const { return size / 2 + 1; }
+  constexpr int64_t odd() const { return (size - 1) / 2; }
 };
 
 struct Transform {
@@ -35,7 +37,7 @@ struct TransformParams {
   Transform t;
   void* real;        // [images, D, H, W]         `dtype`: read by analysis, written by synthesis
   void* spectrum;    // [images, MD, MH, MW, 2]   float32 (float64 for float64): written by analysis, read by synthesis
-  void* planes;      // [images, D, MH, MW, 2]    scratch like spectrum, used when D > 1
+  void* planes;      // [images, D, MH, MW, 2]    scratch like spectrum, used when D > 1; CUDA: cuda_scratch floats
   const void* bias;  // [channels] like spectrum, or null: added by synthesis
   int64_t images, channels;
   DType dtype;
@@ -181,5 +183,7 @@ const char* cpu_kernels_built();
 
 // In builds with CUDA (FASTSEG_CUDA).
 const Kernels& cuda_kernels();
+// How many floats `planes` of a CUDA transform must hold; none: it may be null.
+int64_t cuda_scratch(const Transform& transform, int64_t images, bool synthesis);
 
 }  // namespace fastseg

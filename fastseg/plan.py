@@ -93,6 +93,27 @@ def outer_tables(
 
 
 @lru_cache(maxsize=512)
+def packed_table(
+    size: int, axis: Kept, synthesis: bool, dtype: torch.dtype, device: torch.device = CPU
+) -> Tensor:
+    """The table of an axis other than the last as CUDA kernels read it: cosines and sines of the
+    frequencies k = 1 … K−1 in packs, padded with zeros.
+
+    Analysis: (N//2+1, packs of 4 frequencies, 2, 4), as many as 16 divide; synthesis: (K−1, packs
+    of 8 samples, 2, 8). Samples n = 0 … N/2; the sines of n = 0 and n = N/2 are zero.
+    """
+    k = torch.arange(1, max(axis.distinct, 2))
+    cos, sin = cos_sin(k, torch.arange(size // 2 + 1), size)
+    sin[(size - 1) // 2 + 1 :] = 0
+    pack, multiple = (8, 8) if synthesis else (4, 16)
+    both = torch.stack([cos, sin])
+    both = torch.nn.functional.pad(
+        both.mT if synthesis else both, (0, -both.shape[2 - synthesis] % multiple)
+    )
+    return both.unflatten(2, (-1, pack)).permute(1, 2, 0, 3).contiguous().to(device, dtype)
+
+
+@lru_cache(maxsize=512)
 def last_tables(
     size: int, columns: int, synthesis: bool, scale: float, weighted: bool, dtype: torch.dtype,
     device: torch.device = CPU,
@@ -116,7 +137,7 @@ def last_tables(
         cos, sin = cos * factor, -sin[1 : odd.numel() + 1] * factor
     padding = (0, -cos.shape[1] % TABLE_PADDING)
     return tuple(
-        torch.nn.functional.pad(t, padding).to(device, dtype).contiguous() for t in (cos, sin)
+        torch.nn.functional.pad(t, padding).contiguous().to(device, dtype) for t in (cos, sin)
     )
 
 

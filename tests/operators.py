@@ -74,6 +74,10 @@ def device_of(backend: str) -> str:
     return _backends.SERVES.get(backend, "cpu")
 
 
+def place(arguments: dict, device) -> dict:
+    return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+
+
 def serves(row: Row, backend: str, dtype: torch.dtype) -> bool:
     if backend in ("reference", "matmul"):
         return True
@@ -118,8 +122,7 @@ def truth(op: str, row: Row, tensors: dict, options: dict, grads: list):
 
 def check(op: str, row: Row, backend: str, sizes: tuple, dtype: torch.dtype) -> None:
     """Outputs and every gradient of one call against float64 on the same, rounded, inputs."""
-    tensors, options = row.draw(sizes, dtype)
-    tensors = {name: t.to(device_of(backend)) for name, t in tensors.items()}
+    tensors, options = (place(part, device_of(backend)) for part in row.draw(sizes, dtype))
     draw, given = Draw((op, sizes, "gradient"), dtype), []
 
     def gradient_of(y):

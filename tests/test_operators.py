@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from operators import FEW, LIVE, NOT_OPS, ROWS, check, device_of, run, saved_by, serves
+from operators import FEW, LIVE, NOT_OPS, ROWS, check, device_of, place, run, saved_by, serves
 from tolerances import BACKWARD, BF16, F16, F32, F64, assert_near, wide
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -32,7 +32,7 @@ def call(op, backend, dtype=F32, index=0):
     """The op's arguments on one of its grids, on the device the backend serves."""
     row = ROWS[op]
     tensors, options = row.draw(row.few[index % len(row.few)], dtype)
-    return {name: t.to(device_of(backend)) for name, t in tensors.items()}, options
+    return place(tensors, device_of(backend)), place(options, device_of(backend))
 
 
 def assert_same(actual, expected, what, exactly=False):

@@ -4,6 +4,9 @@
 namespace fastseg {
 namespace cuda {
 
+void analysis(const TransformParams&);
+void synthesis(const TransformParams&);
+void mix(const MixParams&);
 void pointwise(const PointwiseParams&);
 void affine_relu(const AffineReluParams&);
 void gaussian(const GaussianParams&);
@@ -14,12 +17,9 @@ void gate_backward(const GateBackwardParams&);
 }  // namespace cuda
 
 const Kernels& cuda_kernels() {
+  using namespace cuda;
   static constexpr Kernels kTable = {
-      "cuda",          nullptr,
-      nullptr,         nullptr,
-      cuda::pointwise, cuda::affine_relu,
-      cuda::gaussian,  cuda::taps_gradient,
-      cuda::gate,      cuda::gate_backward,
+      "cuda", analysis, synthesis, mix, pointwise, affine_relu, gaussian, taps_gradient, gate, gate_backward,
   };
   return kTable;
 }

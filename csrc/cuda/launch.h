@@ -32,6 +32,19 @@ __device__ T* shared_memory() {
 }
 #endif
 
+// How much shared memory a block can have on the current device.
+inline size_t shared_limit() {
+#ifdef FASTSEG_CUDA_HOST
+  return kMaxSharedBytes;
+#else
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
+    return kDefaultSharedBytes;
+  return size_t(bytes) < kMaxSharedBytes ? size_t(bytes) : kMaxSharedBytes;
+#endif
+}
+
 // Extents of a grid: any number of blocks along x, up to 65535 along y and z.
 inline dim3 grid_of(int64_t x, int64_t y = 1, int64_t z = 1) {
   if (x < 1 || x > INT_MAX || y < 1 || y > 65535 || z < 1 || z > 65535)

@@ -85,7 +85,7 @@ SPECTRAL, GAUSSIAN, GATE = {"triton": _Triton(_triton.Spectral)}, {}, {}
 if _C is not None:
     SPECTRAL["cpu"] = _native.CpuSpectral(_C, _C.cpu)
     if hasattr(_C, "cuda"):
-        SPECTRAL["cuda"] = _native.Spectral(_C, _C.cuda)
+        SPECTRAL["cuda"] = _native.CudaSpectral(_C, _C.cuda)
 POINTWISE = {}
 # a Fourier unit is made of both
 FOURIER_UNIT = SPECTRAL.keys() & POINTWISE.keys()

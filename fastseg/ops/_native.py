@@ -1,6 +1,7 @@
 """Tensors to addresses: the spectral kernels of `fastseg._C.cpu` and `fastseg._C.cuda`."""
 
 import math
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,6 +27,17 @@ def lane(x: Tensor) -> int:
     if x.device.type == "cuda":
         return torch.cuda.current_stream(x.device).cuda_stream
     return torch.get_num_threads()
+
+
+def on_device_of(x: Tensor):
+    """Kernels go to CUDA's current device: makes x's device that one inside a `with`."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def run(kernel, x: Tensor, *arguments):
+    """kernel(*arguments, lane) on the device of x."""
+    with on_device_of(x):
+        return kernel(*arguments, lane(x))
 
 
 # a, b → out over batch n, groups g, channels i (in) and o (out) of a group, modes m; the second
@@ -67,8 +79,9 @@ class _Plan(NamedTuple):
     tables: list  # kept alive: the transform holds their addresses
 
 
-def _axis(size: int, kept: plan.Kept, tables: tuple[Tensor, Tensor], padded: int) -> tuple:
-    return (tables[0].data_ptr(), tables[1].data_ptr(), size, kept.positive, kept.negative, padded)
+def _axis(size: int, kept: plan.Kept, tables: tuple[Tensor, ...], padded: int) -> tuple:
+    cos, sin = tables[0].data_ptr(), tables[-1].data_ptr()
+    return (cos, sin, size, kept.positive, kept.negative, padded)
 
 
 class Spectral:
@@ -83,12 +96,21 @@ class Spectral:
         last = plan.last_tables(sizes[-1], modes[-1], synthesis, scale, weighted, dtype, device)
         axes, tables = [_axis(sizes[-1], kept[-1], last, last[0].shape[1])], [last]
         for size, axis in zip(reversed(sizes[:-1]), reversed(kept[:-1]), strict=True):
-            tables.append(plan.outer_tables(size, axis, synthesis, dtype, device))
-            axes.insert(0, _axis(size, axis, tables[-1], plan.TABLE_PADDING))
+            outer, padded = self.outer(size, axis, synthesis, dtype, device)
+            tables.append(outer)
+            axes.insert(0, _axis(size, axis, outer, padded))
         axes = [_SINGLE_AXIS] * (3 - len(axes)) + axes
         return _Plan(self.library.Transform(*axes), tables)
 
-    def scratch(self, spectrum: Tensor, images: int, sizes, modes) -> Tensor | None:
+    def outer(self, *arguments) -> tuple[tuple[Tensor, ...], int]:
+        """The tables of an axis other than the last, and the length of their rows where the kernels
+        ask for it.
+        """
+        return plan.outer_tables(*arguments), plan.TABLE_PADDING
+
+    def scratch(
+        self, spectrum: Tensor, transform, images: int, sizes, modes, synthesis: bool
+    ) -> Tensor | None:
         """What a transform keeps between its axes."""
         if len(sizes) < 3 or sizes[-3] == 1:
             return None
@@ -103,10 +125,12 @@ class Spectral:
         native = self.plan(sizes, modes, two_sided, False, scale, weighted, dtype, x.device)
         shape = (batch, 2 * channels, *modes) if planar else (batch, channels, *modes, 2)
         spectrum = torch.empty(shape, dtype=dtype, device=x.device)
-        planes = self.scratch(spectrum, batch * channels, sizes, modes)
-        self.table.analysis(
-            native.transform, x.data_ptr(), spectrum.data_ptr(), address(planes), batch * channels,
-            DTYPE_CODES[x.dtype], planar, lane(x),
+        planes = self.scratch(
+            spectrum, native.transform, batch * channels, sizes, modes, synthesis=False
+        )
+        run(
+            self.table.analysis, x, native.transform, x.data_ptr(), spectrum.data_ptr(),
+            address(planes), batch * channels, DTYPE_CODES[x.dtype], planar,
         )  # fmt: skip
         return spectrum
 
@@ -121,11 +145,14 @@ class Spectral:
             sizes, modes, two_sided, True, scale, weighted, spectrum.dtype, spectrum.device
         )
         y = torch.empty((batch, channels, *sizes), dtype=dtype, device=spectrum.device)
-        planes = self.scratch(spectrum, batch * channels, sizes, modes)
+        planes = self.scratch(
+            spectrum, native.transform, batch * channels, sizes, modes, synthesis=True
+        )
         bias = None if bias is None else bias.to(spectrum.dtype).contiguous()
-        self.table.synthesis(
-            native.transform, spectrum.data_ptr(), address(planes), address(bias), y.data_ptr(),
-            batch * channels, max(channels, 1), DTYPE_CODES[dtype], planar, lane(spectrum),
+        run(
+            self.table.synthesis, spectrum, native.transform, spectrum.data_ptr(),
+            address(planes), address(bias), y.data_ptr(), batch * channels, max(channels, 1),
+            DTYPE_CODES[dtype], planar,
         )  # fmt: skip
         return y
 
@@ -136,9 +163,9 @@ class Spectral:
         )
         conj_a, conj_b = MIXES[subscripts]
         out = torch.empty((*shape, 2), dtype=a.dtype, device=a.device)
-        self.table.mix(
-            a.data_ptr(), b.data_ptr(), out.data_ptr(), extents, stride_a, stride_b, stride_out,
-            conj_a, conj_b, a.dtype == torch.float64, lane(a),
+        run(
+            self.table.mix, a, a.data_ptr(), b.data_ptr(), out.data_ptr(), extents, stride_a,
+            stride_b, stride_out, conj_a, conj_b, a.dtype == torch.float64,
         )  # fmt: skip
         return out
 
@@ -190,6 +217,21 @@ class CpuSpectral(Spectral):
             y.data_ptr(), batch, torch.get_num_threads(),
         )  # fmt: skip
         return y, spectrum
+
+
+class CudaSpectral(Spectral):
+    """Tables are laid out for reads of 16 bytes; scratch depends on which kernels are taken."""
+
+    def outer(self, *arguments) -> tuple[tuple[Tensor, ...], int]:
+        table = plan.packed_table(*arguments)
+        return (table,), table[0].numel()
+
+    def scratch(
+        self, spectrum: Tensor, transform, images: int, sizes, modes, synthesis: bool
+    ) -> Tensor | None:
+        with on_device_of(spectrum):
+            floats = self.table.scratch(transform, images, synthesis)
+        return spectrum.new_empty(floats) if floats else None
 
 
 def _grouped(spectrum: Tensor, groups: int) -> Tensor:
