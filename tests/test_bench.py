@@ -258,6 +258,9 @@ def test_a_worker_that_dies_fails_the_run_and_says_how(capsys, monkeypatch):
     assert "FAILED tiny: exit code 1" in capsys.readouterr().out
     killed = subprocess.CompletedProcess([], -9, stderr="")
     assert runner._cause(killed) == "killed by the system, most likely for memory"
+    where = 'Fatal Python error: Segmentation fault\n\n  File "a.py", line 1 in f\n  File "b.py"\n'
+    crashed = subprocess.CompletedProcess([], -11, stderr=where)
+    assert runner._cause(crashed) == 'stopped by signal 11: File "a.py", line 1 in f'
 
 
 def test_each_heap_has_its_own_environment(monkeypatch):

@@ -232,6 +232,8 @@ def _environment(heap: str) -> dict[str, str]:
     }
     source = str(Path(__file__).resolve().parents[2])
     paths = [source, *filter(None, [ours.get("PYTHONPATH")])]
+    # a worker that crashes says where
+    ours["PYTHONFAULTHANDLER"] = "1"
     return ours | HEAPS[heap] | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
@@ -239,5 +241,6 @@ def _cause(done: subprocess.CompletedProcess) -> str:
     if done.returncode == -9:
         return "killed by the system, most likely for memory"
     if done.returncode < 0:
-        return f"stopped by signal {-done.returncode}"
+        frames = [line.strip() for line in done.stderr.splitlines() if line.startswith("  File ")]
+        return f"stopped by signal {-done.returncode}" + "".join(f": {f}" for f in frames[:1])
     return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
