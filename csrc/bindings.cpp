@@ -72,6 +72,52 @@ void mix(uintptr_t a, uintptr_t b, uintptr_t out, std::array<int64_t, 5> n, Stri
                sb[0],      sb[1],      sb[2],        so[0], so[1], so[2], conj_a, conj_b, is_double, make_lane(lane)});
 }
 
+// extents: batch, groups, outputs, inputs, points; dtypes: in, factor, out
+template <Table table>
+void pointwise(uintptr_t x, uintptr_t weight, uintptr_t addend, uintptr_t factor, uintptr_t scale, uintptr_t shift, uintptr_t out,
+               uintptr_t moments, uintptr_t partial, std::array<int64_t, 5> n, bool transposed, int epilogue, std::array<int, 3> dtypes,
+               int64_t lane) {
+  for (int64_t extent : n)
+    if (extent < 0) throw Error("pointwise: negative extent");
+  const Epilogue kind = static_cast<Epilogue>(epilogue);
+  const bool complete = (kind != Epilogue::kGeluGradient || factor) && (kind != Epilogue::kAffineRelu || (scale && shift)) &&
+                        (kind != Epilogue::kMoments || (moments && partial));
+  const bool empty = n[0] * n[1] * n[2] * n[4] == 0;
+  if (!empty && (!out || !complete || (n[3] > 0 && (!x || !weight)))) throw Error("pointwise: null pointer");
+  table().pointwise({pointer(x),
+                     pointer(weight),
+                     pointer(addend),
+                     pointer(factor),
+                     pointer(scale),
+                     pointer(shift),
+                     pointer(out),
+                     pointer(moments),
+                     pointer(partial),
+                     n[0],
+                     n[1],
+                     n[2],
+                     n[3],
+                     n[4],
+                     transposed,
+                     kind,
+                     static_cast<DType>(dtypes[0]),
+                     static_cast<DType>(dtypes[1]),
+                     static_cast<DType>(dtypes[2]),
+                     make_lane(lane)});
+}
+
+// extents: batch, channels, points
+template <Table table>
+void affine_relu(uintptr_t z, uintptr_t gradient, uintptr_t scale, uintptr_t shift, uintptr_t out, uintptr_t sums, uintptr_t partial,
+                 std::array<int64_t, 3> n, bool is_double, int64_t lane) {
+  for (int64_t extent : n)
+    if (extent < 0) throw Error("affine_relu: negative extent");
+  if (n[0] * n[1] * n[2] > 0 && (!z || !scale || !shift || !out || (gradient && (!sums || !partial))))
+    throw Error("affine_relu: null pointer");
+  table().affine_relu({pointer(z), pointer(gradient), pointer(scale), pointer(shift), pointer(out), pointer(sums), pointer(partial), n[0],
+                       n[1], n[2], is_double, make_lane(lane)});
+}
+
 // A whole spectral convolution in one call: on small tensors three calls from Python cost more than the arithmetic.
 struct Convolution {
   Transform analysis, synthesis;
@@ -98,20 +144,48 @@ Block allocate_planes(const Transform& t, int64_t images, bool is_double) {
   return t.d.size == 1 ? Block() : allocate(images * t.d.size * t.h.kept() * t.w.kept() * 2, is_double);
 }
 
-void convolve(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y, int64_t batch,
-              int threads) {
+// The first two thirds of a convolution: kept spectrum, then what a synthesis reads.
+Block mixed_spectrum(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t spectrum, int64_t batch, int threads) {
   if (threads < 1) throw Error("convolve: threads must be positive");
   const int64_t i = c.inputs, o = c.outputs, m = c.modes, in = c.groups * i, out = c.groups * o;
   const bool is_double = static_cast<DType>(c.dtype) == DType::kFloat64;
-  const Block mixed = allocate(batch * out * m * 2, is_double);
-  {
-    const Block planes = allocate_planes(c.analysis, batch * in, is_double);
-    analysis<cpu_kernels>(c.analysis, x, spectrum, address(planes), batch * in, c.dtype, false, threads);
-  }
+  Block mixed = allocate(batch * out * m * 2, is_double);
+  const Block planes = allocate_planes(c.analysis, batch * in, is_double);
+  analysis<cpu_kernels>(c.analysis, x, spectrum, address(planes), batch * in, c.dtype, false, threads);
   mix<cpu_kernels>(spectrum, weight, address(mixed), {c.groups, batch, o, i, m}, {i * m, in * m, m}, {o * m, out * m, m},
                    {o * m, out * m, m}, false, false, is_double, threads);
-  const Block planes = allocate_planes(c.synthesis, batch * out, is_double);
+  return mixed;
+}
+
+void convolve(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y, int64_t batch,
+              int threads) {
+  const Block mixed = mixed_spectrum(c, x, weight, spectrum, batch, threads);
+  const int64_t out = c.groups * c.outputs;
+  const Block planes = allocate_planes(c.synthesis, batch * out, static_cast<DType>(c.dtype) == DType::kFloat64);
   synthesis<cpu_kernels>(c.synthesis, address(mixed), address(planes), bias, y, batch * out, out, c.dtype, false, threads);
+}
+
+// y = gelu(convolution + skip · x): as many samples at a time as fit beside their inputs in a cache of kBlockBytes, at least one.
+constexpr int64_t kBlockBytes = 1 << 20;
+
+void convolve_block(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t skip, uintptr_t bias, uintptr_t spectrum, uintptr_t y,
+                    int64_t batch, int threads) {
+  const Block mixed = mixed_spectrum(c, x, weight, spectrum, batch, threads);
+  const DType dtype = static_cast<DType>(c.dtype);
+  const bool is_double = dtype == DType::kFloat64, wide = is_double || dtype == DType::kFloat32;
+  const int64_t points = c.analysis.d.size * c.analysis.h.size * c.analysis.w.size, in = c.groups * c.inputs, out = c.groups * c.outputs;
+  const int64_t bytes = is_double ? 8 : 4, stored = wide ? bytes : 2, fit = kBlockBytes / ((out + in) * points * bytes + 1);
+  const int64_t chunk = fit < 1 ? 1 : fit < batch ? fit : batch;
+  const Block planes = allocate_planes(c.synthesis, chunk * out, is_double),
+              convolved = wide ? Block() : allocate(chunk * out * points, false);
+  for (int64_t first = 0; first < batch; first += chunk) {
+    const int64_t count = batch - first < chunk ? batch - first : chunk;
+    const uintptr_t target = y + first * out * points * stored, z = wide ? target : address(convolved);
+    synthesis<cpu_kernels>(c.synthesis, address(mixed) + first * out * c.modes * 2 * bytes, address(planes), bias, z, count * out, out,
+                           int(is_double ? DType::kFloat64 : DType::kFloat32), false, threads);
+    pointwise<cpu_kernels>(x + first * in * points * stored, skip, z, 0, 0, 0, target, 0, 0, {count, c.groups, c.outputs, c.inputs, points},
+                           false, int(Epilogue::kGelu), {c.dtype, c.dtype, c.dtype}, threads);
+  }
 }
 
 const py::call_guard<py::gil_scoped_release> no_gil;
@@ -122,6 +196,8 @@ py::module_ bind(py::module_& parent, const char* name) {
   m.def("analysis", &analysis<table>, no_gil);
   m.def("synthesis", &synthesis<table>, no_gil);
   m.def("mix", &mix<table>, no_gil);
+  m.def("pointwise", &pointwise<table>, no_gil);
+  m.def("affine_relu", &affine_relu<table>, no_gil);
   return m;
 }
 
@@ -137,6 +213,7 @@ PYBIND11_MODULE(_C, m) {
                        int64_t modes, int dtype) { return Convolution{analysis, synthesis, groups, inputs, outputs, modes, dtype}; }));
   py::module_ cpu = bind<cpu_kernels>(m, "cpu");
   cpu.def("convolve", &convolve, no_gil);
+  cpu.def("convolve_block", &convolve_block, no_gil);
 #ifdef FASTSEG_CUDA
   bind<cuda_kernels>(m, "cuda").def("scratch", &cuda_scratch);
   // where the pointers it takes point to: host memory in the build that executes the kernels on the host
@@ -147,6 +224,7 @@ PYBIND11_MODULE(_C, m) {
 #endif
 #endif
   m.def("use_openmp", &use_openmp);
+  m.def("moment_blocks", &moment_blocks);
   m.def("cpu_isa", [] { return std::string(cpu_kernels().name); });
   m.def("cpu_isas_built", [] { return std::string(cpu_kernels_built()); });
   m.attr("compiler") = FASTSEG_COMPILER;

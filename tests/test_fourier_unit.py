@@ -1,4 +1,4 @@
-"""What is the Fourier unit's own: planar spectra, statistics, equality with the published layers."""
+"""What is the Fourier unit's own: planar spectra, statistics, equality with published layers."""
 
 import pytest
 import torch

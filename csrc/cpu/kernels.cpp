@@ -12,11 +12,13 @@ namespace fastseg::FASTSEG_ISA {
 void analysis(const TransformParams&);
 void synthesis(const TransformParams&);
 void mix(const MixParams&);
+void pointwise(const PointwiseParams&);
+void affine_relu(const AffineReluParams&);
 
 extern const Kernels kernels;
 // constant: read by the static table of csrc/cpu/dispatch.cpp before any constructor runs
 constexpr Kernels kTable = {
-    FASTSEG_TEXT(FASTSEG_ISA), analysis, synthesis, mix, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+    FASTSEG_TEXT(FASTSEG_ISA), analysis, synthesis, mix, pointwise, affine_relu, nullptr, nullptr, nullptr, nullptr,
 };
 const Kernels kernels = kTable;
 

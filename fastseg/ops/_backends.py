@@ -8,6 +8,15 @@ tensors with a trailing 2, or (B, 2C, *modes) where `planar`:
   synthesis(spectrum, sizes, scale, weighted, two_sided, dtype, bias, planar=False) → y
   mix(a, b, subscripts) → out, one of the three products of a spectral convolution (`_native.MIXES`)
   convolve(x, weight, bias, sizes, groups, analysis_scale, synthesis_scale, two_sided) → y, spectrum
+POINTWISE: z = weight·x + addend at every point, and what follows it; weight (groups·outputs,
+inputs), or (groups·inputs, outputs) where `transposed`, in the compute dtype, like addend:
+  product(x, weight, epilogue, dtype, groups, transposed, addend, factor, scale, shift, out)
+    → out, moments: the epilogue of z, "none", "gelu", "gelu_gradient" (gelu'(z)·factor),
+    "affine_relu" (max(scale·z + shift, 0)) or "moments", which also returns Σ z and Σ z² (2, C)
+  affine_relu(z, scale, shift) → max(scale·z + shift, 0)
+  affine_relu_backward(gradient, z, scale, shift) → gradient of z, those of scale and shift (2, C)
+BLOCK: gelu(convolution + skip·x) in one call, where a backend has it; else it is composed:
+  (x, weight, skip_weight, bias, groups, analysis_scale, synthesis_scale, two_sided) → y, spectrum
 """
 
 import ctypes
@@ -22,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastseg.ops import _native, _triton
+from fastseg.ops import _native, _native_pointwise, _triton
 
 try:
     from fastseg import _C
@@ -81,14 +90,17 @@ class _Triton:
         return self.__dict__[name]
 
 
-SPECTRAL, GAUSSIAN, GATE = {"triton": _Triton(_triton.Spectral)}, {}, {}
+SPECTRAL = {"triton": _Triton(_triton.Spectral)}
+POINTWISE, BLOCK, GAUSSIAN, GATE = {}, {}, {}, {}
 if _C is not None:
     SPECTRAL["cpu"] = _native.CpuSpectral(_C, _C.cpu)
+    POINTWISE["cpu"] = _native_pointwise.Pointwise(_C, _C.cpu)
+    BLOCK["cpu"] = SPECTRAL["cpu"].convolve_block
     if hasattr(_C, "cuda"):
         SPECTRAL["cuda"] = _native.CudaSpectral(_C, _C.cuda)
-POINTWISE = {}
-# a Fourier unit is made of both
-FOURIER_UNIT = SPECTRAL.keys() & POINTWISE.keys()
+        POINTWISE["cuda"] = _native_pointwise.Pointwise(_C, _C.cuda)
+# Fourier units and FNO blocks are made of both
+SPECTRAL_POINTWISE = frozenset(SPECTRAL.keys() & POINTWISE.keys())
 
 # the device type whose memory a backend's kernels read; a build for tests runs CUDA's on the host
 SERVES = {"cpu": "cpu", "cuda": getattr(_C, "cuda_device", "cuda"),

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastseg import plan
 
@@ -91,6 +92,26 @@ def convolve(
     with torch.autocast(x.device.type, enabled=False):
         mixed = _mix(spectrum, weight, groups)
     return synthesis(mixed, sizes, synthesis_scale, True, two_sided, x.dtype, bias)
+
+
+def fno_block(
+    x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None, groups: int,
+    analysis_scale: float, synthesis_scale: float, two_sided: bool,
+) -> Tensor:  # fmt: skip
+    wide = x if x.dtype == torch.float64 else x.float()
+    scales = analysis_scale, synthesis_scale
+    convolved = convolve(wide, weight, bias, x.shape[2:], groups, *scales, two_sided)
+    return F.gelu(convolved + _pointwise(wide, skip_weight, groups)).to(x.dtype)
+
+
+def _pointwise(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """The grouped 1x1 convolution of weight (Cout, Cin/groups), as one batched product."""
+    batch, _, *sizes = x.shape
+    outputs, inputs = weight.shape
+    with torch.autocast(x.device.type, enabled=False):
+        kernel = weight.to(x.dtype).view(groups, outputs // groups, inputs)
+        y = torch.matmul(kernel, x.reshape(batch, groups, inputs, math.prod(sizes)))
+    return y.view(batch, outputs, *sizes)
 
 
 def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:

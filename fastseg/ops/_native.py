@@ -202,18 +202,35 @@ class CpuSpectral(Spectral):
         self, x: Tensor, weight: Tensor, bias: Tensor | None, sizes, groups: int,
         analysis_scale: float, synthesis_scale: float, two_sided: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        scales = analysis_scale, synthesis_scale
+        return self._call(
+            self.table.convolve, x, weight, None, bias, sizes, groups, scales, two_sided
+        )
+
+    def convolve_block(
+        self, x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None, groups: int,
+        analysis_scale: float, synthesis_scale: float, two_sided: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        scales = analysis_scale, synthesis_scale
+        skip = skip_weight.contiguous()
+        return self._call(
+            self.table.convolve_block, x, weight, skip, bias, x.shape[2:], groups, scales, two_sided
+        )
+
+    def _call(self, function, x, weight, skip, bias, sizes, groups, scales, two_sided):
         x, weight = x.contiguous(), weight.contiguous()
         batch, channels, *in_sizes = x.shape
         outputs, *modes = weight.shape[1:-1]
         _, native = self.convolution(
-            tuple(in_sizes), tuple(sizes), tuple(modes), (channels, outputs), groups,
-            (analysis_scale, synthesis_scale), two_sided, x.dtype,
+            tuple(in_sizes), tuple(sizes), tuple(modes), (channels, outputs), groups, scales,
+            two_sided, x.dtype,
         )  # fmt: skip
         spectrum = weight.new_empty((batch, channels, *modes, 2))
         y = x.new_empty((batch, outputs, *sizes))
         bias = None if bias is None else bias.to(weight.dtype).contiguous()
-        self.table.convolve(
-            native, x.data_ptr(), weight.data_ptr(), address(bias), spectrum.data_ptr(),
+        skips = () if skip is None else (skip.data_ptr(),)
+        function(
+            native, x.data_ptr(), weight.data_ptr(), *skips, address(bias), spectrum.data_ptr(),
             y.data_ptr(), batch, torch.get_num_threads(),
         )  # fmt: skip
         return y, spectrum

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastseg import plan, reference
-from fastseg.ops import _backends, _checks, _matmul
+from fastseg.ops import _backends, _checks, _fourier_unit_ops, _matmul
 
 
 def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,13 +69,18 @@ def fourier_unit(
         return reference.fourier_unit(
             x, weight, norm_weight, norm_bias, running_mean, running_var, training, momentum, eps
         )
-    z, total, squares = _mix(x, weight, backend)
     mean, var = running_mean, running_var
+    if not training:
+        scale, shift = _affine(norm_weight, norm_bias, mean, var, eps, _wide(x))
+        if backend != "matmul" and not _backends.watched(x, weight, scale, shift):
+            weight = weight.to(scale.dtype)
+            return _fourier_unit_ops.normalised_unit(x, weight, scale, shift, backend)
+    z, total, squares = _mix(x, weight, backend)
     if training:
         count = max(z.shape[0] * math.prod(z.shape[2:]), 1)
         mean, var = total / count, (squares / count - (total / count).square()).clamp(min=0)
         _move(running_mean, running_var, mean, var, count, momentum)
-    scale, shift = _affine(norm_weight, norm_bias, mean, var, eps, z.dtype)
+        scale, shift = _affine(norm_weight, norm_bias, mean, var, eps, z.dtype)
     return _finish(z, scale, shift, x.shape[2:], x.dtype, backend)
 
 
@@ -92,20 +97,35 @@ def _move(running_mean, running_var, mean, var, count: int, momentum: float) -> 
         running_var.lerp_((var * (count / (count - 1))).to(running_var), momentum)
 
 
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def _select(x: Tensor, sizes) -> str:
     sizes = tuple(sizes)
     return _backends.select_spectral(
         _backends.setting(), x.device.type, x.dtype, sizes, sizes, plan.half_spectrum(sizes),
-        _backends.FOURIER_UNIT,
+        _backends.SPECTRAL_POINTWISE,
     )  # fmt: skip
 
 
 def _mix(x: Tensor, weight: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    return _matmul.fu_mix(x, weight)
+    if backend == "matmul":
+        return _matmul.fu_mix(x, weight)
+    weight = weight.to(_wide(x))
+    registered = _backends.watched(x, weight)
+    mix = torch.ops.fastseg.fu_mix if registered else _fourier_unit_ops.fu_mix
+    z, moments, _ = mix(x, weight, backend)
+    return z, *moments.unbind(0)
 
 
 def _finish(z: Tensor, scale, shift, sizes, dtype: torch.dtype, backend: str) -> Tensor:
-    return _matmul.fu_finish(z, scale, shift, sizes, dtype)
+    if backend == "matmul":
+        return _matmul.fu_finish(z, scale, shift, sizes, dtype)
+    scale, shift = scale.to(z.dtype), shift.to(z.dtype)
+    registered = _backends.watched(z, scale, shift)
+    finish = torch.ops.fastseg.fu_finish if registered else _fourier_unit_ops.fu_finish
+    return finish(z, scale, shift, sizes, dtype, backend)
 
 
 def _checked_input(x: Tensor, weight: Tensor) -> Tensor:

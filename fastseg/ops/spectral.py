@@ -1,15 +1,13 @@
 """Truncated transforms and the spectral convolution: argument checks and the choice of backend."""
 
-import math
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastseg import plan, reference
-from fastseg.ops import _backends, _checks, _matmul, _spectral_ops
+from fastseg.ops import _backends, _checks, _fno_block_ops, _matmul, _spectral_ops
 
 
 def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = True) -> Tensor:
@@ -95,7 +93,7 @@ class _Call(NamedTuple):
 
 def _prepare(
     setting: str, device_type: str, dtype: torch.dtype, shape, weight_shape, bias_shape, sizes,
-    groups: int, norm: str, two_sided: bool, modes,
+    groups: int, norm: str, two_sided: bool, modes, family=None,
 ) -> _Call:  # fmt: skip
     modes = tuple(weight_shape[2:-1]) if modes is None else modes
     _checks.check_real("x", dtype, shape, len(modes))
@@ -109,7 +107,9 @@ def _prepare(
     _checks.check_modes(modes, out_sizes, two_sided, "the output's")
     _checks.check_weight(shape[1], weight_shape[:-1], bias_shape, groups, modes)
     scales = plan.scales(norm, shape[2:])[0], plan.scales(norm, out_sizes)[1]
-    backend = _backends.select_spectral(setting, device_type, dtype, shape[2:], out_sizes, modes)
+    backend = _backends.select_spectral(
+        setting, device_type, dtype, shape[2:], out_sizes, modes, family or _backends.SPECTRAL
+    )
     return _Call(modes, out_sizes, scales, backend)
 
 
@@ -166,7 +166,9 @@ def fno_block(
     operator (Li et al., 2021, eq. 2).
 
     skip_weight: (Cout, Cin/groups), applied at every point; the other arguments are
-    `spectral_conv`'s. `sizes` must be x's.
+    `spectral_conv`'s. `sizes` must be x's. 16-bit inputs are computed in float32 throughout.
+    Backward: x, skip_weight and what `spectral_conv` does; x, the weights and the kept spectrum of
+    x are saved, the pre-activation is computed again.
     """
     _checks.check_tensor("x", x)
     _checks.check_real("x", x.dtype, x.shape, x.dim() - 2)
@@ -174,18 +176,23 @@ def fno_block(
         raise ValueError(
             f"sizes: got {tuple(sizes)}, want x's {tuple(x.shape[2:])}: the skip keeps the grid"
         )
-    # 16-bit inputs are computed in float32 throughout; the bias costs nothing in the synthesis
-    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    spectral = spectral_conv(wide, weight, bias, None, groups, norm, two_sided)
-    _checks.check_skip(x, skip_weight, spectral.shape[1], groups)
-    return F.gelu(spectral + _pointwise(wide, skip_weight, groups)).to(x.dtype)
-
-
-def _pointwise(x: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """The grouped 1x1 convolution of weight (Cout, Cin/groups), as one batched product."""
-    batch, _, *sizes = x.shape
-    outputs, inputs = weight.shape
-    with torch.autocast(x.device.type, enabled=False):
-        kernel = weight.to(x.dtype).view(groups, outputs // groups, inputs)
-        y = torch.matmul(kernel, x.reshape(batch, groups, inputs, math.prod(sizes)))
-    return y.view(batch, outputs, *sizes)
+    real = _checks.real_weight(weight, x)
+    _checks.check_device(x, weight=real, bias=bias)
+    _checks.check_bias(bias)
+    prepare = _prepare if torch.compiler.is_compiling() else _prepare_cached
+    _, _, scales, backend = prepare(
+        _backends.setting(), x.device.type, x.dtype, x.shape, real.shape,
+        None if bias is None else bias.shape, None, groups, norm, two_sided, None,
+        _backends.SPECTRAL_POINTWISE,
+    )  # fmt: skip
+    _checks.check_skip(x, skip_weight, real.shape[1], groups)
+    if backend == "reference":
+        return reference.fno_block(x, real, skip_weight, bias, None, groups, norm, two_sided)
+    if backend == "matmul":
+        return _matmul.fno_block(x, real, skip_weight, bias, groups, *scales, two_sided)
+    skip = skip_weight.to(real.dtype)
+    if _backends.watched(x, real, skip, bias):
+        block = torch.ops.fastseg.fno_block
+    else:
+        block = _fno_block_ops.fno_block
+    return block(x, real, skip, bias, groups, *scales, two_sided, backend)[0]

@@ -1,0 +1,141 @@
+"""The registered op of the FNO block, gelu(convolution + skip·x): schema, kernel entry, fake and
+backward.
+
+Saved are x, the weights and the kept spectrum; the backward computes the pre-activation again.
+16-bit inputs are computed in float32.
+"""
+
+import torch
+from torch import Tensor
+
+from fastseg.ops import _backends
+from fastseg.ops._fourier_unit_ops import weight_gradient
+from fastseg.ops._native import mix_channels, mix_weight_gradient
+from fastseg.ops._spectral_ops import no_second_order
+
+_library = torch.library.Library("fastseg", "FRAGMENT")
+_library.define(
+    "fno_block(Tensor x, Tensor weight, Tensor skip_weight, Tensor? bias, int groups,"
+    " float analysis_scale, float synthesis_scale, bool two_sided, str backend) -> (Tensor, Tensor)"
+)
+_library.define(
+    "fno_block_backward(Tensor grad, Tensor x, Tensor spectrum, Tensor weight, Tensor skip_weight,"
+    " Tensor? bias, int groups, float analysis_scale, float synthesis_scale, bool two_sided,"
+    " bool[4] wanted, str backend) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def fno_block(
+    x, weight, skip_weight, bias, groups, analysis_scale, synthesis_scale, two_sided, backend
+):
+    """y, and the kept spectrum of x for the backward."""
+    if backend in _backends.BLOCK:
+        return _backends.BLOCK[backend](
+            x, weight, skip_weight, bias, groups, analysis_scale, synthesis_scale, two_sided
+        )
+    kernels = _backends.SPECTRAL[backend]
+    spectrum = kernels.analysis(x, weight.shape[2:-1], analysis_scale, False, two_sided)
+    convolved = _convolved(
+        spectrum, x.shape[2:], weight, bias, groups, synthesis_scale, two_sided, backend
+    )
+    y, _ = _backends.POINTWISE[backend].product(
+        x, skip_weight, "gelu", groups=groups, addend=convolved
+    )
+    return y, spectrum
+
+
+def _convolved(spectrum, sizes, weight, bias, groups, scale, two_sided, backend) -> Tensor:
+    kernels = _backends.SPECTRAL[backend]
+    mixed = mix_channels("ngim,igom->ngom", kernels.mix, spectrum, weight, groups)
+    return kernels.synthesis(mixed, sizes, scale, True, two_sided, weight.dtype, bias)
+
+
+def _fno_block_fake(
+    x, weight, skip_weight, bias, groups, analysis_scale, synthesis_scale, two_sided, backend
+):
+    y = x.new_empty((x.shape[0], weight.shape[1], *x.shape[2:]))
+    return y, weight.new_empty((*x.shape[:2], *weight.shape[2:]))
+
+
+def _fno_block_setup(ctx, inputs, output):
+    x, weight, skip_weight, bias, *ctx.rest = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, output[1], weight, skip_weight, bias)
+
+
+def _fno_block_vjp(ctx, grad, _):
+    if grad is None:
+        return (None,) * 9
+    wanted = ctx.needs_input_grad[:4]
+    grads = torch.ops.fastseg.fno_block_backward(
+        grad, *ctx.saved_tensors, *ctx.rest[:-1], wanted, ctx.rest[-1]
+    )
+    dx, dw, dskip, db = (g if want else None for g, want in zip(grads, wanted, strict=True))
+    return dx, dw, dskip, None if db is None else db.to(ctx.bias_dtype), *[None] * 5
+
+
+def _fno_block_backward(
+    grad, x, spectrum, weight, skip_weight, bias, groups, analysis_scale, synthesis_scale,
+    two_sided, wanted, backend,
+):  # fmt: skip
+    kernels, product = _backends.SPECTRAL[backend], _backends.POINTWISE[backend].product
+    sizes, modes = x.shape[2:], weight.shape[2:-1]
+    z = _convolved(spectrum, sizes, weight, bias, groups, synthesis_scale, two_sided, backend)
+    grad_z, _ = product(
+        x, skip_weight, "gelu_gradient", groups=groups, addend=z, factor=grad, out=z
+    )
+    grad_mixed = kernels.analysis(grad_z, modes, synthesis_scale, True, two_sided)
+    empty = weight.new_empty(0)
+    dx, dw, dskip, db = grad.new_empty(0), empty, empty, empty
+    if wanted[0]:
+        grad_spectrum = mix_channels("ngom,igom->ngim", kernels.mix, grad_mixed, weight, groups)
+        through = kernels.synthesis(
+            grad_spectrum, sizes, analysis_scale, False, two_sided, weight.dtype, None
+        )
+        dx, _ = product(
+            grad_z, skip_weight, dtype=x.dtype, groups=groups, transposed=True, addend=through
+        )
+    if wanted[1]:
+        dw = mix_weight_gradient(kernels.mix, spectrum, grad_mixed, weight.shape, groups)
+    if wanted[2]:
+        dskip = _skip_gradient(grad_z, x, groups)
+    if wanted[3]:
+        # the zero frequency of the gradient is its sum, times the table's scale
+        db = grad_mixed.flatten(2)[..., 0].sum(0) / synthesis_scale
+    return dx, dw, dskip, db
+
+
+def _skip_gradient(grad: Tensor, x: Tensor, groups: int) -> Tensor:
+    grad, x = (t.flatten(2).unflatten(1, (groups, -1)) for t in (grad, x.to(grad.dtype)))
+    pairs = zip(grad.unbind(1), x.unbind(1), strict=True)
+    return torch.cat([weight_gradient(g, i) for g, i in pairs])
+
+
+def _fno_block_backward_fake(
+    grad, x, spectrum, weight, skip_weight, bias, groups, analysis_scale, synthesis_scale,
+    two_sided, wanted, backend,
+):  # fmt: skip
+    return tuple(
+        like.new_empty(shape if want else (0,))
+        for like, shape, want in zip(
+            (x, weight, weight, weight),
+            (x.shape, weight.shape, skip_weight.shape, (weight.shape[1],)),
+            wanted,
+            strict=True,
+        )
+    )
+
+
+for _name, _run, _fake in (
+    ("fno_block", fno_block, _fno_block_fake),
+    ("fno_block_backward", _fno_block_backward, _fno_block_backward_fake),
+):
+    _library.impl(_name, _run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastseg::{_name}", _fake, lib=_library)
+
+torch.library.register_autograd(
+    "fastseg::fno_block", _fno_block_vjp, setup_context=_fno_block_setup, lib=_library
+)
+torch.library.register_autograd("fastseg::fno_block_backward", no_second_order, lib=_library)
