@@ -143,6 +143,6 @@ ROWS = {
     "truncated_rfftn": _row(rfftn),
     "truncated_irfftn": _row(irfftn, batched=("spectrum",)),
     "spectral_conv": _row(conv),
-    "fno_block": _row(block, exact=exact_block),
+    "fno_block": _row(block, exact=exact_block)._replace(tables=("SPECTRAL", "POINTWISE")),
     "spectral_filter": _row(spectral_filter),
 }
