@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from operators import LIVE
-from rows_fourier_unit import GRIDS
-from tolerances import F32, F64
+from operators import LIVE, check, device_of, saved_by, serves
+from rows_fourier_unit import GRIDS, ROWS, unit
+from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near
+from torch import nn
 
-from fastseg import plan
+import fastseg
+from fastseg import ops, plan
 from fastseg.ops import _backends
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
@@ -30,3 +32,109 @@ def test_a_planar_spectrum_is_the_interleaved_one(backend, two_sided, dtype):
             given = 0.5, True, two_sided, dtype, None
             y = kernels.synthesis(pairs, sizes, *given)
             assert torch.equal(kernels.synthesis(planar, sizes, *given, planar=True), y), sizes
+
+
+@pytest.mark.parametrize("backend", LIVE)
+@pytest.mark.parametrize("dtype", [F32, F64, F16, BF16], ids=str)
+def test_evaluation_matches_float64(backend, dtype):
+    row = ROWS["fourier_unit"]._replace(draw=unit(training=False))
+    if not serves(row, backend, dtype):
+        pytest.skip("no kernel")
+    for sizes in row.chosen():
+        check("fourier_unit", row, backend, sizes, dtype)
+
+
+class Published(nn.Module):
+    """The layer as published: torch.fft, a 1×1 convolution and nn.BatchNorm."""
+
+    def __init__(self, channels: int, outputs: int, dims: int):
+        super().__init__()
+        convolution, norm = (
+            (nn.Conv2d, nn.BatchNorm2d) if dims == 2 else (nn.Conv3d, nn.BatchNorm3d)
+        )
+        self.conv = convolution(2 * channels, 2 * outputs, 1, bias=False)
+        self.norm = norm(2 * outputs, momentum=0.2, eps=1e-4)
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x):
+        dims = tuple(range(2, x.dim()))
+        spectrum = torch.fft.rfftn(x, dim=dims, norm="ortho")
+        pairs = torch.stack([spectrum.real, spectrum.imag], 2).flatten(1, 2)
+        real, imag = torch.relu(self.norm(self.conv(pairs))).unflatten(1, (-1, 2)).unbind(2)
+        # torch leaves open what becomes of an imaginary zero frequency along the last axis
+        rows = torch.fft.ifftn(torch.complex(real, imag), dim=dims[:-1], norm="ortho")
+        return torch.fft.irfft(rows, n=x.shape[-1], norm="ortho")
+
+
+@pytest.mark.parametrize("backend", LIVE)
+@pytest.mark.parametrize("sizes", [(8, 6), (4, 6, 5)], ids=str)
+def test_trains_and_evaluates_like_the_published_layer(backend, sizes):
+    if not serves(ROWS["fourier_unit"], backend, F32):
+        pytest.skip("no kernel")
+    torch.manual_seed(0)
+    module, device = Published(3, 4, len(sizes)).double(), device_of(backend)
+    named = (module.conv.weight, module.norm.weight, module.norm.bias)
+    leaves = [p.detach().to(device, F32).requires_grad_() for p in named]
+    running = torch.zeros(8, device=device), torch.ones(8, device=device)
+
+    def ours(x, training):
+        with fastseg.use_backend(backend):
+            return ops.fourier_unit(x, *leaves, *running, training, 0.2, 1e-4)
+
+    for _ in range(3):
+        x = torch.randn(5, 3, *sizes)
+        exact, y = module(x.double()), ours(x.to(device), True)
+        assert_near(y, exact.to(device), FORWARD, "output")
+        grad = torch.randn_like(x[:, :1]).expand(-1, 4, *sizes)
+        exact_grads = torch.autograd.grad(exact, named, grad.double())
+        grads = torch.autograd.grad(y, leaves, grad.to(device))
+        for actual, want in zip(grads, exact_grads, strict=True):
+            assert_near(actual, want.to(device), BACKWARD, "gradient")
+    assert_near(running[0], module.norm.running_mean.to(device), FORWARD, "running mean")
+    assert_near(running[1], module.norm.running_var.to(device), FORWARD, "running variance")
+    before = [t.clone() for t in running]
+    module.eval()
+    with torch.no_grad():
+        assert_near(ours(x.to(device), False), module(x.double()).to(device), FORWARD, "eval")
+    assert all(torch.equal(a, b) for a, b in zip(running, before, strict=True))
+
+
+@pytest.mark.parametrize("backend", SPECTRAL)
+def test_only_the_spectrum_and_z_are_saved(backend):
+    if backend not in _backends.SPECTRAL_POINTWISE:
+        pytest.skip("no kernel")
+    x = torch.randn(2, 3, 4, 6, 5, device=device_of(backend), requires_grad=True)
+    weight = torch.randn(8, 6, device=x.device, requires_grad=True)
+    vector = weight.detach()[:, 0].clone().requires_grad_()
+    mean, var = torch.zeros(8, device=x.device), torch.ones(8, device=x.device)
+    with fastseg.use_backend(backend):
+        _, saved = saved_by(
+            lambda: ops.fourier_unit(x, weight, vector, vector, mean, var, True, 0.1, 1e-5)
+        )
+    bins = 4 * 6 * 3
+    large = {t.data_ptr(): t.numel() for t in saved if t.numel() >= bins}
+    assert sorted(large.values()) == [2 * 6 * bins, 2 * 8 * bins]
+
+
+@pytest.mark.parametrize("backend", LIVE)
+def test_wrong_arguments_are_named(backend):
+    x, weight, v = torch.randn(1, 2, 4, 5), torch.randn(6, 4), torch.ones(6)
+    z = torch.randn(1, 6, 4, 3)
+    calls = [
+        (TypeError, "weight: got", lambda: ops.fu_mix(x, weight.to(torch.complex64))),
+        (ValueError, "weight: got shape", lambda: ops.fu_mix(x, weight[:, :3])),
+        (ValueError, "weight: got shape", lambda: ops.fu_mix(x, weight[:5])),
+        (ValueError, "x: got shape", lambda: ops.fu_mix(x[0, 0], weight)),
+        (ValueError, "sizes: got", lambda: ops.fu_finish(z, v, v, (4, 6))),
+        (ValueError, "scale: got shape", lambda: ops.fu_finish(z, v[:4], v, (4, 5))),
+        (TypeError, "z: got dtype", lambda: ops.fu_finish(z.half(), v, v, (4, 5))),
+        (ValueError, "running_mean: got None", lambda: ops.fourier_unit(
+            x, weight, v, v, None, None, False, 0.1, 1e-5)),
+        (ValueError, "running_mean, running_var", lambda: ops.fourier_unit(
+            x, weight, v, v, v, None, True, 0.1, 1e-5)),
+    ]  # fmt: skip
+    with fastseg.use_backend(backend if backend in ("reference", "matmul") else "auto"):
+        for kind, message, call in calls:
+            with pytest.raises(kind, match=message):
+                call()

@@ -76,7 +76,7 @@ def _unit(namespace, case: Case, constants):
 
 def picks(setting: str, case: Case, device: str, dtype: torch.dtype) -> str:
     """The backend of a unit of the case's size."""
-    sizes, table = case.sizes, _backends.FOURIER_UNIT
+    sizes, table = case.sizes, _backends.SPECTRAL_POINTWISE
     bins = plan.half_spectrum(sizes)
     return _backends.select_spectral(setting, device, dtype, sizes, sizes, bins, table)
 

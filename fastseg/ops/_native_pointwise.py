@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastseg.ops._native import DTYPE_CODES, address, lane
+from fastseg.ops._native import DTYPE_CODES, address, run
 
 # the epilogues of csrc/ops.h
 EPILOGUES = {"none": 0, "gelu": 1, "gelu_gradient": 2, "affine_relu": 3, "moments": 4}
@@ -39,11 +39,12 @@ class Pointwise:
         moments = partial = None
         if epilogue == "moments":
             moments, partial = self._sums(batch, groups * outputs, points, weight)
-        self.table.pointwise(
-            x.data_ptr(), weight.data_ptr(), address(addend), address(factor), address(scale),
-            address(shift), out.data_ptr(), address(moments), address(partial),
+        run(
+            self.table.pointwise, x, x.data_ptr(), weight.data_ptr(), address(addend),
+            address(factor), address(scale), address(shift), out.data_ptr(), address(moments),
+            address(partial),
             [batch, groups, outputs, inputs, points], transposed, EPILOGUES[epilogue],
-            [DTYPE_CODES[t.dtype] for t in (x, x if factor is None else factor, out)], lane(x),
+            [DTYPE_CODES[t.dtype] for t in (x, x if factor is None else factor, out)],
         )  # fmt: skip
         return out, moments
 
@@ -71,8 +72,8 @@ class Pointwise:
 
     def _affine_relu(self, z, gradient, scale, shift, out, sums, partial) -> None:
         scale, shift = scale.contiguous(), shift.contiguous()
-        self.table.affine_relu(
-            z.data_ptr(), address(gradient), scale.data_ptr(), shift.data_ptr(), out.data_ptr(),
-            address(sums), address(partial), [*z.shape[:2], math.prod(z.shape[2:])],
-            z.dtype == torch.float64, lane(z),
+        run(
+            self.table.affine_relu, z, z.data_ptr(), address(gradient), scale.data_ptr(),
+            shift.data_ptr(), out.data_ptr(), address(sums), address(partial),
+            [*z.shape[:2], math.prod(z.shape[2:])], z.dtype == torch.float64,
         )  # fmt: skip
