@@ -12,6 +12,7 @@ namespace {  // internal linkage: single callers are inlined, which the tiles ne
 constexpr int kTileRows = 6;
 constexpr int64_t kFoldColumns = 64;           // columns folded at a time: four cache lines of a row, both halves stay in L2
 constexpr int64_t kNarrow = 2 * kFoldColumns;  // up to here a row is folded whole
+constexpr int64_t kWhole = 1 << 20;            // planes up to here stay in L2, or near it, while the next one comes in
 constexpr int64_t kUnfoldBytes = 20 << 10;     // coefficient rows of a column block stay in L1
 
 template <class T>
@@ -91,17 +92,24 @@ inline const T* loadable_row(const S* row, int64_t first, int64_t last, T* copy)
   return copy - first;
 }
 
-// Fetches the column block next in turn a few rows at a time, between the products of this one: rows are too far apart for the
-// hardware to guess, and asked for all at once they would hold up the loads that are needed now.
+// Fetches what is wanted next, some lines at a time between the products of this: more of them asked for at once than the core can
+// wait for would hold up the loads that are needed now.
 template <class S>
 struct Ahead {
+  static constexpr int64_t kLine = 64 / sizeof(S), kPortion = 8 * kLine;
   const S* row;
-  int64_t stride, columns, rows_left, rows_at_a_time;
+  int64_t rows, columns, stride;
+  int64_t pace;  // products between two portions: all of it is fetched in the course of `products`
+  int64_t column = 0;
 
+  Ahead(const S* first, int64_t row_count, int64_t row_columns, int64_t row_stride, int64_t products)
+      : row(first), rows(row_count), columns(row_columns), stride(row_stride), pace(products / (rows * ceil_div(columns, kPortion))) {
+    if (pace < 1) pace = 1;
+  }
   void fetch() {
-    constexpr int64_t kLine = 64 / sizeof(S);
-    for (int64_t i = 0; i < rows_at_a_time && rows_left > 0; ++i, --rows_left, row += stride)
-      for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(row + c, 0, 2);
+    if (rows <= 0) return;
+    for (int64_t end = column + kPortion; column < end && column < columns; column += kLine) __builtin_prefetch(row + column, 0, 2);
+    if (column >= columns) column = 0, row += stride, --rows;
   }
 };
 
@@ -138,7 +146,7 @@ void fold_rows(const S* src, int64_t stride, const Span& span, const Axis& axis,
   }
 }
 
-// out[row][column] = Σ_n table[n][row] · folded[panel][n][column]
+// out[row][column] = Σ_n table[n][row] · folded[panel][n][column]; fetches ahead on the way
 template <class T, class S>
 void multiply_folded(const T* table, int64_t rows, int64_t depth, const T* folded, const Span& span, T* out, int64_t out_stride,
                      Ahead<S>& ahead) {
@@ -147,8 +155,11 @@ void multiply_folded(const T* table, int64_t rows, int64_t depth, const T* folde
     for_row_tiles<kTileRows>(rows, [&](auto tile, int64_t first) {
       constexpr int kRows = decltype(tile)::value;
       Vector<T> acc[kRows][2] = {};
-      ahead.fetch();
-      multiply_add<kRows, 2>(depth, table + first, 1, rows, folded, kPanel<T>, acc);
+      for (int64_t n = 0, pace = ahead.pace; n < depth; n += pace) {
+        ahead.fetch();
+        multiply_add<kRows, 2>(depth - n < pace ? depth - n : pace, table + n * rows + first, 1, rows, folded + n * kPanel<T>, kPanel<T>,
+                               acc);
+      }
       FASTSEG_UNROLL
       for (int i = 0; i < kRows; ++i) {
         FASTSEG_UNROLL
@@ -163,17 +174,22 @@ int64_t fold_scratch(const Axis& axis) {
   return (axis.even() + axis.odd()) * kNarrow + 32;
 }
 
-// Outer-axis analysis of `columns` columns: out rows 0…K−1 are the cosine sums A, rows K…2K−2 the sine sums B.
+// Outer-axis analysis of `columns` columns: out rows 0…K−1 are the cosine sums A, rows K…2K−2 the sine sums B. The columns that follow
+// start at `next`.
 template <class T, class S>
-void analyse_columns(const S* src, int64_t stride, int64_t columns, const Axis& axis, T* out, int64_t out_stride, Scratch<T> scratch) {
+void analyse_columns(const S* src, int64_t stride, int64_t columns, const S* next, const Axis& axis, T* out, int64_t out_stride,
+                     Scratch<T> scratch) {
   T* even = scratch.take(axis.even() * kNarrow);
   T* odd = scratch.take(axis.odd() * kNarrow);
   const int64_t k = axis.distinct(), block = columns <= kNarrow ? columns : kFoldColumns;
-  const int64_t tiles = (ceil_div(k, kTileRows) + ceil_div(k - 1, kTileRows)) * ceil_div(block, kPanel<T>);
+  const int64_t tiles = ceil_div(k, kTileRows) + ceil_div(k - 1, kTileRows), products = tiles * axis.size / 2;
+  // the next plane in the order of memory where the caches hold both, else the next columns
+  const bool whole = columns == stride && axis.size * stride * int64_t(sizeof(S)) <= kWhole;
+  Ahead<S> ahead(next, 1, axis.size * stride, 0, products * ceil_div(columns, kPanel<T>));
   for (int64_t c = 0; c < columns; c += block) {
     const bool last = c + block >= columns;
     const Span span{c, last ? columns : c + block, columns};
-    Ahead<S> ahead{last ? src + axis.size * stride : src + c + block, stride, block, axis.size, axis.size / tiles + 1};
+    if (!whole) ahead = {last ? next : src + c + block, axis.size, block, stride, products * ceil_div(block, kPanel<T>)};
     fold_rows(src, stride, span, axis, even, odd);
     multiply_folded(static_cast<const T*>(axis.cos), k, axis.even(), even, span, out, out_stride, ahead);
     multiply_folded(static_cast<const T*>(axis.sin), k - 1, axis.odd(), odd, span, out + k * out_stride, out_stride, ahead);

@@ -21,7 +21,7 @@ void analyse_plane(const S* x, const Transform& t, bool planar, T* spectrum) {
   Scratch<T> scratch(rows * (stride + 2 * t.w.padded + t.w.size + 1) + fold_scratch<T>(t.h) + 128);
   T* sums = scratch.take(rows * stride);
   T* parts = scratch.take(rows * 2 * t.w.padded);
-  analyse_columns(x, t.w.size, t.w.size, t.h, sums, stride, scratch);
+  analyse_columns(x, t.w.size, t.w.size, x + t.h.size * t.w.size, t.h, sums, stride, scratch);
   analyse_rows(sums, stride, rows, t.w, parts, scratch);
   with_pairs(planar, t.h.kept() * modes, [&](auto to) {
     combine<T>(
@@ -97,8 +97,10 @@ void analyse_depth(const T* planes, const Axis& d, const DepthBlock& b, T* spect
   const int64_t rows = stage_rows(d), stride = b.stride();
   Scratch<T> scratch(rows * stride + fold_scratch<T>(d) + 128);
   T* sums = scratch.take(rows * stride);
-  for (int64_t r = 0; r < b.ranges(); ++r)
-    analyse_columns(planes + b.begin(r), 2 * b.plane, b.columns(), d, sums + r * b.apart(), stride, scratch);
+  for (int64_t r = 0; r < b.ranges(); ++r) {
+    const T* columns = planes + b.begin(r);
+    analyse_columns(columns, 2 * b.plane, b.columns(), columns + b.columns(), d, sums + r * b.apart(), stride, scratch);
+  }
   with_pairs(b.planar, d.kept() * b.plane, [&](auto to) {
     combine<T>(
         d, b.width, Pairs<to.step>{b.planar ? b.apart() : 1}, to, [&](int64_t row) { return sums + row * stride; },
