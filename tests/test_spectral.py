@@ -70,20 +70,40 @@ def test_matches_float64_on_a_large_prime_grid(backend, modes):
     check_case("spectral_conv", backend, Case((421, 421), modes, 1, 8, batch=1), F32)
 
 
+SHARING = [((1, 1), 1, 1, 4), ((1, 1), 4, 4, 2), ((1, 1), 1, 1, 1), ((4, 3), 4, 4, 2),
+           ((1, 3), 2, 2, 2)]  # fmt: skip
+
+
 @pytest.mark.parametrize("backend", LIVE)
-def test_weight_shared_by_all_modes_and_separable(backend):
-    draw = CaseDraw(Case((7, 8), (4, 3)), F32)
-    x = draw.x()
-    for weight, groups in ((draw.complex(4, 2, 1, 1), 1), (draw.complex(1, 4, 4, 3), 4),
-                           (draw.complex(2, 4, 1, 3), 2)):  # fmt: skip
-        tensors, options = {"x": x, "weight": weight}, {"groups": groups, "modes": (4, 3)}
-        with fastseg.use_backend(backend):
-            (y,), grads = run(ops.spectral_conv, tensors, options, torch.ones_like)
-        doubles = {"x": wide(x), "weight": wide(weight)}
-        (exact,), exact_grads = run(reference.spectral_conv, doubles, options, torch.ones_like)
-        assert_near(y, exact, FORWARD, weight.shape)
-        for actual, want in zip(grads, exact_grads, strict=True):
-            assert_near(actual, want, BACKWARD, weight.shape)
+@pytest.mark.parametrize("dtype", [F32, BF16, F64], ids=str)
+@pytest.mark.parametrize(("weight_modes", "groups", "outputs", "batch"), SHARING)
+def test_weight_shared_by_modes_and_separable(backend, dtype, weight_modes, groups, outputs, batch):
+    if not serves(ROWS["spectral_conv"], backend, dtype):
+        return
+    channels = 1 if batch == 1 else 4
+    draw = CaseDraw(Case((7, 8), (4, 3), channels, outputs, groups, batch=batch), dtype)
+    weight = draw.complex(channels // groups, outputs, *weight_modes)
+    tensors = {"x": draw.x(), "weight": weight, "bias": draw.bias()}
+    options = {"groups": groups, "modes": (4, 3), "sizes": (9, 6)}
+    with fastseg.use_backend(backend):
+        (y,), grads = run(ops.spectral_conv, tensors, options, torch.ones_like)
+    doubles = {name: wide(t) for name, t in tensors.items()}
+    (exact,), exact_grads = run(reference.spectral_conv, doubles, options, torch.ones_like)
+    assert_near(y, exact, FORWARD, weight.shape)
+    for name, actual, want in zip(tensors, grads, exact_grads, strict=True):
+        assert actual.dtype == tensors[name].dtype
+        assert_near(actual, want, BACKWARD, name)
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+def test_a_shared_weight_is_never_expanded(backend):
+    draw = CaseDraw(Case((24, 24), (12, 7), 16, 16, batch=1), F32)
+    x, weight = draw.x().requires_grad_(), draw.complex(16, 16, 1, 1).requires_grad_()
+    with fastseg.use_backend(backend):
+        (y,), saved = saved_by(lambda: ops.spectral_conv(x, weight, modes=(12, 7)))
+    assert max(t.numel() for t in saved) <= 16 * 12 * 7 * 2 < weight.numel() * 12 * 7
+    y.sum().backward()
+    assert weight.grad.shape == weight.shape
 
 
 @pytest.mark.parametrize("backend", LIVE)

@@ -68,29 +68,30 @@ def synthesis(
         return y.to(dtype)
 
 
-def _mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """One batched real product over modes: [re | im] of the inputs times 2x2 blocks of weights."""
+def mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """One batched real product over modes: [re | im] of the inputs times 2x2 blocks of weights; one
+    product in all where a weight (Cin/groups, Cout, 1, …, 2) is shared by all modes.
+    """
     batch, _, *modes, _ = spectrum.shape
     inputs, outputs = weight.shape[:2]
-    count = math.prod(modes)
-    x = spectrum.reshape(batch, groups, inputs, count, 2).permute(1, 3, 0, 4, 2)  # g m n 2 i
-    w = weight.reshape(inputs, groups, outputs // groups, count, 2).permute(
-        1, 3, 0, 2, 4
-    )  # g m i o 2
-    real, imag = w[..., 0], w[..., 1]
-    blocks = torch.cat([torch.cat([real, imag], -1), torch.cat([-imag, real], -1)], dim=-2)
-    product = torch.matmul(x.reshape(groups, count, batch, 2 * inputs), blocks)
-    product = product.unflatten(-1, (2, outputs // groups)).permute(2, 0, 4, 1, 3)  # n g o m 2
-    return product.reshape(batch, outputs, *modes, 2)
+    count, matrices = math.prod(modes), math.prod(weight.shape[2:-1])
+    with torch.autocast(spectrum.device.type, enabled=False):
+        x = spectrum.reshape(batch, groups, inputs, count, 2).permute(1, 3, 0, 4, 2)  # g m n 2 i
+        w = weight.reshape(inputs, groups, outputs // groups, matrices, 2)
+        real, imag = w.permute(1, 3, 0, 2, 4).unbind(-1)  # g m i o
+        blocks = torch.cat([torch.cat([real, imag], -1), torch.cat([-imag, real], -1)], dim=-2)
+        rows = batch * (1 if matrices == count else count)
+        product = torch.matmul(x.reshape(groups, matrices, rows, 2 * inputs), blocks)
+    product = product.reshape(groups, count, batch, 2, outputs // groups)
+    return product.permute(2, 0, 4, 1, 3).reshape(batch, outputs, *modes, 2)
 
 
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, sizes, groups: int, analysis_scale: float,
-    synthesis_scale: float, two_sided: bool,
+    x: Tensor, weight: Tensor, bias: Tensor | None, modes, sizes, groups: int,
+    analysis_scale: float, synthesis_scale: float, two_sided: bool,
 ) -> Tensor:  # fmt: skip
-    spectrum = analysis(x, weight.shape[2:-1], analysis_scale, False, two_sided)
-    with torch.autocast(x.device.type, enabled=False):
-        mixed = _mix(spectrum, weight, groups)
+    spectrum = analysis(x, modes, analysis_scale, False, two_sided)
+    mixed = mix(spectrum, weight, groups)
     return synthesis(mixed, sizes, synthesis_scale, True, two_sided, x.dtype, bias)
 
 

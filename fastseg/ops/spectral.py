@@ -144,18 +144,36 @@ def spectral_conv(
         None if bias is None else bias.shape, sizes, groups, norm, two_sided,
         _checks.integers("modes", modes) if shared else None,
     )  # fmt: skip
-    if shared:
+    by_all = shared and all(n == 1 for n in real.shape[2:-1])
+    if shared and not by_all:
         real = real.expand(*real.shape[:2], *modes, 2)
     if backend == "reference":
         weight = torch.view_as_complex(real.contiguous())
         return reference.spectral_conv(x, weight, bias, sizes, groups, norm, two_sided, modes)
     if backend == "matmul":
-        return _matmul.convolve(x, real, bias, sizes, groups, *scales, two_sided)
+        return _matmul.convolve(x, real, bias, modes, sizes, groups, *scales, two_sided)
+    if by_all:
+        return _convolve_shared(x, real, bias, modes, sizes, groups, *scales, two_sided, backend)
     if _backends.watched(x, real, bias):
         convolve = torch.ops.fastseg.spectral_conv
     else:
         convolve = _spectral_ops.spectral_conv
     return convolve(x, real, bias, sizes, groups, *scales, two_sided, backend)[0]
+
+
+def _convolve_shared(
+    x: Tensor, weight: Tensor, bias: Tensor | None, modes, sizes, groups: int,
+    analysis_scale: float, synthesis_scale: float, two_sided: bool, backend: str,
+) -> Tensor:  # fmt: skip
+    """The convolution by a weight that all modes share: one matrix product, never expanded."""
+    spectrum = torch.ops.fastseg.analysis(x, modes, analysis_scale, False, two_sided, backend)
+    mixed = _matmul.mix(spectrum, weight, groups).contiguous()
+    if bias is not None:
+        # a constant is a zero frequency: no pass over y
+        mixed.flatten(2)[..., 0] += bias.to(mixed.dtype) / synthesis_scale
+    return torch.ops.fastseg.synthesis(
+        mixed, sizes, synthesis_scale, True, two_sided, x.dtype, backend
+    )
 
 
 def fno_block(
