@@ -75,7 +75,9 @@ def _panel(axes, groups: list[dict], which: str) -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.7), max(high * 1.3, 3))
-    axes.set_xticks(ticks := [t for t in (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high])
+    axes.set_xticks(
+        ticks := [t for t in (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
+    )
     axes.set_xticklabels([f"{t:g}×" for t in ticks])
     axes.set_xticks([], minor=True)
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
@@ -110,6 +112,6 @@ def _legend(groups: list[dict]):
 
 def _title(record: dict) -> str:
     machine = record["machine"] or {}
-    where = machine.get("gpu") or f"{machine.get('cpu')}, {machine.get('threads')} cores"
+    where = machine.get("gpu") or f"{machine.get('cpu')}, {machine.get('threads')} threads"
     words = f"{where}, torch {machine.get('torch')}, {record['options']['dtype']}"
     return f"{words}: bars right of 1× are slower than fastseg"
