@@ -10,6 +10,7 @@ namespace fastseg::cuda {
 
 constexpr int kColumns = 4;
 constexpr int kMaxPairs = 16;  // frequencies ±k a thread can sum at a time; tables are padded to a multiple of it
+constexpr int kAhead = 3;      // rows (and mirrors) a thread has asked for: 24 KB a multiprocessor hide the latency of device memory
 constexpr int kSamples = 8;    // rows n (and N−n) of a result a thread makes at a time
 
 using Columns = Pack<float, kColumns>;
@@ -61,15 +62,19 @@ struct ColumnSums {
     }
   }
 
-  // Rows first, first + step … of half the image; the next ones are on their way while these are multiplied.
+  // Rows first, first + step … of half the image; the next kAhead are on their way while these are multiplied.
   template <class S>
   __device__ void add_rows(const ColumnSource<S>& x, const float* table, int64_t table_stride, int first, int step) {
     const int even_rows = x.size / 2 + 1;
-    if (first >= even_rows) return;
-    auto next = x.load(first);
+    typename ColumnSource<S>::Rows ahead[kAhead];
+    FASTSEG_UNROLL
+    for (int i = 0; i < kAhead; ++i)
+      if (first + i * step < even_rows) ahead[i] = x.load(first + i * step);
     for (int n = first; n < even_rows; n += step) {
-      const auto rows = next;
-      if (n + step < even_rows) next = x.load(n + step);
+      const auto rows = ahead[0];
+      FASTSEG_UNROLL
+      for (int i = 1; i < kAhead; ++i) ahead[i - 1] = ahead[i];
+      if (n + kAhead * step < even_rows) ahead[kAhead - 1] = x.load(n + kAhead * step);
       float even[kColumns], odd[kColumns];
       FASTSEG_UNROLL
       for (int v = 0; v < kColumns; ++v) {

@@ -8,13 +8,9 @@
 
 namespace fastseg::cuda {
 
-// Threads of a block whose registers hold the sums of so many frequencies: 65536 registers a multiprocessor.
-template <int kPairs>
-constexpr int kPlaneThreads = kPairs > 12  ? 256
-                              : kPairs > 8 ? 384
-                                           : 512;
+constexpr int kAnalysisThreads = 256;  // at most: 255 registers for each hold the sums of 16 frequencies
 constexpr int kSynthesisThreads = 256;
-constexpr int kMinThreads = 128;  // the last axis keeps more threads busy than a small plane has columns
+constexpr int kMinThreads = 64;  // the last axis keeps more threads busy than a small plane has columns
 
 // How a block of analyse_planes divides its plane: thread → (group of rows n, chunk of frequencies, four columns).
 struct PlaneTiling {
@@ -72,7 +68,7 @@ __device__ void analyse_folded(const float* rows, const PlaneTiling& t, const Ax
 }
 
 template <int kPairs, class S>
-__global__ void __launch_bounds__(kPlaneThreads<kPairs>) analyse_planes(const S* x, Spectrum out, Axis h, Axis w, PlaneTiling t) {
+__global__ void __launch_bounds__(kAnalysisThreads, 1) analyse_planes(const S* x, Spectrum out, Axis h, Axis w, PlaneTiling t) {
   float* rows = shared_memory<float>();
   const int64_t plane = blockIdx.x;
   sum_columns<kPairs>(x + plane * h.size * w.size, h, int(w.size), t, rows);

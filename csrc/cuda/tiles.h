@@ -53,7 +53,7 @@ __device__ void sum_column_tile(const S* x, int64_t columns, const Axis& axis, c
 }
 
 template <class S>
-__global__ void __launch_bounds__(kTileThreads, 2)
+__global__ void __launch_bounds__(kTileThreads, 1)
     analyse_columns(const S* x, float* sums, Axis axis, int64_t columns, int chunks, bool wide) {
   float* rows = shared_memory<float>();
   const ColumnTile tile(columns, chunks);
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 }
 
 // The same over complex columns (two floats each) of [outer, N, columns/2, 2], the frequencies ±k combined: a D axis.
-__global__ void __launch_bounds__(kTileThreads, 2)
+__global__ void __launch_bounds__(kTileThreads, 1)
     analyse_depth(const float* x, Spectrum out, Axis axis, int64_t columns, int chunks, bool wide) {
   float* rows = shared_memory<float>();
   const ColumnTile tile(columns, chunks);

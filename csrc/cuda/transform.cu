@@ -33,9 +33,6 @@ struct Passes {
   }
 };
 
-int most_threads(int pairs) {
-  return pairs > 12 ? kPlaneThreads<16> : pairs > 8 ? kPlaneThreads<12> : pairs > 4 ? kPlaneThreads<8> : kPlaneThreads<4>;
-}
 size_t analysis_shared_bytes(const Transform& t) { return size_t(stage_rows(t.h) * row_stride(t)) * sizeof(float); }
 size_t synthesis_shared_bytes(const Transform& t) {
   return analysis_shared_bytes(t) + size_t(t.h.distinct() * t.w.positive) * sizeof(Coefficients);
@@ -44,7 +41,7 @@ size_t synthesis_shared_bytes(const Transform& t) {
 bool analysis_fuses(const Transform& t, int64_t planes) {
   const Passes passes(t.h);
   return !is_lines(t) && !too_few(t, planes) && analysis_shared_bytes(t) <= shared_limit() &&
-         ceil_div(t.w.size, kColumns) * passes.count <= most_threads(passes.pairs);
+         ceil_div(t.w.size, kColumns) * passes.count <= kAnalysisThreads;
 }
 bool synthesis_fuses(const Transform& t, int64_t planes) {
   return !is_lines(t) && !too_few(t, planes) && synthesis_shared_bytes(t) <= shared_limit();
@@ -69,7 +66,7 @@ bool packs_fit(const S* data, int64_t columns) {
 PlaneTiling plane_tiling(const Transform& t, int64_t planes, bool wide) {
   const Passes passes(t.h);
   const int quads = int(ceil_div(t.w.size, kColumns)), units = quads * passes.count;
-  const int64_t most = most_threads(passes.pairs), wanted = planes < kManyPlanes ? most : most / 2;
+  const int64_t wanted = planes < kManyPlanes ? kAnalysisThreads : kAnalysisThreads / 2;
   const int64_t worth = ceil_div(t.h.even(), kStepsWorth), room = wanted / units;
   return {quads, passes.count, int(room < 1 ? 1 : room < worth ? room : worth), int(row_stride(t)), 1, wide};
 }
