@@ -138,7 +138,7 @@ __device__ inline void multiply(const float* x, const float* weight, Sums<kRows>
 }
 
 __device__ inline float relu(float y) { return y < 0 ? 0.0f : y; }  // NaN stays NaN
-__device__ inline float normal_cdf(float z) { return 0.5f + 0.5f * erff(z * 0.70710678118654752f); }
+__device__ inline float normal_cdf(float z) { return 0.5f * erfcf(z * -0.70710678118654752f); }
 __device__ inline float normal_density(float z) { return 0.39894228040143268f * expf(-0.5f * z * z); }
 
 // One row's four points: z → out. Moments add up what they see.
@@ -205,7 +205,24 @@ __device__ inline void finish(const PointwiseParams& p, const Tile& tile, bool w
   }
 }
 
-template <Epilogue epilogue, int kRows, class In, class Out>
+// The epilogue is chosen here, not by the kernel's type: one product serves them all.
+template <int kRows, class In, class Out>
+__device__ inline void finish_as_asked(const PointwiseParams& p, const Tile& tile, bool wide, Sums<kRows>& z) {
+  switch (p.epilogue) {
+    case Epilogue::kNone:
+      return finish<Epilogue::kNone, kRows, In, Out>(p, tile, wide, z);
+    case Epilogue::kGelu:
+      return finish<Epilogue::kGelu, kRows, In, Out>(p, tile, wide, z);
+    case Epilogue::kGeluGradient:
+      return finish<Epilogue::kGeluGradient, kRows, In, Out>(p, tile, wide, z);
+    case Epilogue::kAffineRelu:
+      return finish<Epilogue::kAffineRelu, kRows, In, Out>(p, tile, wide, z);
+    case Epilogue::kMoments:
+      return finish<Epilogue::kMoments, kRows, In, Out>(p, tile, wide, z);
+  }
+}
+
+template <int kRows, class In, class Out>
 __global__ void __launch_bounds__(kThreads, 3) pointwise_tile(PointwiseParams p, bool wide) {
   using S = Shape<kRows>;
   float* slices = shared_memory<float>();  // [2]: x [kDepth][kTilePoints], weight [kDepth][kWeightStride]
@@ -221,49 +238,33 @@ __global__ void __launch_bounds__(kThreads, 3) pointwise_tile(PointwiseParams p,
     if (first + kDepth < p.inputs) next.fetch(first + kDepth);
     multiply<kRows>(x, weight, z);
   }
-  finish<epilogue, kRows, In, Out>(p, tile, wide, z);
+  finish_as_asked<kRows, In, Out>(p, tile, wide, z);
 }
 
-template <Epilogue epilogue, int kRows, class In, class Out>
+template <int kRows, class In, class Out>
 void run_rows(const PointwiseParams& p) {
   const auto aligned = [&](auto* pointer) { return packs_align<kPack>(pointer, p.points); };
   const bool wide = aligned(static_cast<const In*>(p.x)) && aligned(static_cast<const Out*>(p.out)) &&
                     aligned(static_cast<const float*>(p.addend)) && aligned(static_cast<const In*>(p.factor));
   using S = Shape<kRows>;
   const int64_t tiles = ceil_div(p.outputs, S::kTileRows) * p.groups * moment_blocks(p.batch, p.points);
-  launch(pointwise_tile<epilogue, kRows, In, Out>, grid_of(tiles), kThreads, S::kSharedBytes, p.lane.stream, p, wide);
+  launch(pointwise_tile<kRows, In, Out>, grid_of(tiles), kThreads, S::kSharedBytes, p.lane.stream, p, wide);
 }
 
-template <Epilogue epilogue, class In, class Out>
+template <class In, class Out>
 void run(const PointwiseParams& p) {
-  p.outputs <= Shape<4>::kTileRows ? run_rows<epilogue, 4, In, Out>(p) : run_rows<epilogue, 8, In, Out>(p);
+  p.outputs <= Shape<4>::kTileRows ? run_rows<4, In, Out>(p) : run_rows<8, In, Out>(p);
 }
-
-[[noreturn]] void refuse() { throw Error("pointwise: no CUDA kernel for these dtypes with this epilogue"); }
 
 // float32 to and from either 16-bit type, and every type to itself.
-template <Epilogue epilogue, class In>
-void run_any(const PointwiseParams& p) {
-  if (p.out_dtype == DType::kFloat32) return run<epilogue, In, float>(p);
-  if constexpr (!std::is_same_v<In, BFloat16>)
-    if (p.out_dtype == DType::kFloat16) return run<epilogue, In, Half>(p);
-  if constexpr (!std::is_same_v<In, Half>)
-    if (p.out_dtype == DType::kBFloat16) return run<epilogue, In, BFloat16>(p);
-  refuse();
-}
-
 template <class In>
-void run_epilogue(const PointwiseParams& p, DType in) {
-  constexpr bool kSingle = std::is_same_v<In, float>;
-  const bool same = p.out_dtype == in, to_float = p.out_dtype == DType::kFloat32;
-  if (p.epilogue == Epilogue::kNone) return run_any<Epilogue::kNone, In>(p);
-  if (p.epilogue == Epilogue::kGelu && same) return run<Epilogue::kGelu, In, In>(p);
-  if (p.epilogue == Epilogue::kGeluGradient && to_float && p.factor_dtype == in) return run<Epilogue::kGeluGradient, In, float>(p);
-  if constexpr (kSingle) {
-    if (p.epilogue == Epilogue::kAffineRelu && same) return run<Epilogue::kAffineRelu, In, In>(p);
-    if (p.epilogue == Epilogue::kMoments && same) return run<Epilogue::kMoments, In, In>(p);
-  }
-  refuse();
+void run_to(const PointwiseParams& p) {
+  if (p.out_dtype == DType::kFloat32) return run<In, float>(p);
+  if constexpr (!std::is_same_v<In, BFloat16>)
+    if (p.out_dtype == DType::kFloat16) return run<In, Half>(p);
+  if constexpr (!std::is_same_v<In, Half>)
+    if (p.out_dtype == DType::kBFloat16) return run<In, BFloat16>(p);
+  throw Error("pointwise: no CUDA kernel for these dtypes");
 }
 
 constexpr int kReluWarps = 8, kReluThreads = kReluWarps * kWarp;  // a warp takes 128 points of one channel
@@ -305,15 +306,12 @@ void run_affine_relu(const AffineReluParams& p) {
 }  // namespace
 
 void pointwise(const PointwiseParams& p) {
+  if (p.epilogue == Epilogue::kGeluGradient && p.factor_dtype != p.in_dtype) throw Error("pointwise: the factor has not the dtype of x");
+  if (p.in_dtype == DType::kFloat64) throw Error("pointwise: no CUDA kernel for float64");
   if (p.batch * p.groups * p.outputs * p.points > 0) {
-    if (p.in_dtype == DType::kFloat32)
-      run_epilogue<float>(p, p.in_dtype);
-    else if (p.in_dtype == DType::kFloat16)
-      run_epilogue<Half>(p, p.in_dtype);
-    else if (p.in_dtype == DType::kBFloat16)
-      run_epilogue<BFloat16>(p, p.in_dtype);
-    else
-      refuse();
+    if (p.in_dtype == DType::kFloat32) run_to<float>(p);
+    if (p.in_dtype == DType::kFloat16) run_to<Half>(p);
+    if (p.in_dtype == DType::kBFloat16) run_to<BFloat16>(p);
   }
   const int64_t columns = 2 * p.groups * p.outputs;
   if (p.epilogue == Epilogue::kMoments)
