@@ -34,9 +34,12 @@ def analyse_rows(columns: int, size: int) -> dict:
 
 def analyse_planes(rows: int, columns: int, height: int, width: int) -> dict:
     block_rows = block(rows)
+    block_columns = block(columns, 32 if block_rows < 128 else 16)
+    # the second product's operands wait in registers, all of BLOCK_HEIGHT
+    few = block_rows * block_columns <= 512
     return {
-        "BLOCK_ROWS": block_rows, "BLOCK_COLUMNS": block(columns, 32 if block_rows < 128 else 16),
-        "BLOCK_HEIGHT": block(height, 32), "BLOCK_WIDTH": block(width, 32),
+        "BLOCK_ROWS": block_rows, "BLOCK_COLUMNS": block_columns,
+        "BLOCK_HEIGHT": block(height, 32 if few else 16), "BLOCK_WIDTH": block(width, 32),
         "num_warps": 4 if block_rows < 64 else 8, "num_stages": 3,
     }  # fmt: skip
 
@@ -44,21 +47,21 @@ def analyse_planes(rows: int, columns: int, height: int, width: int) -> dict:
 def rotate(rows: int, inner: int, columns: int) -> dict:
     return {
         "BLOCK_ROWS": block(rows, 64), "BLOCK_COLUMNS": block(columns, 32),
-        "BLOCK_INNER": block(inner, 32), "num_warps": 4, "num_stages": 3,
+        "BLOCK_INNER": block(inner, 16), "num_warps": 4, "num_stages": 3,
     }  # fmt: skip
 
 
 def synthesise_planes(rows: int, columns: int, height: int, width: int) -> dict:
     return {
-        "BLOCK_ROWS": block(rows, 32), "BLOCK_COLUMNS": block(columns, 64),
-        "BLOCK_HEIGHT": block(height, 64), "BLOCK_WIDTH": block(width, 64),
+        "BLOCK_ROWS": block(rows, 16), "BLOCK_COLUMNS": block(columns, 64),
+        "BLOCK_HEIGHT": block(height, 64), "BLOCK_WIDTH": block(width, 32 if columns > 16 else 64),
         "num_warps": 4, "num_stages": 2,
     }  # fmt: skip
 
 
 def synthesise_rows(columns: int, size: int) -> dict:
     return {
-        "BLOCK_ROWS": 64, "BLOCK_COLUMNS": block(columns, 32), "BLOCK_SIZE": block(size, 64),
+        "BLOCK_ROWS": 64, "BLOCK_COLUMNS": block(columns, 16), "BLOCK_SIZE": block(size, 64),
         "num_warps": 4, "num_stages": 2,
     }  # fmt: skip
 
@@ -72,8 +75,8 @@ def mix(p: int, q: int, modes: int) -> dict:
 
 def product(outputs: int, inputs: int, width: int, columns: int) -> dict:
     return {
-        "BLOCK_OUT": block(outputs, 64), "BLOCK_IN": block(inputs, 32),
-        "BLOCK_WIDTH": block(width, 64), "BLOCK_COLUMNS": block(columns, 32),
+        "BLOCK_OUT": block(outputs, 64), "BLOCK_IN": block(inputs, 32 if outputs <= 32 else 16),
+        "BLOCK_WIDTH": block(width, 64), "BLOCK_COLUMNS": block(columns, 16),
         "num_warps": 4, "num_stages": 2,
     }  # fmt: skip
 

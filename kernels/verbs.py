@@ -19,8 +19,16 @@ def narrow(value, dtype: tl.constexpr):
 
 
 @triton.jit
+def rounded_to_tf32(x):
+    """Tensor cores cut a single TF32 operand off after 10 bits: half a unit makes that rounding."""
+    return (x.to(tl.int32, bitcast=True) + 0x1000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def dot(a, b, acc, PRECISION: tl.constexpr):
     """acc + a·b, accumulated in float32; PRECISION concerns float32 operands alone."""
+    if PRECISION == "tf32" and a.dtype == tl.float32:
+        a, b = rounded_to_tf32(a), rounded_to_tf32(b)
     if INTERPRETED:  # which knows no arithmetic in bfloat16
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, acc, input_precision=PRECISION)

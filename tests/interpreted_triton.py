@@ -1,10 +1,11 @@
 """What `test_triton.py` runs in a process where Triton's interpreter takes the kernels' place."""
 
+import numpy as np
 import pytest
 import torch
 from operators import Row, check
 from rows_spectral import BY_CASE, Case, CaseDraw, bins, exact_block
-from tolerances import ADJOINT, BF16, F16, F32, FORWARD, assert_near, wide
+from tolerances import ADJOINT, BF16, F16, F32, FORWARD, assert_near, relative_error, wide
 
 import fastseg
 from fastseg import ops
@@ -103,6 +104,50 @@ def test_float16_does_not_overflow_where_the_result_fits():
     with fastseg.use_backend("triton"):
         y = ops.spectral_conv(x, weight)
     assert_near(y, x, FORWARD, "float16")
+
+
+def tensor_core_dot(create):
+    """The interpreter's product as tensor cores do it: TF32 operands, cut off after 10 bits, or
+    three products of their rounded halves.
+    """
+
+    def cut(handle, half=0):
+        bits = (handle.data.view(np.uint32) + np.uint32(half)) & np.uint32(0xFFFFE000)
+        return type(handle)(bits.view(np.float32), handle.dtype)
+
+    def rest(handle):
+        return cut(type(handle)(handle.data - cut(handle, 0x1000).data, handle.dtype), 0x1000)
+
+    def dot(builder, a, b, acc, precision, *more):
+        if a.data.dtype != np.float32:
+            return create(builder, a, b, acc, precision, *more)
+        if "x3" not in str(precision):
+            return create(builder, cut(a), cut(b), acc, precision, *more)
+        large = cut(a, 0x1000), cut(b, 0x1000)
+        for left, right in ((rest(a), large[1]), (large[0], rest(b)), large):
+            acc = create(builder, left, right, acc, precision, *more)
+        return acc
+
+    return dot
+
+
+@pytest.mark.parametrize(("setting", "least", "most"), [("highest", 0, 1e-6), ("high", 1e-5, 1e-3)])
+def test_digits_kept_by_tensor_cores(monkeypatch, setting, least, most):
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    create = tensor_core_dot(InterpreterBuilder.create_dot)
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", create)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: setting)
+    sizes, modes = (48, 150), (20, 15)
+    x, spectrum = torch.randn(1, 1, *sizes), torch.randn(1, 1, *modes, 2)
+    kept = _matmul.analysis(wide(x), modes, 1.0, False, True)
+    y = _matmul.synthesis(wide(spectrum), sizes, 1.0, True, True, torch.float64, None)
+    for found, exact in (
+        (TRITON.analysis(x, modes, 1.0, False, True), kept),
+        (TRITON.synthesis(spectrum, sizes, 1.0, True, True, F32, None), y),
+    ):
+        error = relative_error(found, exact)
+        assert least <= error <= most, error
 
 
 def test_empty_batches_and_no_channels():
