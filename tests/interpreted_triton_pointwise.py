@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from operators import ROWS, check
 from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
 from torch.nn import functional as F
 
@@ -85,6 +86,12 @@ def test_every_epilogue_of_a_product(dtype, groups, transposed, sizes):
     y, _ = POINTWISE.product(x, weight, "affine_relu", scale=scale, shift=shift, **common)
     relu = (z * per_channel(scale, z) + per_channel(shift, z)).relu()
     assert_near(y, relu, FORWARD, "affine_relu")
+
+
+@pytest.mark.parametrize("op", ["fu_mix", "fu_finish", "fourier_unit"])
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_fourier_units_match_float64(op, dtype):
+    check(op, ROWS[op], "triton", (5, 8), dtype)
 
 
 def test_the_addend_may_be_the_result():

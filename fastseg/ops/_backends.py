@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastseg.ops import _native, _native_pointwise, _triton
+from fastseg.ops import _native, _native_pointwise, _triton, _triton_pointwise
 
 try:
     from fastseg import _C
@@ -91,7 +91,9 @@ class _Triton:
 
 
 SPECTRAL = {"triton": _Triton(_triton.Spectral)}
-POINTWISE, BLOCK, GAUSSIAN, GATE = {}, {}, {}, {}
+POINTWISE = {"triton": _Triton(_triton_pointwise.Pointwise)}
+BLOCK = {"triton": lambda *call: SPECTRAL["triton"].convolve_block(*call)}
+GAUSSIAN, GATE = {}, {}
 if _C is not None:
     SPECTRAL["cpu"] = _native.CpuSpectral(_C, _C.cpu)
     POINTWISE["cpu"] = _native_pointwise.Pointwise(_C, _C.cpu)

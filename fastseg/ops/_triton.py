@@ -191,6 +191,17 @@ class Spectral:
         y = self.synthesis(mixed, sizes, synthesis_scale, True, two_sided, x.dtype, bias)
         return y, spectrum
 
+    def convolve_block(
+        self, x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None, groups: int,
+        analysis_scale: float, synthesis_scale: float, two_sided: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        spectrum = self.analysis(x, weight.shape[2:-1], analysis_scale, False, two_sided)
+        mixed = _native.mix_channels("ngim,igom->ngom", self.mix, spectrum, weight, groups)
+        y = self.synthesis_product(
+            mixed, bias, synthesis_scale, True, two_sided, x, skip_weight, "gelu", groups=groups
+        )
+        return y, spectrum
+
     def synthesis_product(
         self, spectrum: Tensor, bias: Tensor | None, scale: float, weighted: bool, two_sided: bool,
         x: Tensor, weight: Tensor, epilogue: str, dtype: torch.dtype | None = None, groups: int = 1,
