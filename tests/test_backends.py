@@ -102,7 +102,7 @@ def test_forcing_cpu_on_other_devices_says_where_x_is():
 
 def test_selection_is_a_function_of_its_arguments():
     names = list(inspect.signature(_backends.select_spectral).parameters)
-    assert names == ["setting", "device_type", "dtype", "sizes", "out_sizes", "modes"]
+    assert names == ["setting", "device_type", "dtype", "sizes", "out_sizes", "modes", "family"]
     row = ("cpu", F32, (64, 64), (64, 64), (24, 12))
     assert len({_backends.select_spectral("auto", *row) for _ in range(3)}) == 1
     for forced in LIVE:
