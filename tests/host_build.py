@@ -90,7 +90,7 @@ def run_tests(module: Path, *arguments: str, **environment: str) -> subprocess.C
         env=os.environ | sanitizer_environment() | {MODULE: str(module)} | environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
 
 

@@ -1,8 +1,12 @@
 """CUDA kernels without a GPU: csrc/cuda/host.h itself, and the production kernels run by it."""
 
+import functools
 import math
+import os
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import host_build
 import pytest
@@ -95,3 +99,46 @@ def test_what_is_not_written_is_nan(kernels):
     assert math.isnan(numbers[-1])
     _, numbers, _ = kernels("unwritten_shared")
     assert all(map(math.isnan, numbers))
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """The module whose production kernels run on the CPU; FASTSEG_HOST_BUILD keeps its folder."""
+    kept = os.environ.get("FASTSEG_HOST_BUILD")
+    return host_build.HostBuild(Path(kept) if kept else tmp_path_factory.mktemp("host_build"))
+
+
+def run_operators(module, selected: str, *arguments: str):
+    """Only what concerns kernels: the rest is Python that the CPU's go through too."""
+    selected = f"({selected}) and (matches_float64 or empty_batch or results_repeat)"
+    return host_build.run_tests(
+        module, "tests/test_operators.py", "-k", selected, *arguments, FASTSEG_TEST_FEW="1"
+    )
+
+
+def test_every_operator_is_right_through_the_cuda_kernels(build):
+    halves = ("cuda and float32", "cuda and not float32")
+    with ThreadPoolExecutor() as pool:  # one interpreter a half: an emulated grid takes one core
+        runs = list(pool.map(functools.partial(run_operators, build.module), halves))
+    for done in runs:
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "passed" in done.stdout
+
+
+# slips of the hand: what is there, what is left of it, the operator that must notice
+FAULTS = {
+    "no_barrier": (r"(fold_rows\(rows, .*\n) *__syncthreads\(\);", r"\1", "truncated_rfftn"),
+    "shifted": (r"high = row\[size - n\]", "high = row[size - n - 1]", "truncated_rfftn"),
+    "no_store": (r"if \(k > 0\) samples\.store_q\(.*", "", "truncated_irfftn"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(build, fault):
+    there, left, operator = FAULTS[fault]
+    edit = functools.partial(re.sub, there, left, count=1)
+    module = build.with_fault(fault, "csrc/cuda/planes.h", lambda text: edit(string=text))
+    done = run_operators(module, f"{operator}-cuda-torch.float32", "-x")
+    seen = " failed" in done.stdout or "AddressSanitizer" in done.stderr
+    assert done.returncode != 0
+    assert seen, done.stdout + done.stderr
