@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <initializer_list>
 #include <memory>
 #include <new>
 #include <string>
@@ -118,6 +119,55 @@ void affine_relu(uintptr_t z, uintptr_t gradient, uintptr_t scale, uintptr_t shi
                        n[1], n[2], is_double, make_lane(lane)});
 }
 
+void check_pointers(const char* kernel, int64_t count, std::initializer_list<uintptr_t> addresses) {
+  for (uintptr_t address : addresses)
+    if (count > 0 && !address) throw Error(std::string(kernel) + ": null pointer");
+}
+
+// extents: images, tap images, D, H, W, radius
+template <Table table>
+void gaussian(uintptr_t x, uintptr_t low, uintptr_t high, uintptr_t taps, uintptr_t radii, uintptr_t scratch, std::array<int64_t, 6> n,
+              int padding, bool adjoint, bool symmetric, int dtype, int64_t lane) {
+  if (n[1] != 1 && n[1] != n[0]) throw Error("gaussian: taps of " + std::to_string(n[1]) + " images for " + std::to_string(n[0]));
+  check_pointers("gaussian", n[0], {x, taps, radii, low | high});
+  table().gaussian({pointer(x), pointer(low), pointer(high), pointer(taps), pointer<const int32_t>(radii), pointer(scratch), n[0], n[1],
+                    n[2], n[3], n[4], n[5], static_cast<Padding>(padding), adjoint, symmetric, static_cast<DType>(dtype), make_lane(lane)});
+}
+
+// extents: images, D, H, W, radius
+template <Table table>
+void taps_gradient(uintptr_t x, uintptr_t gradient, uintptr_t out, uintptr_t partial, std::array<int64_t, 5> n, int axis, int padding,
+                   int dtype, int64_t lane) {
+  check_pointers("taps_gradient", n[0], {x, gradient, out});
+  table().taps_gradient({pointer(x), pointer(gradient), pointer(out), pointer(partial), n[0], n[1], n[2], n[3], n[4], axis,
+                         static_cast<Padding>(padding), static_cast<DType>(dtype), make_lane(lane)});
+}
+
+// extents: batch, channels of the condition, channels, points
+GateParams gate_params(uintptr_t low, uintptr_t cond, uintptr_t weight, uintptr_t bias, uintptr_t feat, uintptr_t out, uintptr_t logits,
+                       std::array<int64_t, 4> n, int dtype, int64_t lane) {
+  check_pointers("gate", n[0], {low, cond, weight, bias, feat, logits});
+  return {pointer(low), pointer(cond), pointer(weight),           pointer(bias),  pointer(feat), pointer(out), pointer(logits), n[0], n[1],
+          n[2],         n[3],          static_cast<DType>(dtype), make_lane(lane)};
+}
+
+template <Table table>
+void gate(uintptr_t low, uintptr_t cond, uintptr_t weight, uintptr_t bias, uintptr_t feat, uintptr_t out, uintptr_t logits,
+          std::array<int64_t, 4> n, int dtype, int64_t lane) {
+  check_pointers("gate", n[0], {out});
+  table().gate(gate_params(low, cond, weight, bias, feat, out, logits, n, dtype, lane));
+}
+
+// results: dlow, dcond, dfeat, dlogits, dweight, dbias, partial
+template <Table table>
+void gate_backward(uintptr_t low, uintptr_t cond, uintptr_t weight, uintptr_t bias, uintptr_t feat, uintptr_t logits, uintptr_t gradient,
+                   std::array<uintptr_t, 7> results, std::array<int64_t, 4> n, int dtype, int64_t lane) {
+  for (uintptr_t result : results) check_pointers("gate_backward", n[0], {gradient, result});
+  const GateParams forward = gate_params(low, cond, weight, bias, feat, 0, logits, n, dtype, lane);
+  table().gate_backward({forward, pointer(gradient), pointer(results[0]), pointer(results[1]), pointer(results[2]), pointer(results[3]),
+                         pointer(results[4]), pointer(results[5]), pointer(results[6])});
+}
+
 // A whole spectral convolution in one call: on small tensors three calls from Python cost more than the arithmetic.
 struct Convolution {
   Transform analysis, synthesis;
@@ -198,6 +248,10 @@ py::module_ bind(py::module_& parent, const char* name) {
   m.def("mix", &mix<table>, no_gil);
   m.def("pointwise", &pointwise<table>, no_gil);
   m.def("affine_relu", &affine_relu<table>, no_gil);
+  m.def("gaussian", &gaussian<table>, no_gil);
+  m.def("taps_gradient", &taps_gradient<table>, no_gil);
+  m.def("gate", &gate<table>, no_gil);
+  m.def("gate_backward", &gate_backward<table>, no_gil);
   return m;
 }
 
@@ -225,6 +279,7 @@ PYBIND11_MODULE(_C, m) {
 #endif
   m.def("use_openmp", &use_openmp);
   m.def("moment_blocks", &moment_blocks);
+  m.def("taps_blocks", &taps_blocks);
   m.def("cpu_isa", [] { return std::string(cpu_kernels().name); });
   m.def("cpu_isas_built", [] { return std::string(cpu_kernels_built()); });
   m.attr("compiler") = FASTSEG_COMPILER;

@@ -107,12 +107,13 @@ struct AffineReluParams {
 enum class Padding : int { kCircular = 0, kReflect = 1, kZeros = 2 };
 
 struct GaussianParams {
-  const void* x;               // [images, D, H, W] dtype
-  void* low;                   // like x, or null
-  void* high;                  // like x, or null
-  const void* taps;            // [tap_images, 3, 2·radius + 1] compute type, axes D, H, W
-  const int32_t* radii;        // [tap_images, 3]: taps further out are zero; ≤ N/2 where circular, else ≤ N − 1; 0 with a centre tap of 1 is the identity
-  void* scratch;               // CUDA: [2, images·D·H·W] compute type; CPU: null
+  const void* x;     // [images, D, H, W] dtype
+  void* low;         // like x, or null
+  void* high;        // like x, or null
+  const void* taps;  // [tap_images, 3, 2·radius + 1] compute type, axes D, H, W
+  const int32_t*
+      radii;  // [tap_images, 3]: taps further out are zero; ≤ N/2 where circular, else ≤ N − 1; 0 with a centre tap of 1 is the identity
+  void* scratch;               // compute type; CUDA: [2, images·D·H·W]; CPU: [D, gaussian_pitch(H, W)] where D > 1
   int64_t images, tap_images;  // tap_images is `images`, or 1
   int64_t d, h, w, radius;
   Padding padding;
@@ -124,6 +125,9 @@ struct GaussianParams {
 // CUDA sums a taps gradient over blocks of so many voxels first.
 constexpr int64_t kTapsVoxels = 4096;
 constexpr int64_t taps_blocks(int64_t voxels) { return ceil_div(voxels, kTapsVoxels); }
+
+// Planes a power of two apart would share cache sets.
+constexpr int64_t gaussian_pitch(int64_t h, int64_t w) { return round_up(h * w, 16) + 16; }
 
 // The gradient of one axis's taps: out[image, r + R] = Σ gradient[n] · x̃[n + r] over all voxels, r along `axis` (0, 1, 2 = D, H, W).
 struct TapsGradientParams {

@@ -60,7 +60,7 @@ def anchor_gate(sizes, dtype):
     sigma = draw.uniform(0.4, 2, *((channels,), (channels, axes))[rng.integers(2)])
     tensors = {
         "cond": draw.real(batch, channels, *sizes),
-        "feat": draw.uniform(-1, 1, batch, int(rng.integers(1, channels // 2 + 1)), *sizes),
+        "feat": draw.uniform(0, 1, batch, int(rng.integers(1, channels // 2 + 1)), *sizes),
         "sigma": sigma.to(draw.parameter().dtype),
         "conv_weight": draw.parameter(1, channels, *[1] * axes),
         "conv_bias": draw.parameter(1),

@@ -14,11 +14,15 @@ void synthesis(const TransformParams&);
 void mix(const MixParams&);
 void pointwise(const PointwiseParams&);
 void affine_relu(const AffineReluParams&);
+void gaussian(const GaussianParams&);
+void taps_gradient(const TapsGradientParams&);
+void gate(const GateParams&);
+void gate_backward(const GateBackwardParams&);
 
 extern const Kernels kernels;
 // constant: read by the static table of csrc/cpu/dispatch.cpp before any constructor runs
 constexpr Kernels kTable = {
-    FASTSEG_TEXT(FASTSEG_ISA), analysis, synthesis, mix, pointwise, affine_relu, nullptr, nullptr, nullptr, nullptr,
+    FASTSEG_TEXT(FASTSEG_ISA), analysis, synthesis, mix, pointwise, affine_relu, gaussian, taps_gradient, gate, gate_backward,
 };
 const Kernels kernels = kTable;
 

@@ -17,6 +17,13 @@ inputs), or (groups·inputs, outputs) where `transposed`, in the compute dtype, 
   affine_relu_backward(gradient, z, scale, shift) → gradient of z, those of scale and shift (2, C)
 BLOCK: gelu(convolution + skip·x) in one call, where a backend has it; else it is composed:
   (x, weight, skip_weight, bias, groups, analysis_scale, synthesis_scale, two_sided) → y, spectrum
+GAUSSIAN: separable filters with given taps (`_taps.packed`); a result not asked for is empty:
+  filter(x, taps, radii, padding, mode, adjoint, symmetric) → low, high
+  taps_gradient(x, gradient, axis, radius, padding) → (images, 2·radius+1)
+GATE: the anchor gate of a filtered and an unfiltered condition:
+  forward(low, cond, weight, bias, feat) → out, logits
+  backward(low, cond, weight, bias, feat, logits, gradient) → gradients of low, cond, feat, weight,
+  bias
 """
 
 import ctypes
@@ -31,7 +38,14 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastseg.ops import _native, _native_pointwise, _triton, _triton_pointwise
+from fastseg.ops import (
+    _native,
+    _native_gate,
+    _native_gaussian,
+    _native_pointwise,
+    _triton,
+    _triton_pointwise,
+)
 
 try:
     from fastseg import _C
@@ -98,9 +112,13 @@ if _C is not None:
     SPECTRAL["cpu"] = _native.CpuSpectral(_C, _C.cpu)
     POINTWISE["cpu"] = _native_pointwise.Pointwise(_C, _C.cpu)
     BLOCK["cpu"] = SPECTRAL["cpu"].convolve_block
+    GAUSSIAN["cpu"] = _native_gaussian.CpuGaussian(_C, _C.cpu)
+    GATE["cpu"] = _native_gate.Gate(_C, _C.cpu)
     if hasattr(_C, "cuda"):
         SPECTRAL["cuda"] = _native.CudaSpectral(_C, _C.cuda)
         POINTWISE["cuda"] = _native_pointwise.Pointwise(_C, _C.cuda)
+        GAUSSIAN["cuda"] = _native_gaussian.Gaussian(_C, _C.cuda)
+        GATE["cuda"] = _native_gate.Gate(_C, _C.cuda)
 # Fourier units and FNO blocks are made of both
 SPECTRAL_POINTWISE = frozenset(SPECTRAL.keys() & POINTWISE.keys())
 

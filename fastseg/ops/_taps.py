@@ -29,6 +29,7 @@ class Design(NamedTuple):
     radius: int  # of a spatial kernel; of an exact one a bound on what sigma needs
     truncate: float | None  # a spatial kernel's own radius is int(truncate·sigma + 0.5)
     compact: bool  # exact taps may leave a tail of 1e-8
+    mean_radius: float  # over the images, as far as the host can see
 
     def reach(self, axis: int) -> int:
         """The radius that an axis's taps fit in: further ones wrap, or meet nothing but zeros."""
@@ -177,6 +178,11 @@ def build_constant(
 
 
 constant = lru_cache(maxsize=256)(build_constant)
+
+
+@lru_cache(maxsize=256)
+def constant_packed(*arguments) -> tuple[Tensor, Tensor]:
+    return packed(constant(*arguments), 1, 1)
 
 
 def packed(taps: Taps, batch: int, channels: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg.ops import _backends, _checks
+from fastseg.ops import _backends, _checks, _gate_ops
+from fastseg.ops._native import compute_dtype
 from fastseg.ops.gaussian import check_signal, gaussian_filter, prepare
 
 
@@ -30,9 +31,17 @@ def anchor_gate(
     backend = _backends.select(_backends.GATE, _backends.setting(), cond.device.type, cond.dtype)
     if backend == "reference":
         return reference.anchor_gate(cond, feat, sigma, conv_weight, conv_bias, radius, offset)
-    wide = cond if cond.dtype == torch.float64 else cond.float()
+    dtype = compute_dtype(cond.dtype)
+    # not rounded to 16 bits in between: what is the larger must not depend on it
+    wide = cond.to(dtype)
     low = gaussian_filter(wide, sigma, padding="reflect", radius=radius, offset=offset)
-    return _gate(low, wide, feat, conv_weight.flatten(), conv_bias)
+    weight = conv_weight.flatten().to(dtype)
+    if backend == "matmul":
+        return _gate(low, wide, feat, weight, conv_bias)
+    bias = weight.new_zeros(1) if conv_bias is None else conv_bias.to(dtype)
+    tensors = low, wide, weight, bias, feat.to(dtype)
+    run = torch.ops.fastseg.gate if _backends.watched(*tensors) else _gate_ops.gate
+    return run(*tensors, backend)[0].to(feat.dtype)
 
 
 def _per_channel(value):
@@ -64,7 +73,7 @@ def _check_rest(cond: Tensor, feat, conv_weight, conv_bias) -> None:
 def _gate(low: Tensor, cond: Tensor, feat: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     with torch.autocast(cond.device.type, enabled=False):
         anchor = torch.maximum(low, cond)
-        logits = torch.matmul(weight.to(cond.dtype), anchor.flatten(2)).view_as(cond[:, 0])
+        logits = torch.matmul(weight, anchor.flatten(2)).view_as(cond[:, 0])
         if bias is not None:
             logits = logits + bias.to(cond.dtype)
         return (feat.to(cond.dtype) * (1 + torch.sigmoid(logits)).unsqueeze(1)).to(feat.dtype)

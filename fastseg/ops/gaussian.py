@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg.ops import _backends, _checks, _gaussian_matmul, _taps
+from fastseg.ops import _backends, _checks, _gaussian_matmul, _gaussian_ops, _taps
+from fastseg.ops._native import compute_dtype
 
 MODES = ("low", "high", "both")
 PADDINGS = ("circular", "reflect", "zeros")
 TAPS = ("sampled", "erf")
+FFT_RADIUS = 160  # the sum of an image's radii where the CPU kernels meet torch.fft
 
 
 def gaussian_filter(
@@ -42,11 +44,18 @@ def gaussian_filter(
         raise ValueError(f"mode: got {mode!r}, want one of {', '.join(MODES)}")
     options = padding, truncate, radius, taps
     sigma, offset, design = prepare("x", x, sigma, offset, max_sigma, *options)
-    backend = _backends.select(_backends.GAUSSIAN, _backends.setting(), x.device.type, x.dtype)
+    backend = _backends.select(
+        _backends.GAUSSIAN, _backends.setting(), x.device.type, x.dtype, taps_win(design)
+    )
     if backend == "reference":
         return reference.gaussian_filter(x, sigma, mode, *options, offset, max_sigma)
-    made = _make_taps(x, sigma, offset, design)
-    return _gaussian_matmul.gaussian_filter(x, made, mode, padding)
+    if backend == "matmul":
+        made = _make_taps(x, sigma, offset, design)
+        return _gaussian_matmul.gaussian_filter(x, made, mode, padding)
+    taps, radii = _packed_taps(x, sigma, offset, design)
+    run = torch.ops.fastseg.gaussian if _backends.watched(x, taps) else _gaussian_ops.gaussian
+    low, high = run(x, taps, radii, padding, mode, False, offset is None, backend)
+    return (low, high) if mode == "both" else low if mode == "low" else high
 
 
 def prepare(
@@ -149,8 +158,8 @@ def _design(x, sigma, offset, padding, truncate, radius, taps, max_sigma) -> _ta
     sizes, compact = tuple(x.shape[2:]), x.dtype != torch.float64
     largest = _largest(sigma, max_sigma)
     if truncate is None and radius is None:
-        reach = _exact_reach(sigma, offset, sizes, compact)
-        return _taps.Design(sizes, padding, "exact", reach, None, compact)
+        reach, mean = _exact_reach(sigma, offset, sizes, compact)
+        return _taps.Design(sizes, padding, "exact", reach, None, compact, mean)
     if radius is None:
         if largest is None:
             raise ValueError(
@@ -159,33 +168,56 @@ def _design(x, sigma, offset, padding, truncate, radius, taps, max_sigma) -> _ta
         radius = int(truncate * largest + 0.5)
     if padding == "reflect" and radius >= min(sizes):
         raise ValueError(f"radius: got {radius}, padding 'reflect' wants less than {min(sizes)}")
-    return _taps.Design(sizes, padding, taps, radius, truncate, compact)
+    return _taps.Design(sizes, padding, taps, radius, truncate, compact, radius)
 
 
-def _exact_reach(sigma, offset, sizes, compact: bool) -> int:
-    """What the widest of the exact kernels needs, as far as the host can see."""
+def _exact_reach(sigma, offset, sizes, compact: bool) -> tuple[int, float]:
+    """The radius of the widest of the exact kernels and their mean, as far as the host can see."""
     widest = max(sizes) // 2
     if not (compact and _visible(sigma) and _visible(offset)):
-        return widest
+        return widest, widest
     if isinstance(sigma, float) and not isinstance(offset, Tensor):
-        return _taps.exact_reach(sigma, abs(offset or 0.0), widest)
+        reach = _taps.exact_reach(sigma, abs(offset or 0.0), widest)
+        return reach, reach
     if isinstance(sigma, float):
         sigma = torch.tensor(sigma, dtype=torch.float64)
-    if not sigma.numel():
-        return 0
+    if not sigma.numel() or (isinstance(offset, Tensor) and not offset.numel()):
+        return 0, 0
     shift = 0.0 if offset is None else float(torch.as_tensor(offset).detach().abs().max())
-    return int(_taps.exact_radius(sigma.detach().double(), shift, 2 * widest, True).max())
+    radii = _taps.exact_radius(sigma.detach().double(), shift, 2 * widest, True)
+    return int(radii.max()), float(radii.mean())
+
+
+def taps_win(design: _taps.Design) -> bool:
+    """Whether taps beat an FFT, which an exact Gaussian may also be: whole rows of long axes do
+    not. Spatial kernels have no such rival.
+    """
+    return design.kind != "exact" or design.mean_radius * len(design.sizes) <= FFT_RADIUS
+
+
+def _constant(x: Tensor, sigma, offset, design: _taps.Design) -> tuple | None:
+    """The arguments of taps that all images share, which are worth keeping."""
+    if isinstance(sigma, Tensor) or isinstance(offset, Tensor):
+        return None
+    return sigma, offset, design, compute_dtype(x.dtype), x.device
 
 
 def _make_taps(x: Tensor, sigma, offset, design: _taps.Design) -> _taps.Taps:
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if isinstance(sigma, float) and (offset is None or isinstance(offset, float)):
-        make = _taps.build_constant if torch.compiler.is_compiling() else _taps.constant
-        return make(sigma, offset, design, dtype, x.device)
+    arguments = _constant(x, sigma, offset, design)
+    if arguments:
+        compiling = torch.compiler.is_compiling()
+        return (_taps.build_constant if compiling else _taps.constant)(*arguments)
     given = [v for v in (sigma, offset) if isinstance(v, Tensor)]
     device = next((v.device for v in given if v.device == x.device), given[0].device)
     wide = (_float64(v, device) for v in (sigma, offset))
-    return _taps.build(*wide, design, dtype, x.device)
+    return _taps.build(*wide, design, compute_dtype(x.dtype), x.device)
+
+
+def _packed_taps(x: Tensor, sigma, offset, design: _taps.Design) -> tuple[Tensor, Tensor]:
+    arguments = _constant(x, sigma, offset, design)
+    if arguments and not torch.compiler.is_compiling():
+        return _taps.constant_packed(*arguments)
+    return _taps.packed(_make_taps(x, sigma, offset, design), *x.shape[:2])
 
 
 def _float64(value, device: torch.device) -> Tensor | None:
