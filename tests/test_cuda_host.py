@@ -125,6 +125,14 @@ def test_every_operator_is_right_through_the_cuda_kernels(build):
         assert "passed" in done.stdout
 
 
+def test_every_product_is_right_through_the_cuda_kernels(build):
+    """Epilogues and pairs of dtypes that no operator asks for yet."""
+    done = host_build.run_tests(
+        build.module, "tests/test_pointwise.py", "-k", "cuda", FASTSEG_TEST_FEW="1"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # slips of the hand: what is there, what is left of it, the operator that must notice
 FAULTS = {
     "no_barrier": (r"(fold_rows\(rows, .*\n) *__syncthreads\(\);", r"\1", "truncated_rfftn"),
