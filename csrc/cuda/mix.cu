@@ -1,8 +1,6 @@
 // Per-mode complex matrix products: out[p, q, m] = Σ_r op(a[p, r, m]) · op(b[r, q, m]), m contiguous, op = identity or conjugate.
 // A thread makes a tile of p × q at one mode, so that neighbouring threads read neighbouring modes; the warps of a block take neighbouring
 // tiles of q at the same modes and find each other's `a` in the first-level cache. Order of the sum over r: fixed.
-#include <climits>
-
 #include "../ops.h"
 #include "intrinsics.h"
 #include "launch.h"

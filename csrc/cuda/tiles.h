@@ -41,8 +41,7 @@ __device__ void sum_column_tile(const S* x, int64_t columns, const Axis& axis, c
   const int quad = threadIdx.x % kTileQuads, group = threadIdx.x / kTileQuads, column = quad * kColumns;
   const int first = tile.part * kTilePairs, valid = valid_columns(columns, tile.first + column);
   ColumnSums<kTilePairs> sums;
-  const ColumnSource<S> source = {x + tile.outer * axis.size * columns + tile.first + column, columns, int(axis.size), valid,
-                                  wide && valid > 0};
+  const ColumnSource<S> source = {x + tile.outer * axis.size * columns + tile.first + column, columns, int(axis.size), valid, wide};
   sums.add_rows(source, static_cast<const float*>(axis.cos) + 2 * first, axis.padded, group, kTileGroups);
   for (int turn = 0; turn < kTileGroups; ++turn) {
     if (group == turn)

@@ -179,41 +179,32 @@ void synthesis_of(const TransformParams& p) {
   launch_columns_back(StoredRows{scratch.sums, t.w.size, int(t.h.distinct())}, y, bias, t.h, t.w.size, planes, stream);
 }
 
-void check(const TransformParams& p) {
+// run(S{}) for the storage type S of a transform that has something to do.
+template <class Run>
+void by_storage(const TransformParams& p, Run&& run) {
   for (const Axis* axis : {&p.t.d, &p.t.h, &p.t.w})
     if (axis->size > INT_MAX / 4) throw Error("transform: an axis of " + std::to_string(axis->size) + " samples");
+  if (p.images == 0) return;
+  switch (p.dtype) {
+    case DType::kFloat32:
+      return run(float{});
+    case DType::kFloat16:
+      return run(Half{});
+    case DType::kBFloat16:
+      return run(BFloat16{});
+    default:
+      throw Error("transform: dtype code " + std::to_string(int(p.dtype)) + " has no CUDA kernel");
+  }
 }
 
 }  // namespace
 
 void analysis(const TransformParams& p) {
-  check(p);
-  if (p.images == 0) return;
-  switch (p.dtype) {
-    case DType::kFloat32:
-      return analysis_of<float>(p);
-    case DType::kFloat16:
-      return analysis_of<Half>(p);
-    case DType::kBFloat16:
-      return analysis_of<BFloat16>(p);
-    default:
-      throw Error("transform: dtype code " + std::to_string(int(p.dtype)) + " has no CUDA kernel");
-  }
+  by_storage(p, [&](auto storage) { analysis_of<decltype(storage)>(p); });
 }
 
 void synthesis(const TransformParams& p) {
-  check(p);
-  if (p.images == 0) return;
-  switch (p.dtype) {
-    case DType::kFloat32:
-      return synthesis_of<float>(p);
-    case DType::kFloat16:
-      return synthesis_of<Half>(p);
-    case DType::kBFloat16:
-      return synthesis_of<BFloat16>(p);
-    default:
-      throw Error("transform: dtype code " + std::to_string(int(p.dtype)) + " has no CUDA kernel");
-  }
+  by_storage(p, [&](auto storage) { synthesis_of<decltype(storage)>(p); });
 }
 
 }  // namespace fastseg::cuda
