@@ -138,3 +138,15 @@ def test_wrong_arguments_are_named(backend):
         for kind, message, call in calls:
             with pytest.raises(kind, match=message):
                 call()
+
+
+def test_auto_leaves_long_axes_to_the_fft():
+    def win(*sizes):
+        return _backends.full_spectra_win(sizes)
+
+    assert all(win(n, n, n) for n in (1, 2, 16, 48, 64, 96))
+    assert not any(win(n, n, n) for n in (128, 160))
+    assert win(64, 64)
+    assert not any((win(128, 128), win(240, 240), win(1, 240, 240)))
+    assert win(64)
+    assert not win(512)

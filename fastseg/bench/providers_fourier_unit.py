@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastseg import plan, reference
+from fastseg import reference
 from fastseg.bench.cases import Case
 from fastseg.bench.layers import Family, Inputs, Layer, normal, wide_of
 from fastseg.ops import _backends
@@ -76,9 +76,7 @@ def _unit(namespace, case: Case, constants):
 
 def picks(setting: str, case: Case, device: str, dtype: torch.dtype) -> str:
     """The backend of a unit of the case's size."""
-    sizes, table = case.sizes, _backends.SPECTRAL_POINTWISE
-    bins = plan.half_spectrum(sizes)
-    return _backends.select_spectral(setting, device, dtype, sizes, sizes, bins, table)
+    return _backends.select_fourier_unit(setting, device, dtype, case.sizes)
 
 
 def _module(case: Case, inputs: Inputs, training: bool) -> PlainFourierUnit:

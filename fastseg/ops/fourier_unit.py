@@ -102,11 +102,7 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _select(x: Tensor, sizes) -> str:
-    sizes = tuple(sizes)
-    return _backends.select_spectral(
-        _backends.setting(), x.device.type, x.dtype, sizes, sizes, plan.half_spectrum(sizes),
-        _backends.SPECTRAL_POINTWISE,
-    )  # fmt: skip
+    return _backends.select_fourier_unit(_backends.setting(), x.device.type, x.dtype, tuple(sizes))
 
 
 def _mix(x: Tensor, weight: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
