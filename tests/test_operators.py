@@ -173,8 +173,9 @@ def recorded(backend, dtype):
     recorder = Recorder()
     with fastseg.use_backend(backend), recorder:
         for op, name, kind in CELLS:
-            if (name, kind) == (backend, dtype):
-                tensors, options = call(op, backend, dtype)
+            # which registered ops run depends on the shapes
+            for index in range(len(ROWS[op].few) if (name, kind) == (backend, dtype) else 0):
+                tensors, options = call(op, backend, dtype, index)
                 run(getattr(ops, op), tensors, options, torch.ones_like)
     return recorder.calls
 
