@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 from operators import Draw, Row
+from tolerances import wide
+
+from fastseg import reference
 
 SIZES = [
     (1,), (2,), (3,), (8,), (33,), (100,), (1, 1), (1, 7), (7, 1), (2, 2), (2, 3), (3, 2), (5, 64),
@@ -67,7 +70,23 @@ def anchor_gate(sizes, dtype):
     }
     if rng.random() < 0.5:
         tensors["offset"] = draw.parameter(*sigma.shape).clamp(-1, 1)
-    return tensors, {"radius": min(int(rng.integers(1, 6)), min(sizes) - 1)}
+    radius = min(int(rng.integers(1, 6)), min(sizes) - 1)
+    while (
+        _nearest_tie(tensors, radius) < 1e-6
+    ):  # where rounding decides the larger, and the gradient
+        tensors["cond"] = draw.real(batch, channels, *sizes)
+    return tensors, {"radius": radius}
+
+
+def _nearest_tie(tensors, radius: int) -> float:
+    """The least distance between cond and its average."""
+    cond = wide(tensors["cond"])
+    sigma, offset = (
+        t if t is None or t.dim() == 2 else t[:, None]
+        for t in (tensors["sigma"], tensors.get("offset"))
+    )
+    low = reference.gaussian_filter(cond, sigma, padding="reflect", radius=radius, offset=offset)
+    return (low - cond).abs().min().item() if radius else 1.0
 
 
 def untied(grids) -> list:
