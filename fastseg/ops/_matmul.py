@@ -101,7 +101,8 @@ def fno_block(
 ) -> Tensor:  # fmt: skip
     wide = x if x.dtype == torch.float64 else x.float()
     scales = analysis_scale, synthesis_scale
-    convolved = convolve(wide, weight, bias, x.shape[2:], groups, *scales, two_sided)
+    modes = weight.shape[2:-1]
+    convolved = convolve(wide, weight, bias, modes, x.shape[2:], groups, *scales, two_sided)
     return F.gelu(convolved + _pointwise(wide, skip_weight, groups)).to(x.dtype)
 
 
