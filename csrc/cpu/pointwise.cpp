@@ -8,7 +8,8 @@
 namespace fastseg::FASTSEG_ISA {
 namespace {
 
-constexpr int64_t kBlockPoints = kMomentPoints;
+// Long runs of every channel: rows are pages apart. Moments are taken in blocks of their own length.
+constexpr int64_t block_points(Epilogue epilogue) { return epilogue == Epilogue::kMoments ? kMomentPoints : 512; }
 
 template <class S>
 struct Storage {
@@ -81,10 +82,11 @@ struct Block {
 };
 
 Block block_at(const PointwiseParams& p, int64_t task) {
-  const int64_t blocks = ceil_div(p.points, kBlockPoints), first = task % blocks * kBlockPoints, image = task / blocks;
+  const int64_t length = block_points(p.epilogue), blocks = ceil_div(p.points, length), first = task % blocks * length,
+                image = task / blocks;
   const int64_t left = p.points - first;
-  return {image * p.inputs * p.points + first, image * p.outputs * p.points + first, image % p.groups,
-          left < kBlockPoints ? left : kBlockPoints, image / p.groups * blocks + task % blocks};
+  return {image * p.inputs * p.points + first, image * p.outputs * p.points + first, image % p.groups, left < length ? left : length,
+          image / p.groups * blocks + task % blocks};
 }
 
 template <class T>
@@ -149,6 +151,7 @@ void keep_moments(const PointwiseParams& p, const Block& b, const Vector<T>* sum
 
 template <Epilogue kEpilogue, class T>
 void pointwise(const PointwiseParams& p) {
+  constexpr int64_t kBlockPoints = block_points(kEpilogue);
   const int64_t weights = round_up(p.groups * p.outputs * p.inputs, 16),
                 points = round_up(p.inputs * round_up(kBlockPoints, kPanel<T>), 16);
   const int64_t sums = 2 * p.outputs * kLanes<T>, tiles = ceil_div(p.outputs, kTileRows) * ceil_div(kBlockPoints, kPanel<T>);
