@@ -16,6 +16,12 @@ constexpr int kMaxThreads = kMaxGroups * kWarp;
 constexpr int kMaxSteps = 64;                       // samples a thread reads for a segment of taps
 constexpr int kSegment = kMaxSteps - kSamples + 1;  // taps
 constexpr int kPack = 4;
+// Blocks of a multiprocessor at a time: what the registers allow without spills.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 750
+constexpr int kResident = 2;
+#else
+constexpr int kResident = 4;
+#endif
 
 constexpr int steps_for(int taps) { return int(round_up(taps + kSamples - 1, kSamples)); }
 constexpr int taps_in(int64_t radius) { return 2 * radius + 1 < kSegment ? int(2 * radius + 1) : kSegment; }
@@ -92,7 +98,7 @@ __device__ inline float reflected_gifts(const In* line, int64_t stride, int size
 }
 
 template <bool contiguous, class In, class Out>
-__global__ void __launch_bounds__(kMaxThreads) filter_lines(Pass<In, Out> p) {
+__global__ void __launch_bounds__(kMaxThreads, kResident) filter_lines(Pass<In, Out> p) {
   float* padded = shared_memory<float>();       // [kMaxSteps + kSamples]
   float* tile = padded + kMaxSteps + kSamples;  // samples, then results
   const int lane = int(threadIdx.x), own = int(threadIdx.y) * kSamples, span = int(blockDim.y) * kSamples;
@@ -118,16 +124,15 @@ __global__ void __launch_bounds__(kMaxThreads) filter_lines(Pass<In, Out> p) {
   const float gain = unit_gain(p.taps, image, p.unit_axes, p.padding);
   __syncthreads();
   FASTSEG_UNROLL
-  for (int s = 0; s < kSamples; ++s) {
-    const int m = begin + own + s;
-    if (folds_back && lane < at.count && m < p.lines.size)
-      sums[s] += reflected_gifts(x + at.offset + lane * p.lines.column_stride, p.lines.stride, p.lines.size, m, centre, reach);
-    tile[(own + s) * kTileStride + lane] = gain * sums[s];
-  }
+  for (int s = 0; s < kSamples; ++s) tile[(own + s) * kTileStride + lane] = gain * sums[s];
   __syncthreads();
   for_tile<contiguous>(p.lines.size - begin < span ? p.lines.size - begin : span, [&](int sample, int line) {
     if (line >= at.count) return;
-    const float low = tile[sample * kTileStride + line];
+    float low = tile[sample * kTileStride + line];
+    if (folds_back) {
+      const In* start = x + at.offset + line * p.lines.column_stride;
+      low += gain * reflected_gifts(start, p.lines.stride, p.lines.size, begin + sample, centre, reach);
+    }
     const int64_t offset = image * p.voxels + at.offset + line * p.lines.column_stride + (begin + sample) * p.lines.stride;
     if (p.low) from_compute(low, p.low[offset]);
     if (p.high) from_compute(to_compute(p.original[offset]) - low, p.high[offset]);
