@@ -207,11 +207,15 @@ Block mixed_spectrum(const Convolution& c, uintptr_t x, uintptr_t weight, uintpt
   return mixed;
 }
 
+// Without a place for the kept spectrum it lives for this call only.
 void convolve(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y, int64_t batch,
               int threads) {
+  const bool is_double = static_cast<DType>(c.dtype) == DType::kFloat64;
+  const Block kept = spectrum ? Block() : allocate(batch * c.groups * c.inputs * c.modes * 2, is_double);
+  if (!spectrum) spectrum = address(kept);
   const Block mixed = mixed_spectrum(c, x, weight, spectrum, batch, threads);
   const int64_t out = c.groups * c.outputs;
-  const Block planes = allocate_planes(c.synthesis, batch * out, static_cast<DType>(c.dtype) == DType::kFloat64);
+  const Block planes = allocate_planes(c.synthesis, batch * out, is_double);
   synthesis<cpu_kernels>(c.synthesis, address(mixed), address(planes), bias, y, batch * out, out, c.dtype, false, threads);
 }
 

@@ -90,11 +90,10 @@ def check_weight(channels: int, shape, bias_shape, groups: int, modes) -> None:
 
 
 def check_device(x: Tensor, **others: Tensor | None) -> None:
+    device = x.device
     for name, tensor in others.items():
-        if tensor is None:
-            continue
-        if tensor.device != x.device:
-            raise ValueError(f"{name}: is on {tensor.device}, want x's device {x.device}")
+        if tensor is not None and tensor.device != device:
+            raise ValueError(f"{name}: is on {tensor.device}, want x's device {device}")
 
 
 def check_bias(bias: Tensor | None) -> None:

@@ -198,6 +198,29 @@ class CpuSpectral(Spectral):
             DTYPE_CODES[dtype],
         )  # fmt: skip
 
+    def prepared(self, x: Tensor, weight: Tensor, sizes, groups: int, scales, two_sided: bool):
+        """The convolution of tensors like these as a function of x, weight and bias, the spectrum
+        not kept: all that shapes and dtypes decide is decided here.
+        """
+        keep, native = self._convolution_of(x, weight, sizes, groups, scales, two_sided)
+        convolve, batch, wide = self.table.convolve, x.shape[0], weight.dtype
+        shape, dtype = (batch, weight.shape[1], *sizes), x.dtype
+        same = shape == tuple(x.shape)
+
+        def call(x: Tensor, weight: Tensor, bias: Tensor | None, tables=keep) -> Tensor:
+            x, weight = x.contiguous(), weight.contiguous()
+            # the quickest of torch's ways to an uninitialised tensor
+            y = torch.empty_like(x) if same else torch.empty(shape, dtype=dtype)
+            if bias is not None:
+                bias = (bias if bias.dtype is wide else bias.to(wide)).contiguous()
+            convolve(
+                native, x.data_ptr(), weight.data_ptr(), address(bias), 0, y.data_ptr(), batch,
+                torch.get_num_threads(),
+            )  # fmt: skip
+            return y
+
+        return call
+
     def convolve(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, sizes, groups: int,
         analysis_scale: float, synthesis_scale: float, two_sided: bool,
@@ -217,16 +240,18 @@ class CpuSpectral(Spectral):
             self.table.convolve_block, x, weight, skip, bias, x.shape[2:], groups, scales, two_sided
         )
 
+    def _convolution_of(self, x, weight, sizes, groups, scales, two_sided):
+        channels, modes = (x.shape[1], weight.shape[1]), tuple(weight.shape[2:-1])
+        return self.convolution(
+            tuple(x.shape[2:]), tuple(sizes), modes, channels, groups, scales, two_sided, x.dtype
+        )
+
     def _call(self, function, x, weight, skip, bias, sizes, groups, scales, two_sided):
         x, weight = x.contiguous(), weight.contiguous()
-        batch, channels, *in_sizes = x.shape
-        outputs, *modes = weight.shape[1:-1]
-        _, native = self.convolution(
-            tuple(in_sizes), tuple(sizes), tuple(modes), (channels, outputs), groups, scales,
-            two_sided, x.dtype,
-        )  # fmt: skip
-        spectrum = weight.new_empty((batch, channels, *modes, 2))
-        y = x.new_empty((batch, outputs, *sizes))
+        batch, channels = x.shape[:2]
+        _, native = self._convolution_of(x, weight, sizes, groups, scales, two_sided)
+        spectrum = weight.new_empty((batch, channels, *weight.shape[2:]))
+        y = x.new_empty((batch, weight.shape[1], *sizes))
         bias = None if bias is None else bias.to(weight.dtype).contiguous()
         skips = () if skip is None else (skip.data_ptr(),)
         function(

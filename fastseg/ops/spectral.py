@@ -1,7 +1,6 @@
 """Truncated transforms and the spectral convolution: argument checks and the choice of backend."""
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,13 +81,16 @@ def truncated_irfftn(
     return y.to(dtype)
 
 
-class _Call(NamedTuple):
-    """A spectral convolution's arguments, checked and completed."""
+class _Call:
+    """A spectral convolution's arguments, checked and completed, and where a backend has one the
+    function that takes tensors like these.
+    """
 
-    modes: tuple
-    sizes: tuple
-    scales: tuple[float, float]
-    backend: str
+    __slots__ = ("backend", "function", "modes", "scales", "sizes")
+
+    def __init__(self, modes: tuple, sizes: tuple, scales: tuple[float, float], backend: str):
+        self.modes, self.sizes, self.scales, self.backend = modes, sizes, scales, backend
+        self.function = None
 
 
 def _prepare(
@@ -139,11 +141,12 @@ def spectral_conv(
     shared = modes is not None
     if sizes is not None:
         sizes = _checks.integers("sizes", sizes)
-    modes, sizes, scales, backend = prepare(
+    call = prepare(
         _backends.setting(), x.device.type, x.dtype, x.shape, real.shape,
         None if bias is None else bias.shape, sizes, groups, norm, two_sided,
         _checks.integers("modes", modes) if shared else None,
     )  # fmt: skip
+    modes, sizes, scales, backend = call.modes, call.sizes, call.scales, call.backend
     by_all = shared and all(n == 1 for n in real.shape[2:-1])
     if shared and not by_all:
         real = real.expand(*real.shape[:2], *modes, 2)
@@ -154,11 +157,14 @@ def spectral_conv(
         return _matmul.convolve(x, real, bias, modes, sizes, groups, *scales, two_sided)
     if by_all:
         return _convolve_shared(x, real, bias, modes, sizes, groups, *scales, two_sided, backend)
+    arguments = sizes, groups, *scales, two_sided, backend
     if _backends.watched(x, real, bias):
-        convolve = torch.ops.fastseg.spectral_conv
-    else:
-        convolve = _spectral_ops.spectral_conv
-    return convolve(x, real, bias, sizes, groups, *scales, two_sided, backend)[0]
+        return torch.ops.fastseg.spectral_conv(x, real, bias, *arguments)[0]
+    if backend not in _backends.PREPARED:
+        return _spectral_ops.spectral_conv(x, real, bias, *arguments)[0]
+    if call.function is None:
+        call.function = _backends.PREPARED[backend](x, real, sizes, groups, scales, two_sided)
+    return call.function(x, real, bias)
 
 
 def _convolve_shared(
@@ -198,11 +204,12 @@ def fno_block(
     _checks.check_device(x, weight=real, bias=bias)
     _checks.check_bias(bias)
     prepare = _prepare if torch.compiler.is_compiling() else _prepare_cached
-    _, _, scales, backend = prepare(
+    call = prepare(
         _backends.setting(), x.device.type, x.dtype, x.shape, real.shape,
         None if bias is None else bias.shape, None, groups, norm, two_sided, None,
         _backends.SPECTRAL_POINTWISE,
     )  # fmt: skip
+    scales, backend = call.scales, call.backend
     _checks.check_skip(x, skip_weight, real.shape[1], groups)
     if backend == "reference":
         return reference.fno_block(x, real, skip_weight, bias, None, groups, norm, two_sided)
