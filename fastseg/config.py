@@ -31,11 +31,13 @@ class Recipe:
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"  # update rule
     lr: float = 3e-4  # learning rate at the start
     betas: tuple[float, ...] = (0.9, 0.999)  # Adam's averages; SGD's momentum is the first
+    nesterov: bool = False  # SGD's momentum looks ahead; Adam has no such thing
     weight_decay: float = 0.0  # L2 penalty (Adam, SGD), decoupled decay (AdamW)
-    schedule: Literal["constant", "cosine"] = "constant"  # learning rate over the whole run
+    schedule: Literal["constant", "cosine", "poly"] = "constant"  # learning rate over the whole run
     lr_min: float = 1e-6  # where the cosine schedule ends
     grad_clip: float | None = 12.0  # largest gradient norm, null for none
     epochs: int = 50  # passes over the training cases
+    patience: int | None = None  # epochs without a better validation that end the run, null: none
     ema: float | None = None  # decay of the averaged weights, null for none
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # arithmetic of the network
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU when there is one
@@ -45,6 +47,7 @@ class Recipe:
     seed: int = 0  # of split, initial weights, sample order and noise
     modalities: tuple[str, ...] | None = None  # channels by name, null for all the data set has
     fractions: tuple[float, ...] = (0.7, 0.2, 0.1)  # share of patients for train, val, test
+    labelled_fraction: float | None = None  # share of training patients with labels, null for all
     val_every: int = 1  # epochs between validations, 0 for never
     val_cases: int = 32  # at most so many validation patients, the first of the split
     save_every: int = 500  # steps between checkpoints besides the one after each epoch
@@ -65,10 +68,23 @@ class Recipe:
             raise UsageError(f"fractions: is {self.fractions}, wanted three numbers with sum 1")
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise UsageError(f"betas: is {self.betas}, wanted two numbers from 0 to below 1")
+        if self.labelled_fraction is not None and not 0 < self.labelled_fraction < 1:
+            raise UsageError(
+                f"labelled_fraction: is {self.labelled_fraction}, wanted between 0 and 1, or null"
+            )
+        if self.nesterov and not self.betas[0]:
+            raise UsageError(f"betas: is {self.betas}, nesterov wants a momentum above 0")
 
 
 _LOWEST = {"epochs": 1, "grad_clip": 0, "ema": 0, "lr_min": 0, "weight_decay": 0, "devices": 1}
-_LOWEST |= {"val_every": 0, "val_cases": 1, "save_every": 1, "log_every": 1, "max_skipped": 1}
+_LOWEST |= {
+    "patience": 1,
+    "val_every": 0,
+    "val_cases": 1,
+    "save_every": 1,
+    "log_every": 1,
+    "max_skipped": 1,
+}
 # data.seed follows seed; name, system and the two groups are not values
 _FIXED = {"name", "system", "model", "data", "data.seed"}
 

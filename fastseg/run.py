@@ -14,23 +14,17 @@ from torch import nn
 from fastseg import checkpoint, config, rundir
 from fastseg.config import Recipe
 from fastseg.data import cases
-from fastseg.data.pipeline import Loader
 from fastseg.errors import DataError, UsageError
+from fastseg.feed import Feed, choose_labelled
 from fastseg.sample import build_network, pick_device
 
 log = logging.getLogger("fastseg")
 Saved = tuple[Path, dict[str, Any], dict[str, checkpoint.Tensors]]
 _PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 # keys that change how long or how a run computes, not what: a resumed run may differ in them
-_FREE = {"epochs", "device", "devices", "loader", "kernels", "val_every", "val_cases", "save_every"}
-_FREE |= {
-    "log_every",
-    "max_skipped",
-    "data.threads",
-    "data.cache",
-    "data.cache_dir",
-    "data.max_bad",
-}
+_FREE = {"epochs", "patience", "device", "devices", "loader", "kernels", "val_every", "val_cases"}
+_FREE |= {"save_every", "log_every", "max_skipped"}
+_FREE |= {"data.threads", "data.cache", "data.cache_dir", "data.max_bad"}
 
 
 @dataclass
@@ -43,6 +37,7 @@ class Position:
     batches_per_epoch: int = 0
     validated: int = 0  # epochs whose end was dealt with
     best: float = -1.0
+    best_epoch: int = 0  # when that was
     skipped: int = 0
     in_a_row: int = 0
     time_s: float = 0.0
@@ -56,6 +51,14 @@ class Position:
         self.skipped += not finite
         self.in_a_row = 0 if finite else self.in_a_row + 1
 
+    def finished(self, recipe: Recipe) -> bool:
+        """All epochs are done, or validation has not become better for `recipe.patience` epochs."""
+        if self.validated >= recipe.epochs or recipe.patience is None:
+            return self.validated >= recipe.epochs
+        # epochs whose end was not validated say nothing yet
+        latest = recipe.val_every and self.validated // recipe.val_every * recipe.val_every
+        return self.best >= 0 and latest - self.best_epoch >= recipe.patience
+
 
 @dataclass
 class Run:
@@ -66,7 +69,7 @@ class Run:
     fabric: Any
     dataset: cases.Dataset
     split: dict[str, list[str]]
-    loader: Loader
+    feed: Feed
     net: Any  # Fabric's wrapper of module
     module: nn.Module
     ema: nn.Module | None
@@ -85,14 +88,24 @@ def launch(recipe: Recipe) -> Any:
     # "highest" forbids TF32 in matrix products, "high" allows it
     torch.set_float32_matmul_precision("high" if recipe.precision == "tf32" else "highest")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", recipe.devices))
+    device = pick_device(recipe.device).type
     fabric = Fabric(
-        accelerator=pick_device(recipe.device).type,
+        accelerator=device,
         devices=local,
         num_nodes=int(os.environ.get("WORLD_SIZE", local)) // local,
-        precision=_PRECISION[recipe.precision],
+        **_precision(recipe, device),
     )
     fabric.launch()
     return fabric
+
+
+def _precision(recipe: Recipe, device: str) -> dict[str, Any]:
+    if (recipe.precision, device) != ("fp16", "cpu"):
+        return {"precision": _PRECISION[recipe.precision]}
+    from lightning_fabric.plugins import MixedPrecision
+
+    # asked by name, Fabric would take bf16 on a CPU
+    return {"plugins": MixedPrecision(_PRECISION["fp16"], device)}
 
 
 def find_saved(recipe: Recipe, out: Path, resume: bool, fabric: Any) -> Saved | None:
@@ -128,15 +141,13 @@ def prepare(
 ) -> Run:
     """Data, network and optimiser, fresh or as `saved` left them; writes the run's small files."""
     dataset, parts = _data(recipe, data, split, saved)
-    loader = Loader(dataset, parts["train"], recipe.data, backend=recipe.loader,
-                    device=fabric.device, rank=fabric.global_rank,
-                    world=fabric.world_size)  # fmt: skip
+    feed = Feed(dataset, parts, recipe, fabric)
     module = build_network(recipe, len(dataset.modalities), len(dataset.scheme.classes))
     net, optimizer = fabric.setup(module, _optimizer(recipe, module))
     net.mark_forward_method("training_loss")
     ema = copy.deepcopy(module).requires_grad_(False) if recipe.ema is not None else None
-    at = Position(batches_per_epoch=loader.batches_per_epoch)
-    run = Run(recipe, out, fabric, dataset, parts, loader, net, module, ema, optimizer, at)
+    at = Position(batches_per_epoch=feed.batches_per_epoch)
+    run = Run(recipe, out, fabric, dataset, parts, feed, net, module, ema, optimizer, at)
     if saved:
         _restore(run, saved)
     if fabric.is_global_zero:
@@ -199,13 +210,19 @@ def _data(
         parts = cases.split_cases(dataset, recipe.seed, recipe.fractions)
     if not parts["train"]:
         raise UsageError(f"{data}: {len(dataset.cases)} cases leave none to train on")
+    if recipe.labelled_fraction is None:
+        parts.pop("labelled", None)
+    elif "labelled" not in parts:
+        share = recipe.labelled_fraction
+        parts["labelled"] = choose_labelled(dataset, parts["train"], share, recipe.seed)
     return dataset, parts
 
 
 def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
     common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(module.parameters(), momentum=recipe.betas[0], **common)
+        momentum = {"momentum": recipe.betas[0], "nesterov": recipe.nesterov}
+        return torch.optim.SGD(module.parameters(), **momentum, **common)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
     return kind(module.parameters(), betas=recipe.betas, **common)
 

@@ -22,7 +22,7 @@ from fastseg import report, rundir
 from fastseg.config import Recipe
 from fastseg.errors import NonFiniteError
 from fastseg.progress import progress
-from fastseg.run import Run, find_saved, launch, prepare, save
+from fastseg.run import Position, Run, find_saved, launch, prepare, save
 from fastseg.sample import use_kernels
 from fastseg.stop import Stopped, StopSignal
 from fastseg.validate import validate
@@ -56,18 +56,21 @@ def train(
         stack.enter_context(use_kernels(recipe.kernels))
         fabric.barrier()
         saved = find_saved(recipe, out, resume, fabric)
-        if saved and saved[1]["position"]["validated"] >= recipe.epochs:
-            log.warning("%s is finished (%d epochs); a larger epochs= goes on", out, recipe.epochs)
+        if saved and (at := Position(**saved[1]["position"])).finished(recipe):
+            more = "epochs" if at.validated >= recipe.epochs else "patience"
+            log.warning("%s is finished (%d epochs); a larger %s= goes on", out, at.validated, more)
             return saved[0]
         run = prepare(recipe, data, out, fabric, split, saved)
-        stack.callback(run.loader.close)
+        stack.callback(run.feed.close)
         return _loop(run, stop)
 
 
 def lr_at(recipe: Recipe, step: int, steps: int) -> float:
-    """Learning rate of `step` (from 0) of `steps`."""
+    """Learning rate of `step` (from 0) of `steps`; "poly" changes it once an epoch."""
     if recipe.schedule == "constant":
         return recipe.lr
+    if recipe.schedule == "poly":
+        return recipe.lr * (1 - step * recipe.epochs // steps / recipe.epochs) ** 0.9
     return recipe.lr_min + (recipe.lr - recipe.lr_min) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
@@ -80,11 +83,14 @@ def _loop(run: Run, stop: StopSignal) -> Path:
                 last = _end_epoch(run, stop)
             if _stopping(run, stop):
                 raise Stopped(f"stopped by {stop.name} after step {at.step}; saved in {save(run)}")
-            if at.epoch >= recipe.epochs:
+            if at.finished(recipe):
                 return last
             mark, seen = time.monotonic(), 0
-            for batch in run.loader.epoch(at.epoch, at.batch):
-                row = _step(run, batch, lr_at(recipe, at.step, steps))
+            for batch in run.feed.epoch(at.epoch, at.batch, at.step):
+                # not at.step: an epoch that began again with other batches has counted some twice
+                done = at.epoch * at.batches_per_epoch + at.batch
+                batch["progress"] = done / steps
+                row = _step(run, batch, lr_at(recipe, done, steps))
                 at.time_s, seen = time.monotonic() - start_s, seen + len(batch["case"])
                 advance(1)
                 if row:
@@ -121,6 +127,8 @@ def _step(run: Run, batch: dict[str, Any], lr: float) -> dict[str, Any] | None:
     if finite or recipe.precision == "fp16":  # the loss scaler must see overflows to shrink
         optimizer.step()
     optimizer.zero_grad()
+    if finite and hasattr(run.module, "after_step"):
+        run.module.after_step()
     if finite and run.ema is not None:
         _average(run.ema, run.module, recipe.ema, at.step)
     row = {"step": at.step + 1, "epoch": at.epoch}
@@ -172,13 +180,14 @@ def _end_epoch(run: Run, stop: StopSignal) -> Path | None:
     final = at.epoch >= recipe.epochs
     due = recipe.val_every and run.split["val"] and (final or at.epoch % recipe.val_every == 0)
     score = validate(run, stop) if due else None
-    if score is not None:
-        _log(run, {"step": at.step, "epoch": at.epoch, "val_dice": score})
     if _stopping(run, stop):
         return None
+    if score is not None:
+        _log(run, {"step": at.step, "epoch": at.epoch, "val_dice": score})
     at.validated = at.epoch
     improved = score is not None and score > at.best
-    at.best = score if improved else at.best
+    if improved:
+        at.best, at.best_epoch = score, at.epoch
     if run.fabric.is_global_zero and (due or final):
         report.progress_png(run.metrics, run.out / "progress.png")
     if improved:

@@ -546,6 +546,9 @@ def test_split_survives_saving(tmp_path):
     split = cases.split_cases(dataset, seed=1)
     cases.save_split(tmp_path / "split.json", split)
     assert cases.load_split(tmp_path / "split.json", dataset) == split
+    split["labelled"] = split["train"][:3]
+    cases.save_split(tmp_path / "split.json", split)
+    assert cases.load_split(tmp_path / "split.json", dataset) == split
     assert [path.name for path in tmp_path.iterdir()] == ["split.json"]
 
 
@@ -559,6 +562,8 @@ def test_split_survives_saving(tmp_path):
         ({"train": [["A-0"]], "val": [], "test": []}, "lists of ids"),
         ({"train": "A-0", "val": [], "test": []}, "lists of ids"),
         ({"train": ["A-0"], "val": []}, "lists of ids"),
+        ({"train": ["A-0"], "val": [], "test": [], "labelled": ["A-1"]}, "labelled lists cases"),
+        ({"train": ["A-0"], "val": [], "test": [], "labelled": "A-0"}, "lists of ids"),
         ([], "lists of ids"),
     ],
 )

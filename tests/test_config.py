@@ -60,6 +60,11 @@ def test_help_gives_meaning_and_reason():
         ("lr=1e-3", "lr", 1e-3),
         ("lr=1", "lr", 1.0),
         ("ema=null", "ema", None),
+        ("schedule=poly", "schedule", "poly"),
+        ("nesterov=true", "nesterov", True),
+        ("patience=50", "patience", 50),
+        ("labelled_fraction=0.1", "labelled_fraction", 0.1),
+        ("data.foreground_fraction=null", "data.foreground_fraction", None),
         ("grad_clip=None", "grad_clip", None),
         ("data.batch_size=4", "data.batch_size", 4),
         ("data.flip=false", "data.flip", False),
@@ -106,12 +111,19 @@ def test_override_changes_that_value_and_no_other(override, key, value):
         ("ema=1", "ema"),
         ("fractions=0.5,0.5", "fractions"),
         ("betas=0.9,1", "betas"),
+        ("patience=0", "patience: is 0, wanted at least 1"),
+        ("labelled_fraction=1", "labelled_fraction: is 1.0, wanted between 0 and 1"),
     ],
 )
 def test_wrong_override_names_the_key(override, message):
     with pytest.raises(UsageError) as caught:
         load_recipe("fno", [override])
     assert message in str(caught.value)
+
+
+def test_nesterov_wants_momentum():
+    with pytest.raises(UsageError, match="nesterov wants a momentum above 0"):
+        load_recipe("fno", ["nesterov=true", "betas=0,0.9"])
 
 
 def test_unknown_recipe_suggests_the_nearest():

@@ -1,14 +1,19 @@
 """Training: what a run leaves, how it stops, how it goes on, and what it refuses."""
 
+import dataclasses
 import fcntl
+import importlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -16,10 +21,14 @@ import pytest
 import torch
 
 import fastseg.train as module
-from fastseg import checkpoint, config, validate
+from fastseg import checkpoint, config, models, validate
 from fastseg.config import load_recipe
 from fastseg.data import phantom
+from fastseg.data.cases import Case, Dataset, discover
+from fastseg.data.labels import BRATS
+from fastseg.data.pipeline import Loader, LoaderConfig
 from fastseg.errors import DataError, NonFiniteError, UsageError
+from fastseg.feed import Feed, choose_labelled
 from fastseg.sample import build_network, sample
 from fastseg.stop import Stopped
 from fastseg.train import lr_at, train
@@ -371,3 +380,147 @@ def test_killed_runs_go_on_bitwise_the_same(tmp_path):
     assert summary["kills"] == 2
     assert summary["losses_equal"]
     assert summary["weights_equal"]
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """The recipe of a system with noise, buffers, ramp, own average and unlabelled images."""
+    monkeypatch.setitem(models.SYSTEMS, "fake", "fake_system")
+    recipe = load_recipe("fno", [key for key in TINY if not key.startswith("model.")])
+    seen = importlib.import_module("fake_system").System.seen
+    seen.clear()
+    options = {"width": 4, "steps": 2, "noise": 0.1, "sampler": "ddim"}
+    changes = {"name": "fake", "system": "fake", "model": options, "optimizer": "sgd"}
+    return lambda **more: dataclasses.replace(recipe, **changes | {"ema": 0.9} | more)
+
+
+SEMI = {"labelled_fraction": 0.4, "nesterov": True, "schedule": "poly", "weight_decay": 3e-5}
+
+
+@pytest.mark.parametrize("options", [{}, SEMI], ids=["supervised", "semi"])
+def test_everything_of_a_diffusion_run_resumes_exactly(data, tmp_path, monkeypatch, fake, options):
+    recipe = fake(**options)
+    train(recipe, data, tmp_path / "straight")
+    steps = len(rows(tmp_path / "straight"))
+    stop_at(monkeypatch, 1, steps - 2)
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            train(recipe, data, tmp_path / "broken")
+    train(recipe, data, tmp_path / "broken")
+    drop = ("samples_per_s", "time_s")
+    logged = [
+        [{key: value for key, value in row.items() if key not in drop} for row in rows(out, "step")]
+        for out in (tmp_path / "straight", tmp_path / "broken")
+    ]
+    assert logged[0] == logged[1]
+    assert len(logged[0]) == steps + 2  # a line a step, and a score an epoch
+    for group in ("model", "ema", "optimizer"):
+        straight = weights(tmp_path / "straight", group)
+        broken = weights(tmp_path / "broken", group)
+        assert straight.keys() == broken.keys()
+        assert all(torch.equal(tensor, broken[name]) for name, tensor in straight.items())
+    assert not torch.equal(weights(tmp_path / "straight")["weights"], torch.ones(4))
+
+
+def test_progress_and_rate_follow_the_position(data, tmp_path, fake):
+    recipe = fake(schedule="poly", epochs=3)
+    train(recipe, data, tmp_path)
+    seen = importlib.import_module("fake_system").System.seen
+    assert [entry["progress"] for entry in seen] == [step / 18 for step in range(18)]
+    rates = [row["lr"] for row in rows(tmp_path)]
+    assert rates == [0.01 * (1 - epoch / 3) ** 0.9 for epoch in range(3) for _ in range(6)]
+
+
+def test_unlabelled_images_come_from_the_other_patients(data, tmp_path, monkeypatch, fake):
+    recipe = fake(labelled_fraction=0.4, val_every=0)
+    train(recipe, data, tmp_path)
+    seen = list(importlib.import_module("fake_system").System.seen)
+    split = json.loads((tmp_path / "split.json").read_text())
+    assert len(split["labelled"]) == 1
+    assert set(split["labelled"]) < set(split["train"])
+    # two patients of eight slices in batches of four an epoch; the labelled one has half of that
+    assert len(seen) == 8
+    epochs = [{seed[1] for seed in entry["seed"]} for entry in seen]
+    assert epochs == [{0}, {0}, {1}, {1}, {2}, {2}, {3}, {3}]
+    labelled_ids = {name for row in rows(tmp_path, "cases") for name in row["cases"]}
+    assert not labelled_ids
+    dataset = discover(data)
+    feed = Feed(dataset, split, recipe, SimpleNamespace(device="cpu", global_rank=0, world_size=1))
+    with closing(feed):
+        again = list(feed.epoch(1, 2, 6))
+        assert {name for batch in again for name in batch["case"]} == set(split["labelled"])
+        ids = {name for batch in feed.unlabelled.epoch(0) for name in batch["case"]}
+    assert ids == set(split["train"]) - set(split["labelled"])
+    for batch, entry in zip(again, seen[6:], strict=True):
+        assert torch.equal(batch["unlabelled"], entry["unlabelled"])
+        assert batch["seed"] == entry["seed"]
+
+
+def test_crops_without_labels_do_not_depend_on_them(data, tmp_path):
+    dataset = discover(data)
+    case_ids = [case.id for case in dataset.cases][:2]
+    config_ = LoaderConfig((32, 32), 4, 8, foreground_fraction=None, threads=1)
+    emptied = shutil.copytree(data, tmp_path / "data")
+    for path in emptied.rglob("*_seg.nii.gz"):
+        label = nibabel.load(path)
+        blank = np.zeros(label.shape, np.uint8)
+        blank[0, 0, 0] = 4
+        nibabel.save(nibabel.Nifti1Image(blank, label.affine), path)
+    images = []
+    for source in (dataset, discover(emptied)):
+        with Loader(source, case_ids, config_, backend="torch") as loader:
+            images.append(torch.cat([batch["image"] for batch in loader.epoch(0)]))
+    assert torch.equal(*images)
+
+
+def test_choice_of_labelled_patients():
+    cases = [Case(f"P{i}-{visit}", {}, Path(), f"P{i}") for i in range(10) for visit in (0, 1)]
+    dataset = Dataset(Path("root"), "datalist", (), BRATS, tuple(cases))
+    train_ids = [case.id for case in cases]
+    chosen = choose_labelled(dataset, train_ids, 0.3, seed=0)
+    assert len(chosen) == 6
+    assert {case_id[:2] for case_id in chosen} == {case_id[:2] for case_id in chosen[::2]}
+    assert chosen == choose_labelled(dataset, train_ids[::-1], 0.3, seed=0)
+    assert len({tuple(choose_labelled(dataset, train_ids, 0.3, seed)) for seed in range(5)}) > 1
+    assert len(choose_labelled(dataset, train_ids, 0.01, 0)) == 2
+    assert len(choose_labelled(dataset, train_ids, 0.99, 0)) == 18
+    with pytest.raises(UsageError, match="1 training patients"):
+        choose_labelled(dataset, train_ids[:2], 0.5, 0)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_sixteen_bits_train_without_a_skipped_step(data, tmp_path, fake, precision):
+    recipe = fake(precision=precision, labelled_fraction=0.4, val_every=0)
+    last = train(recipe, data, tmp_path)
+    assert not rows(tmp_path, "skipped")
+    assert all(np.isfinite(row["loss"]) for row in rows(tmp_path))
+    state, groups = checkpoint.load(last)
+    assert (state["scaler"] is not None) == (precision == "fp16")
+    assert all(t.dtype == torch.float32 for t in groups["model"].values() if t.is_floating_point())
+
+
+def scripted_validation(monkeypatch, values):
+    monkeypatch.setattr(module, "validate", lambda run, stop: values[run.at.epoch - 1])
+
+
+def test_run_without_a_better_validation_ends_early(data, tmp_path, monkeypatch, caplog):
+    short = ("data.samples_per_case=1", "epochs=9", "patience=2")
+    scripted_validation(monkeypatch, [0.1, 0.3, 0.2, 0.3, 0.9, 0.8, 0.1, 0.0, 0.0])
+    train(tiny(*short), data, tmp_path / "straight")
+    assert [step for step, _ in scores(tmp_path / "straight")] == [1, 2, 3, 4]
+    stop_at(monkeypatch, 2)
+    with pytest.raises(Stopped):
+        train(tiny(*short), data, tmp_path / "broken")
+    train(tiny(*short), data, tmp_path / "broken")
+    assert_same_run(tmp_path / "broken", tmp_path / "straight")
+    train(tiny(*short), data, tmp_path / "broken")
+    assert "is finished (4 epochs); a larger patience= goes on" in caplog.text
+    train(tiny(*short, "patience=3"), data, tmp_path / "broken")
+    assert len(scores(tmp_path / "broken")) == 8
+
+
+def test_epochs_that_are_not_validated_end_nothing(data, tmp_path, monkeypatch):
+    short = ("data.samples_per_case=1", "epochs=7", "patience=1", "val_every=3")
+    scripted_validation(monkeypatch, [None, None, 0.5, None, None, 0.6, 0.4])
+    train(tiny(*short), data, tmp_path)
+    assert [step for step, _ in scores(tmp_path)] == [3, 6, 7]

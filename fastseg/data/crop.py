@@ -29,15 +29,16 @@ def cut_samples(brain: Brain, case_id: str, seeds, config) -> list[Sample]:
     """Cut one sample for each (seed, epoch, sample) of `seeds` out of a decoded case.
 
     A share of `config.foreground_fraction` of all sample numbers is centred on the tumour, when
-    the case has one; the others on brain outside it.
+    the case has one; the others on brain outside it. None centres all on brain of either kind.
     """
-    places = _Places(brain)
+    blind = config.foreground_fraction is None
+    places = _Places(brain, np.zeros_like(brain.label) if blind else brain.label)
     pick = places.pick_slice if len(config.patch) == 2 else places.pick_voxel
     size = (1, *config.patch)[-3:]
     samples = []
     for seed in seeds:
         rng = np.random.default_rng(seed)
-        centre = pick(rng, _on_tumour(seed[-1], config.foreground_fraction))
+        centre = pick(rng, _on_tumour(seed[-1], config.foreground_fraction or 0))
         image, label, stats = cut(brain, centre, size, config.normalise)
         samples.append(Sample(case_id, seed, image, label, stats, augment.draw(rng, config)))
     return samples
@@ -51,9 +52,9 @@ def _on_tumour(sample: int, fraction: float) -> bool:
 class _Places:
     """Where tumour and brain lie in a `Brain`, worked out once for all of its samples."""
 
-    def __init__(self, brain: Brain):
+    def __init__(self, brain: Brain, label: np.ndarray):
         self.brain = brain
-        self.tumour = brain.label != 0
+        self.tumour = label != 0
         self.tumour_slices = np.flatnonzero(self.tumour.any(axis=(1, 2)))
 
     @cached_property

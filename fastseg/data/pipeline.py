@@ -36,7 +36,8 @@ class LoaderConfig:
     """What a batch holds and how it is made. Raises UsageError naming a wrong field.
 
     `patch` is (H, W) for axial slices or (D, H, W) for volumes, in voxels. `samples_per_case` are
-    cut from one decode; `foreground_fraction` of them are centred on tumour. `flip` mirrors H and
+    cut from one decode; `foreground_fraction` of them are centred on tumour, null centres them on
+    brain without a look at the label. `flip` mirrors H and
     W with probability 0.5 each, `rotate90` turns by a random quarter turn, `rotate_degrees` is the
     largest random in-plane angle. `normalise` "zscore" is per volume over the brain, "slice_minmax"
     maps each axial slice to [0, 1]. `cache` keeps decoded cases in memory ("ram") or in `cache_dir`
@@ -46,7 +47,7 @@ class LoaderConfig:
     patch: tuple[int, ...]
     batch_size: int = 8
     samples_per_case: int = 8
-    foreground_fraction: float = 0.5
+    foreground_fraction: float | None = 0.5
     flip: bool = True
     rotate90: bool = False
     rotate_degrees: float = 0.0
@@ -66,7 +67,9 @@ class LoaderConfig:
             _want(_whole(value, 1), name, value, "a whole number from 1")
         _want(_whole(self.seed, 0), "seed", self.seed, "a whole number from 0")
         for name in ("foreground_fraction", "max_bad"):
-            _want(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+            value = getattr(self, name)
+            blind = name == "foreground_fraction" and value is None
+            _want(blind or 0 <= value <= 1, name, value, "between 0 and 1")
         _want(0 <= self.rotate_degrees <= 180, "rotate_degrees", self.rotate_degrees, "0 to 180")
         _want(self.normalise in NORMALISE, "normalise", self.normalise, " or ".join(NORMALISE))
         _want(self.cache in CACHES, "cache", self.cache, ", ".join(CACHES))

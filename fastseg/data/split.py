@@ -11,6 +11,7 @@ import numpy as np
 from fastseg.errors import DataError, UsageError
 
 PARTS = ("train", "val", "test")
+LABELLED = "labelled"  # those of train whose labels are used, where not all are
 
 
 def split_cases(
@@ -48,7 +49,7 @@ def save_split(path: str | Path, split: dict[str, list[str]]) -> None:
 
 
 def load_split(path: str | Path, dataset) -> dict[str, list[str]]:
-    """Read a saved split of `dataset`.
+    """Read a saved split of `dataset`; "labelled", a part of train, may stand next to the parts.
 
     Raises DataError when the file is no split, names unknown cases, or when a case or patient is in
     more than one part: scores on such a split are worthless.
@@ -57,12 +58,16 @@ def load_split(path: str | Path, dataset) -> dict[str, list[str]]:
         split = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a saved split ({error})") from error
-    lists = list(split.values()) if isinstance(split, dict) and set(split) == set(PARTS) else [None]
+    known = isinstance(split, dict) and set(split) - {LABELLED} == set(PARTS)
+    lists = list(split.values()) if known else [None]
     if not all(isinstance(ids, list) and all(isinstance(i, str) for i in ids) for ids in lists):
         raise DataError(f"{path}: a split should hold the lists of ids {', '.join(PARTS)}")
     patients = {case.id: case.patient for case in dataset.cases}
     part_of: dict[str, str] = {}
-    for part, ids in split.items():
+    if not set(split.get(LABELLED, [])) <= set(split["train"]):
+        raise DataError(f"{path}: {LABELLED} lists cases that are not in train")
+    for part in PARTS:
+        ids = split[part]
         for case_id in ids:
             if case_id not in patients:
                 raise DataError(f"{path}: {case_id!r} in {part} is no case of {dataset.root}")
