@@ -98,6 +98,7 @@ def sample(arguments: argparse.Namespace) -> None:
         part=arguments.part,
         kernels=arguments.kernels or "auto",
         suffix=arguments.suffix,
+        overrides=arguments.rest,
     )
     print(f"{len(written)} predictions in {arguments.out}")
 
@@ -190,6 +191,8 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _sample_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "fastseg sample RUN --data DATA --out PREDICTIONS [options] [name=value ...]"
+    parser.epilog = "name=value: one of the system's sampling options, such as sampling_steps=20"
     parser.add_argument("checkpoint", help="a run (its best checkpoint counts) or one checkpoint")
     parser.add_argument("--data", required=True, help="data set to predict")
     parser.add_argument("--out", required=True, help="folder for CASE_pred.nii.gz")
@@ -211,9 +214,9 @@ class _TrainHelp(argparse.Action):
 
 
 def _check_rest(parser, arguments: argparse.Namespace, rest: list[str]) -> list[str]:
-    """`name=value` words belong to train, everything to bench, nothing to the others."""
+    """`name=value` words belong to some verbs, everything to bench, nothing to the others."""
     allowed = arguments.verb == "bench" or (
-        arguments.verb == "train" and all(not word.startswith("-") for word in rest)
+        arguments.verb in ("train", "sample") and all(not word.startswith("-") for word in rest)
     )
     if rest and not allowed:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

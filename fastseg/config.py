@@ -11,6 +11,7 @@ import inspect
 import pkgutil
 import re
 import typing
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -95,7 +96,7 @@ def recipe_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
-def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe called `name` with `name=value` overrides, nested names dotted.
 
     UsageError for an unknown recipe or key, with the nearest known one, and for a wrong type.
@@ -103,10 +104,7 @@ def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recip
     recipe = _recipe_module(name).recipe()
     types = option_types(recipe)
     changes: dict[str, dict[str, Any]] = {"": {}, "data": {}, "model": {}}
-    for item in overrides:
-        key, equals, text = item.partition("=")
-        if not equals:
-            raise UsageError(f"{item!r}: an override is written name=value")
+    for key, text in map(split_override, overrides):
         if key not in types:
             raise UsageError(f"{key}: recipe {name} has no such key{_did_you_mean(key, types)}")
         group, _, field = key.rpartition(".")
@@ -117,6 +115,29 @@ def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recip
         data=_checked(dataclasses.replace, recipe.data, **changes["data"]),
         **changes[""],
     )
+
+
+def override_sampling(recipe: Recipe, allowed: Set[str], overrides: Sequence[str]) -> Recipe:
+    """`recipe` with `name=value` changes of options of its model, those in `allowed`.
+
+    UsageError for any other name, with the nearest of them, and for a wrong type.
+    """
+    types = {key: _type_of(value) for key, value in recipe.model.items() if key in allowed}
+    changes = {}
+    for key, text in map(split_override, overrides):
+        if key not in types:
+            near = _did_you_mean(key, types) if types else ""
+            raise UsageError(f"{key}: is no sampling option of system {recipe.system}{near}")
+        changes[key] = _parse(key, types[key], text)
+    return dataclasses.replace(recipe, model=recipe.model | changes)
+
+
+def split_override(item: str) -> tuple[str, str]:
+    """Name and value of `name=value`. UsageError when it is not written so."""
+    key, equals, text = item.partition("=")
+    if not equals:
+        raise UsageError(f"{item!r}: an override is written name=value")
+    return key, text
 
 
 def option_types(recipe: Recipe) -> dict[str, Any]:

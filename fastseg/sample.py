@@ -3,10 +3,12 @@
 fastseg sample RUN --data DATA --out PREDICTIONS
 fastseg sample RUN --data DATA --out PREDICTIONS --part test
 fastseg sample RUN/checkpoints/last-000012 --data DATA --out PREDICTIONS --cases A,B --suffix seg
+fastseg sample RUN --data DATA --out PREDICTIONS sampler=dpm++ sampling_steps=20 ensemble=5
 """
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,23 +39,30 @@ def sample(
     part: str = "all",
     kernels: str = "auto",
     suffix: str = "pred",
+    overrides: Sequence[str] = (),
 ) -> list[Path]:
     """Write `out/CASE_<suffix>.nii.gz` for each case of `data`; returns the paths.
 
     Class indices become the data set's own label values, in the geometry of the case's images.
     `cases` picks by id, `part` by the checkpoint's split ("train", "val", "test"). Averaged weights
-    are used when there are any. Finished cases are skipped when a stopped call is repeated.
-    UsageError for unknown cases or a folder that holds another checkpoint's predictions; DataError
-    names a damaged file.
+    are used when there are any. `overrides` are `name=value` changes of the system's sampling
+    options. Finished cases are skipped when a stopped call is repeated; the noise of a case depends
+    on the run's seed and its id alone. UsageError for unknown cases or options, or a folder that
+    holds other predictions; DataError names a damaged file.
     """
     out = Path(out)
     paths = checkpoint.find(checkpoint_path)
     found, state, groups = checkpoint.load_newest(paths, ("model", "ema"))
     recipe = config.from_dict(state["recipe"])
+    allowed = models.sampling_options(recipe.system)
+    recipe = config.override_sampling(recipe, allowed, overrides)
     dataset = discover(data, modalities=tuple(state["modalities"]))
     chosen = _choose(dataset, state["split"], cases, part)
     scheme = _scheme(dataset, LabelScheme.from_dict(state["scheme"]))
-    _claim(out, {"weights": state["sha256"], "data": str(dataset.root.resolve())}, suffix)
+    record = {"weights": state["sha256"], "data": str(dataset.root.resolve())}
+    if allowed:
+        record["sampling"] = {key: recipe.model[key] for key in sorted(allowed & set(recipe.model))}
+    _claim(out, record, suffix)
     device = pick_device(recipe.device)
     net = load_network(recipe, len(dataset.modalities), len(scheme.classes), groups).to(device)
     written = []
@@ -61,7 +70,7 @@ def sample(
         for case in chosen:
             path = out / f"{case.id}_{suffix}.nii.gz"
             if not path.exists():
-                classes, header = _predict_case(net, dataset, case, recipe)
+                classes, header = _predict_case(net, dataset, case, recipe, advance)
                 nifti.write(path, scheme.to_values(classes), header)
             written.append(path)
             advance(text=case.id)
@@ -96,29 +105,48 @@ def build_network(recipe: config.Recipe, channels: int, classes: int) -> nn.Modu
 
 @torch.no_grad()
 def predict_volume(
-    net: nn.Module, image: Tensor, patch: Sequence[int], batch_size: int
+    net: nn.Module,
+    image: Tensor,
+    patch: Sequence[int],
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    on_windows: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Class indices uint8 (D, H, W) of a volume (C, D, H, W) on the network's device.
 
     Only the box around the brain is looked at, the rest is background. A network trained on slices
     gets its slices in batches, whole where the training patch holds them, else in windows of that
     size; a volume network gets windows of its patch. Overlapping windows are blended with Gaussian
-    weights.
+    weights. `generator` is what a sampling network draws from; `on_windows` is told the number of
+    windows of each batch before it is predicted.
     """
+
+    def predict(windows: Tensor) -> Tensor:
+        if on_windows is not None:
+            on_windows(len(windows))
+        return net.predict(windows, generator)
+
     classes = np.zeros(image.shape[1:], np.uint8)
     box = _filled_box(image)
     brain = image[(slice(None), *box)]
     if not brain.numel():
         return classes
     if len(patch) == 3:
-        classes[box] = _windows(net, brain[None], patch, batch_size)[0].cpu().numpy()
+        classes[box] = _windows(predict, brain[None], patch, batch_size)[0].cpu().numpy()
     else:
         found = [
-            _windows(net, batch, patch, batch_size).cpu()
+            _windows(predict, batch, patch, batch_size).cpu()
             for batch in brain.movedim(1, 0).split(batch_size)
         ]
         classes[box] = torch.cat(found).numpy()
     return classes
+
+
+def case_generator(seed: int, case_id: str, device: torch.device) -> torch.Generator:
+    """The noise of one case: the same in whatever order, part or company it is predicted."""
+    word = int.from_bytes(hashlib.sha256(case_id.encode()).digest()[:8], "little")
+    key = np.random.SeedSequence((seed, word)).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(key >> np.uint64(1)))
 
 
 def pick_device(name: str) -> torch.device:
@@ -156,21 +184,30 @@ def _filled_box(image: Tensor) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _windows(net: nn.Module, batch: Tensor, patch: Sequence[int], windows: int) -> Tensor:
+def _windows(predict: Callable, batch: Tensor, patch: Sequence[int], windows: int) -> Tensor:
     from monai.inferers import sliding_window_inference
 
     probabilities = sliding_window_inference(
-        batch, tuple(patch), windows, net.predict, overlap=_OVERLAP, mode="gaussian"
+        batch, tuple(patch), windows, predict, overlap=_OVERLAP, mode="gaussian"
     )
     return probabilities.argmax(1).to(torch.uint8)
 
 
 def _predict_case(
-    net: nn.Module, dataset: Dataset, case: Case, recipe: config.Recipe
+    net: nn.Module, dataset: Dataset, case: Case, recipe: config.Recipe, advance: Callable
 ) -> tuple[np.ndarray, nifti.Header]:
     arrays = load_case(dataset, case, recipe.data.normalise)
     image = torch.from_numpy(arrays.image).to(next(net.parameters()).device)
-    classes = predict_volume(net, image, recipe.data.patch, recipe.data.batch_size)
+    done = 0
+
+    def on_windows(count: int) -> None:
+        nonlocal done
+        done += count
+        advance(0, f"{case.id}, window {done}")
+
+    noise = case_generator(recipe.seed, case.id, image.device)
+    patch, batch_size = recipe.data.patch, recipe.data.batch_size
+    classes = predict_volume(net, image, patch, batch_size, noise, on_windows)
     return classes, arrays.header
 
 
@@ -204,7 +241,7 @@ def _claim(out: Path, record: dict[str, Any], suffix: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     path = out / _RECORD
     try:
-        known = json.loads(path.read_text()) if path.exists() else None
+        known = config.from_json(json.loads(path.read_text())) if path.exists() else None
     except ValueError:
         known = {}
     if known != record and (known is not None or any(out.glob(f"*_{suffix}.nii.gz"))):

@@ -10,7 +10,7 @@ from fastseg.data.cases import LabelScheme
 from fastseg.data.pipeline import CaseArrays, load_case
 from fastseg.errors import DataError
 from fastseg.run import Run
-from fastseg.sample import predict_volume
+from fastseg.sample import case_generator, predict_volume
 from fastseg.stop import StopSignal
 
 log = logging.getLogger("fastseg")
@@ -21,7 +21,8 @@ def validate(run: Run, stop: StopSignal) -> float | None:
     """Mean over the validation patients of the mean region Dice; None when stopped before the end.
 
     With several processes each takes its share of the patients. Averaged weights are used when the
-    recipe keeps them. A patient that cannot be read is left out with a warning.
+    recipe keeps them, and the same noise each time. A patient that cannot be read is left out with
+    a warning.
     """
     total, count, data = 0.0, 0, run.recipe.data
     net = (run.ema or run.module).eval()
@@ -35,8 +36,9 @@ def validate(run: Run, stop: StopSignal) -> float | None:
             log.warning("validation leaves out %s", error)
             continue
         image = torch.from_numpy(case.image).to(run.fabric.device)
+        noise = case_generator(run.recipe.seed, case_id, image.device)
         with run.fabric.autocast():
-            classes = predict_volume(net, image, data.patch, data.batch_size)
+            classes = predict_volume(net, image, data.patch, data.batch_size, noise)
         total, count = total + region_dice(run.dataset.scheme, classes, case.label), count + 1
         if number < _OVERLAYS and run.fabric.is_global_zero:
             _draw(run, case_id, case, classes)

@@ -78,7 +78,8 @@ def test_recipes_and_their_help(capsys):
         (["train", "fno", "--data", "D", "--out", "R", "--fast"], "--fast"),
         (["train", "fno", "--data", "D", "--out", "R", "--kernels", "fast"], "kernels"),
         (["sample", "R"], "--data"),
-        (["sample", "R", "--data", "D", "--out", "P", "lr=1"], "unrecognized arguments: lr=1"),
+        (["sample", "R", "--data", "D", "--out", "P", "--lr"], "unrecognized arguments: --lr"),
+        (["evaluate", "P", "--data", "D", "lr=1"], "unrecognized arguments: lr=1"),
         (["phantom", "P", "--size", "96,96"], "three numbers"),
         (["phantom", "P", "--cases", "0"], "cases"),
         (["report", "nowhere"], "nowhere"),
@@ -140,6 +141,10 @@ def test_the_whole_road(capsys, data, tmp_path):
     assert (
         run(capsys, "sample", out, "--data", data, "--out", predictions, "--part", "test")[0] == 0
     )
+    words = ["sample", out, "--data", data, "--out", tmp_path / "other", "width=2"]
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "width: is no sampling option" in err
     scores = tmp_path / "scores"
     code, text, _ = run(capsys, "evaluate", predictions, "--data", data, "--out", scores)
     assert code == 0

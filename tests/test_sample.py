@@ -1,6 +1,7 @@
 """Prediction of whole patients from a checkpoint."""
 
 import ctypes
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastseg import checkpoint, config
+from fastseg import checkpoint, config, models
 from fastseg import sample as module
 from fastseg.config import load_recipe
 from fastseg.data import phantom
@@ -168,7 +169,7 @@ def test_values_are_those_of_the_data_set(run, data, tmp_path, monkeypatch):
         values = np.asarray(label.dataobj)
         new = np.where(values == 4, 3, values).astype(np.uint8)
         nibabel.save(nibabel.Nifti1Image(new, label.affine), folder / case.label.name)
-    everything = lambda net, image, *_: np.full(image.shape[1:], 3, np.uint8)  # noqa: E731
+    everything = lambda net, image, *_, **__: np.full(image.shape[1:], 3, np.uint8)  # noqa: E731
     monkeypatch.setattr(module, "predict_volume", everything)
     [path] = sample(run, tmp_path / "data", tmp_path / "three", part="test")
     assert np.unique(nibabel.load(path).dataobj).tolist() == [3]
@@ -181,6 +182,75 @@ def test_modalities_are_matched_by_name(data, tmp_path):
     state = checkpoint.load(checkpoint.generations(tmp_path / "run" / "checkpoints")[0])[0]
     assert state["modalities"] == ["flair", "t1"]
     assert len(sample(tmp_path / "run", data, tmp_path / "out", part="val")) == 1
+
+
+@pytest.fixture(scope="module")
+def noisy_run(data, tmp_path_factory):
+    """A trained system that draws noise when it predicts."""
+    models.SYSTEMS["fake"] = "fake_system"
+    recipe = load_recipe("fno", [key for key in TINY if not key.startswith("model.")])
+    options = {"width": 4, "steps": 2, "noise": 3.0, "sampler": "ddim"}
+    out = tmp_path_factory.mktemp("noisy")
+    train(dataclasses.replace(recipe, name="fake", system="fake", model=options), data, out)
+    yield out
+    del models.SYSTEMS["fake"]
+
+
+def volumes(paths) -> list[np.ndarray]:
+    return [np.asarray(nibabel.load(path).dataobj) for path in paths]
+
+
+def test_noise_belongs_to_the_case(noisy_run, data, tmp_path):
+    ids = [case.id for case in discover(data).cases]
+    whole = volumes(sample(noisy_run, data, tmp_path / "all"))
+    assert len({volume.tobytes() for volume in whole}) == len(ids)
+    alone = volumes(sample(noisy_run, data, tmp_path / "one", cases=ids[2:3]))
+    assert np.array_equal(alone[0], whole[2])
+    generators = [module.case_generator(0, case_id, torch.device("cpu")) for case_id in ids]
+    generators.append(module.case_generator(1, ids[0], torch.device("cpu")))
+    assert len({float(torch.rand((), generator=g)) for g in generators}) == len(ids) + 1
+
+
+def test_sampling_options_change_the_prediction_and_are_remembered(noisy_run, data, tmp_path):
+    changed = ["steps=3", "sampler=dpm++"]
+    plain, more = (
+        volumes(sample(noisy_run, data, tmp_path / name, part="test", overrides=overrides))[0]
+        for name, overrides in (("plain", ()), ("more", changed))
+    )
+    assert not np.array_equal(plain, more)
+    record = json.loads((tmp_path / "more" / "sample.json").read_text())
+    assert record["sampling"] == {"noise": 3.0, "sampler": "dpm++", "steps": 3}
+    sample(noisy_run, data, tmp_path / "more", overrides=changed)
+    with pytest.raises(UsageError, match="holds other predictions"):
+        sample(noisy_run, data, tmp_path / "more", overrides=["steps=4"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("width=8", "width: is no sampling option of system fake; it has noise, sampler, steps"),
+        ("step=8", "did you mean steps"),
+        ("steps=many", "steps: is 'many', wanted a whole number"),
+        ("steps", "written name=value"),
+    ],
+)
+def test_only_sampling_options_may_change(noisy_run, data, tmp_path, override, message):
+    with pytest.raises(UsageError, match=message):
+        sample(noisy_run, data, tmp_path, overrides=[override])
+    assert not list(tmp_path.iterdir())
+
+
+def test_system_without_sampling_options_says_so(run, data, tmp_path):
+    with pytest.raises(UsageError, match=r"width: is no sampling option of system fno$"):
+        sample(run, data, tmp_path, overrides=["width=8"])
+
+
+def test_windows_are_counted_while_a_case_is_predicted():
+    counts = []
+    image = torch.ones(1, 5, 40, 36)
+    predict_volume(Copycat(), image, (32, 32), 2, on_windows=counts.append)
+    assert sum(counts) == 5 * 4
+    assert max(counts) == 2
 
 
 @pytest.mark.parametrize("kernels", ["warp", "cuda"])

@@ -422,6 +422,23 @@ def test_everything_of_a_diffusion_run_resumes_exactly(data, tmp_path, monkeypat
     assert not torch.equal(weights(tmp_path / "straight")["weights"], torch.ones(4))
 
 
+def test_validation_repeats_and_leaves_training_as_it_is(data, tmp_path, monkeypatch, fake):
+    pairs = []
+    original = module.validate
+
+    def twice(run, stop):
+        pairs.append((original(run, stop), original(run, stop)))
+        return pairs[-1][0]
+
+    monkeypatch.setattr(module, "validate", twice)
+    for every in (0, 1):
+        train(fake(val_every=every, model={"noise": 3.0}), data, tmp_path / str(every))
+    without, with_ = ([row["loss"] for row in rows(tmp_path / name)] for name in ("0", "1"))
+    assert without == with_
+    assert len(pairs) == 2
+    assert all(first == second > 0 for first, second in pairs)
+
+
 def test_progress_and_rate_follow_the_position(data, tmp_path, fake):
     recipe = fake(schedule="poly", epochs=3)
     train(recipe, data, tmp_path)

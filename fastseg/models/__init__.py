@@ -2,6 +2,11 @@
 
 `training_loss(batch, generator) -> (loss, parts)`: a scalar and a dictionary of scalars to log;
 `predict(image, generator=None) -> (B, K, *S)`: class probabilities.
+
+Next to "image", "label", "case" and "seed" a batch has "progress", the share of the run that is
+done, in [0, 1), and with `labelled_fraction` "unlabelled", images of other patients. A system may
+have `after_step()`, called after each step of the optimiser, and `SAMPLING`, the names of options
+that only change how it predicts. What it keeps between steps lives in registered float buffers.
 """
 
 import importlib
@@ -17,10 +22,19 @@ def build(name: str, *, in_channels: int, classes: int, **options):
 
     Raises UsageError for an unknown name or an option the system does not have.
     """
-    if name not in SYSTEMS:
-        raise UsageError(f"system: got {name!r}, want one of {', '.join(sorted(SYSTEMS))}")
-    system = importlib.import_module(SYSTEMS[name]).System
+    system = _system(name)
     try:
         return system(in_channels, classes, **options)
     except (TypeError, ValueError) as error:
         raise UsageError(f"model: {error}") from error
+
+
+def sampling_options(name: str) -> frozenset[str]:
+    """Names of the system's options that only change how it predicts: its `SAMPLING`."""
+    return getattr(_system(name), "SAMPLING", frozenset())
+
+
+def _system(name: str):
+    if name not in SYSTEMS:
+        raise UsageError(f"system: got {name!r}, want one of {', '.join(sorted(SYSTEMS))}")
+    return importlib.import_module(SYSTEMS[name]).System
