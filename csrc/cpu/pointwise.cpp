@@ -108,11 +108,11 @@ inline void finish(const PointwiseParams& p, int64_t channel, int64_t index, int
     for (int v = 0; v < 2; ++v) z[v] += addend[v];
   }
   if constexpr (kEpilogue == Epilogue::kGelu) {
-    for (int v = 0; v < 2; ++v) z[v] = gelu<T>(z[v]);
+    for (int v = 0; v < 2; ++v) z[v] = gelu(z[v]);
   } else if constexpr (kEpilogue == Epilogue::kGeluGradient) {
     Vector<T> factor[2];
     load_panel<T>(p.factor, p.factor_dtype, index, valid, factor);
-    for (int v = 0; v < 2; ++v) z[v] = gelu_gradient<T>(z[v]) * factor[v];
+    for (int v = 0; v < 2; ++v) z[v] = gelu_gradient(z[v]) * factor[v];
   } else if constexpr (kEpilogue == Epilogue::kAffineRelu) {
     const T scale = static_cast<const T*>(p.scale)[channel], shift = static_cast<const T*>(p.shift)[channel];
     for (int v = 0; v < 2; ++v) z[v] = relu<T>(scale * z[v] + shift);
