@@ -13,7 +13,7 @@ import fastseg
 PACKAGE = Path(fastseg.__file__).parent
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ("data",)
-MODELS = ("reference", "plan", "ops", "nn", "models", "losses")
+MODELS = ("reference", "plan", "ops", "nn", "models", "losses", "diffusion", "schedules")
 HEAVY = ("monai", "lightning", "lightning_fabric", "nibabel", "nvidia.dali", "matplotlib", "rich",
          "jsonargparse", "neuralop", "triton", "torch._dynamo")  # fmt: skip
 
@@ -78,6 +78,7 @@ def test_data_and_models_do_not_know_each_other():
         (("reference", "plan"), ("ops", "nn", "models", "data")),
         (("ops",), ("nn", "models", "data", "losses", "metrics")),
         (("nn",), ("models", "data", "losses", "metrics")),
+        (("diffusion", "schedules"), ("ops", "nn", "models", "data", "losses", "metrics")),
         (("models", "losses", "metrics"), ("train", "sample", "evaluate", "cli", "config")),
         (("data",), ("train", "sample", "evaluate", "cli", "config")),
     ],
