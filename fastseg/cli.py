@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from fastseg.errors import FastsegError, UsageError
 
+_OVERRIDABLE = ("train", "sample", "study")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. A user's mistake is one line on stderr, no traceback."""
@@ -115,6 +117,14 @@ def evaluate(arguments: argparse.Namespace) -> None:
     )
 
 
+def study(arguments: argparse.Namespace) -> None:
+    from fastseg.study import study
+
+    overrides = [*arguments.rest, *([f"kernels={arguments.kernels}"] if arguments.kernels else [])]
+    print(study(arguments.name, arguments.data, arguments.out,
+                seeds=arguments.seeds, overrides=overrides))  # fmt: skip
+
+
 def report(arguments: argparse.Namespace) -> None:
     from fastseg.report import report
 
@@ -160,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         default="skip",
         help="cases without a prediction: list them, score them as empty, or stop (%(default)s)",
     )
+    _study_options(verb(study, "compare systems: arms, seeds, one split, tables with tests"))
     verb(report, "redraw a run's pictures and summary").add_argument("run_folder", metavar="RUN")
     verb(bench, "time the kernels", add_help=False)
     trial = verb(demo, "phantoms, training, sampling, scores, one picture")
@@ -202,6 +213,16 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
 
 
+def _study_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "fastseg study NAME --data DATA --out OUT [--seeds 0,1,2] [name=value ...]"
+    parser.epilog = "name=value: a setting of the recipes; an arm takes those that its recipe has"
+    parser.add_argument("name", help="fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed)")
+    parser.add_argument("--data", required=True, help="labelled data set")
+    parser.add_argument("--out", required=True, help="folder of the study; a stopped one goes on")
+    parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="runs of each arm (0,1,2)")
+    parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
+
+
 class _TrainHelp(argparse.Action):
     """Help of `train` alone is argparse's; of `train RECIPE` it is the recipe's keys."""
 
@@ -216,7 +237,8 @@ class _TrainHelp(argparse.Action):
 def _check_rest(parser, arguments: argparse.Namespace, rest: list[str]) -> list[str]:
     """`name=value` words belong to some verbs, everything to bench, nothing to the others."""
     allowed = arguments.verb == "bench" or (
-        arguments.verb in ("train", "sample") and all(not word.startswith("-") for word in rest)
+        arguments.verb in ("train", "sample", "study")
+        and all(not word.startswith("-") for word in rest)
     )
     if rest and not allowed:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -225,6 +247,13 @@ def _check_rest(parser, arguments: argparse.Namespace, rest: list[str]) -> list[
 
 def _ids(text: str) -> list[str]:
     return text.split(",")
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    numbers = text.split(",")
+    if not all(number.isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r}, wanted whole numbers: 0,1,2")
+    return tuple(map(int, numbers))
 
 
 def _size(text: str) -> tuple[int, ...]:

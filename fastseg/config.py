@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 import re
 import typing
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -106,7 +106,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     changes: dict[str, dict[str, Any]] = {"": {}, "data": {}, "model": {}}
     for key, text in map(split_override, overrides):
         if key not in types:
-            raise UsageError(f"{key}: recipe {name} has no such key{_did_you_mean(key, types)}")
+            raise UsageError(f"{key}: recipe {name} has no such key{did_you_mean(key, types)}")
         group, _, field = key.rpartition(".")
         changes[group][field] = _parse(key, types[key], text)
     return dataclasses.replace(
@@ -126,7 +126,7 @@ def override_sampling(recipe: Recipe, allowed: Set[str], overrides: Sequence[str
     changes = {}
     for key, text in map(split_override, overrides):
         if key not in types:
-            near = _did_you_mean(key, types) if types else ""
+            near = did_you_mean(key, types) if types else ""
             raise UsageError(f"{key}: is no sampling option of system {recipe.system}{near}")
         changes[key] = _parse(key, types[key], text)
     return dataclasses.replace(recipe, model=recipe.model | changes)
@@ -159,7 +159,7 @@ def describe(name: str) -> str:
     rows = []
     for key in option_types(recipe):
         notes = [meaning.get(key), reasons.get(key.rpartition(".")[2])]
-        rows.append((f"{key}={_shown(flat[key])}", "; ".join(filter(None, notes))))
+        rows.append((f"{key}={shown(flat[key])}", "; ".join(filter(None, notes))))
     width = max(len(setting) for setting, _ in rows)
     lines = [f"  {setting:<{width}}  {note}".rstrip() for setting, note in rows]
     return "\n".join([*lines, "", "data.*:", inspect.cleandoc(LoaderConfig.__doc__)])
@@ -188,7 +188,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _recipe_module(name: str):
     if name not in recipe_names():
-        raise UsageError(f"{name}: no such recipe{_did_you_mean(name, recipe_names())}")
+        raise UsageError(f"{name}: no such recipe{did_you_mean(name, recipe_names())}")
     return importlib.import_module(f"fastseg.recipes.{name}")
 
 
@@ -226,7 +226,8 @@ def _type_name(kind: Any) -> str:
     return str(kind).replace("typing.", "").replace("NoneType", "null").replace("None", "null")
 
 
-def _did_you_mean(word: str, known) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean …?" with the nearest of `known`, or all of them: the end of an error."""
     field = word.rpartition(".")[2]
     near = [key for key in known if key.rpartition(".")[2] == field]
     near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
@@ -239,7 +240,8 @@ def _comments(source) -> dict[str, str]:
     return dict(re.findall(pattern, inspect.getsource(source), re.MULTILINE))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as an override would give it."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)

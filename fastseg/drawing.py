@@ -133,14 +133,61 @@ def _painted(channel: np.ndarray, class_map: np.ndarray | None) -> np.ndarray:
     return picture
 
 
-def draw_legend(figure, classes: Sequence[str]) -> None:
+def draw_predictions(
+    axes, overlay: Overlay, predictions: Mapping[str, np.ndarray], modalities: Sequence[str]
+) -> None:
+    """One patient's most informative slice: image, truth, then each of the named predictions."""
+    index = best_slice(overlay.label)
+    channel = overlay.image[-1, index]
+    axes[0].imshow(_grey(channel), cmap="gray", vmin=0, vmax=1)
+    axes[0].set_title(modalities[-1], fontsize=9)
+    axes[0].set_ylabel(f"{overlay.case}\nslice {index}", fontsize=9)
+    maps = {"truth": overlay.label, **predictions}
+    for axis, (name, class_map) in zip(axes[1:], maps.items(), strict=True):
+        axis.imshow(_painted(channel, class_map[index]))
+        axis.set_title(name, fontsize=9)
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+
+
+def draw_arms(
+    left,
+    right,
+    curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]],
+    patients: Mapping[str, np.ndarray],
+) -> None:
+    """Validation Dice by epoch, a line a seed, on the left axes; on the right ones a dot for each
+    test patient, its scores in the arms joined, and a bar for the mean.
+    """
+    colours = [CLASS_COLOURS[i % len(CLASS_COLOURS)] for i in range(len(curves))]
+    for (name, seeds), colour in zip(curves.items(), colours, strict=True):
+        for number, points in enumerate(filter(None, seeds)):
+            label = name if number == 0 else None
+            left.plot(*np.array(points, float).T, color=colour, lw=1, label=label)
+    if left.lines:
+        left.legend(frameon=False, fontsize=8, loc="lower right")
+    left.set(title="validation Dice", xlabel="epoch", ylim=(0, 1))
+    values = np.array(list(patients.values()))
+    right.plot(values, color="0.85", lw=0.6)
+    for place, (scores, colour) in enumerate(zip(values, colours, strict=True)):
+        right.plot(np.full(len(scores), place), scores, ".", color=colour)
+        right.hlines(scores.mean(), place - 0.3, place + 0.3, color=colour, lw=2)
+    right.set(title="Dice of test patients, mean over regions and seeds", ylim=(0, 1))
+    right.set_xticks(range(len(patients)), list(patients))
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_legend(figure, classes: Sequence[str], outlines: bool = True) -> None:
     from matplotlib.lines import Line2D
 
     lines = [
         Line2D([], [], color=c, lw=4) for c, _ in zip(CLASS_COLOURS, classes[1:], strict=False)
     ]
-    lines += [Line2D([], [], color="0.3", ls=style) for style in ("solid", "dashed")]
-    names = [*classes[1 : len(CLASS_COLOURS) + 1], "truth", "prediction"]
+    names = list(classes[1 : len(CLASS_COLOURS) + 1])
+    if outlines:
+        lines += [Line2D([], [], color="0.3", ls=style) for style in ("solid", "dashed")]
+        names += ["truth", "prediction"]
     figure.legend(
         lines, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9
     )

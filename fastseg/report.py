@@ -112,7 +112,7 @@ def report(run_dir: str | Path) -> Path:
     title = html.escape(run.resolve().name)
     parts = [f"<h1>{title}</h1>", _last_values(run / "metrics.jsonl")]
     parts += [_scores_html(path) for path in sorted(run.rglob("evaluation.json"))]
-    parts += [_picture_html(path) for path in pictures]
+    parts += [picture_html(path) for path in pictures]
     parts += [_json_html(run / name) for name in ("config.json", "split.json", "env.json")]
     page = PAGE.format(title=title, body="\n".join(filter(None, parts)))
     part = run / ".report.html.tmp"
@@ -164,7 +164,8 @@ def _scores_table(regions: Sequence[str], rows: Sequence[Mapping]) -> str:
     return f"<h2>Scores</h2><table><tr>{head}</tr>{body}</table>"
 
 
-def _picture_html(path: Path) -> str:
+def picture_html(path: Path) -> str:
+    """A PNG as a titled part of a page, its bytes inside."""
     data = base64.b64encode(path.read_bytes()).decode()
     name = html.escape(path.stem)
     return f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{data}">'

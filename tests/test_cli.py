@@ -14,7 +14,8 @@ from fastseg.cli import main
 from fastseg.data import phantom
 
 torch.set_num_threads(1)
-VERBS = ("doctor", "check", "phantom", "train", "sample", "evaluate", "report", "bench", "demo")
+VERBS = ("doctor", "check", "phantom", "train", "sample", "evaluate", "study", "report", "bench",
+         "demo")  # fmt: skip
 TINY = ["data.patch=32,32", "data.samples_per_case=4", "data.threads=1", "model.width=4",
         "model.blocks=1", "model.modes=6,4", "epochs=1", "val_every=0"]  # fmt: skip
 
@@ -80,6 +81,9 @@ def test_recipes_and_their_help(capsys):
         (["sample", "R"], "--data"),
         (["sample", "R", "--data", "D", "--out", "P", "--lr"], "unrecognized arguments: --lr"),
         (["evaluate", "P", "--data", "D", "lr=1"], "unrecognized arguments: lr=1"),
+        (["study", "fusion", "--data", "D"], "--out"),
+        (["study", "fission", "--data", "D", "--out", "S"], "did you mean fusion"),
+        (["study", "fusion", "--data", "D", "--out", "S", "--seeds", "a"], "wanted whole numbers"),
         (["phantom", "P", "--size", "96,96"], "three numbers"),
         (["phantom", "P", "--cases", "0"], "cases"),
         (["report", "nowhere"], "nowhere"),

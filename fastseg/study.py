@@ -1,0 +1,197 @@
+"""Controlled comparisons: the same patients and schedule for every arm, several seeds.
+
+    fastseg study fusion --data DATA --out STUDY
+    fastseg study tracks --data DATA --out STUDY --seeds 0,1,2 epochs=100 data.batch_size=8
+
+STUDY/ARM/seed-S holds a run, its predictions of the test patients and their scores. Stopped at any
+moment, the same command goes on: what is finished is read, the rest is trained on.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastseg import checkpoint, config, rundir, study_report
+from fastseg.config import Recipe, load_recipe
+from fastseg.data import cases
+from fastseg.errors import UsageError
+from fastseg.evaluate import evaluate
+from fastseg.sample import build_network, sample
+from fastseg.train import train
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a comparison: a recipe, and the settings that make it this arm."""
+
+    name: str
+    recipe: str
+    settings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A comparison of `arms`, the first of which is what the others are tested against.
+
+    `common` are settings that replace those of every arm's recipe.
+    """
+
+    question: str
+    arms: tuple[Arm, ...]
+    common: tuple[str, ...] = ()
+
+
+STUDIES = {
+    "fusion": Study(
+        "Does a global spectral branch give a U-shaped network what more width does not?",
+        tuple(
+            Arm(name, "fno_unet", (f"model.arm={name}",))
+            for name in ("local", "local-wide", "spectral", "fused")
+        ),
+    ),
+    "tracks": Study(
+        "How do the FNO baseline (A), the diffusion U-shape (B) and the FNO-diffusion hybrid, as "
+        "published (C-legacy) and corrected (C-fixed), compare? Loss, optimiser and learning rate "
+        "are each system's own.",
+        (
+            Arm("A", "fno"),
+            Arm("B", "diffusion_unet"),
+            Arm("C-legacy", "fno_diffusion_legacy"),
+            Arm("C-fixed", "fno_diffusion"),
+        ),
+        # those of B and C, where A's source has none, or others
+        ("schedule=poly", "epochs=300", "patience=50", "data.batch_size=32"),
+    ),
+}
+
+
+def study(
+    name: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Run the study called `name` on the data set in `data`; returns the path of study.md.
+
+    `out` receives split.json, study.json, study.md, study.html and a folder for each arm, written
+    anew after each finished run. `overrides` are `name=value` settings; an arm takes those that its
+    recipe has. UsageError for an unknown study or for a key no arm has, and when `out` holds
+    something else; Stopped after a signal; what `fastseg.train.train` raises.
+    """
+    plan, out = _named(name), Path(out)
+    recipes = {(arm.name, seed): _recipe(plan, arm, seed, overrides)
+               for seed in _checked_seeds(seeds) for arm in plan.arms}  # fmt: skip
+    _refuse_several_processes(recipes.values())
+    with rundir.locked(out):
+        dataset = cases.discover(data, require_labels=True)
+        split = _split(out, dataset, name, next(iter(recipes.values())))
+        record = {"study": name, "question": plan.question, "data": str(dataset.root.resolve()),
+                  "overrides": list(overrides), "seeds": list(seeds), "split": split,
+                  "arms": [dataclasses.asdict(arm) for arm in plan.arms], "runs": []}  # fmt: skip
+        for number, ((arm, seed), recipe) in enumerate(recipes.items(), 1):
+            _say(f"study {name}, run {number} of {len(recipes)}: {arm} with seed {seed}")
+            result = _result(recipe, dataset, out / arm / f"seed-{seed}", out / "split.json")
+            record["runs"].append({"arm": arm, "seed": seed, **result})
+            study_report.write_tables(record, out)
+        return study_report.write_pictures(record, dataset, out)
+
+
+def _named(name: str) -> Study:
+    if name not in STUDIES:
+        near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"wanted one of {', '.join(STUDIES)}"
+        raise UsageError(f"{name}: no such study; {hint}")
+    return STUDIES[name]
+
+
+def _checked_seeds(seeds: Sequence[int]) -> Sequence[int]:
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UsageError(f"seeds: is {list(seeds)}, wanted different whole numbers from 0")
+    return seeds
+
+
+def _recipe(plan: Study, arm: Arm, seed: int, overrides: Sequence[str]) -> Recipe:
+    known = {other.name: config.option_types(load_recipe(other.recipe)) for other in plan.arms}
+    every = {key for keys in known.values() for key in keys} - {"seed"}
+    mine = []
+    for key, text in map(config.split_override, overrides):
+        if key not in every:
+            hint = config.did_you_mean(key, every)
+            raise UsageError(f"{key}: no arm of the study has such a key{hint}")
+        if key in {setting.partition("=")[0] for setting in arm.settings}:
+            raise UsageError(f"{key}: is what makes the arms differ")
+        mine += [f"{key}={text}"] if key in known[arm.name] else []
+    return load_recipe(arm.recipe, [*plan.common, *arm.settings, *mine, f"seed={seed}"])
+
+
+def _refuse_several_processes(recipes) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or any(recipe.devices > 1 for recipe in recipes):
+        raise UsageError("study: runs in one process; give each GPU its own seeds and folder")
+
+
+def _split(out: Path, dataset: cases.Dataset, name: str, recipe: Recipe) -> dict[str, list[str]]:
+    """The study's patients: drawn when it begins, the same for every arm, seed and later call."""
+    path, record = out / "split.json", out / "study.json"
+    known = _read(record)["study"] if record.exists() else name
+    if known != name:
+        raise UsageError(f"{out}: holds the study {known}; choose another folder")
+    if path.exists():
+        return cases.load_split(path, dataset)
+    split = cases.split_cases(dataset, recipe.seed, recipe.fractions)
+    if not all(split.values()):
+        sizes = ", ".join(f"{len(ids)} {part}" for part, ids in split.items())
+        raise UsageError(f"{dataset.root}: {sizes} patients; a study wants some of each")
+    cases.save_split(path, split)
+    return split
+
+
+def _result(recipe: Recipe, dataset: cases.Dataset, folder: Path, split: Path) -> dict[str, Any]:
+    """Scores of one run, read where they are finished, else made by training and predicting.
+
+    Each of its steps does only what is left to do, so being called again costs little.
+    """
+    path, test = folder / "result.json", _read(split)["test"]
+    identity = config.from_json({"recipe": config.to_dict(recipe), "test": test})
+    known = config.from_json(_read(path)) if path.exists() else {}
+    if {key: known.get(key) for key in identity} != identity:
+        train(recipe, dataset.root, folder / "run", split=split)
+        rundir.write_json(path, identity | _scores(recipe, dataset, folder, test))
+    return _read(path)
+
+
+def _scores(
+    recipe: Recipe, dataset: cases.Dataset, folder: Path, test: Sequence[str]
+) -> dict[str, Any]:
+    best, chosen, _ = checkpoint.load_newest(checkpoint.find(folder / "run"), ("model",))
+    last, _ = checkpoint.load(checkpoint.generations(folder / "run" / "checkpoints")[0], ())
+    # by checkpoint: predictions of a run that went on do not mix with those from before
+    predictions = folder / "predictions" / best.name
+    sample(best, dataset.root, predictions, part="test", kernels=recipe.kernels)
+    report = evaluate(predictions, dataset, folder, cases=test, missing="error", quiet=True)
+    net = build_network(recipe, len(chosen["modalities"]), len(dataset.scheme.classes))
+    return {
+        "rows": report.rows,
+        "regions": report.regions,
+        "predictions": str(predictions.relative_to(folder.parents[1])),
+        "metrics": str((folder / "run" / "metrics.jsonl").relative_to(folder.parents[1])),
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "epochs": last["position"]["epoch"],
+        "best_epoch": chosen["position"]["epoch"],
+        "time_s": last["position"]["time_s"],
+    }
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

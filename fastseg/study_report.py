@@ -1,0 +1,225 @@
+"""What a study found: tables in Markdown and HTML, the same figures as JSON, pictures."""
+
+import html
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastseg import config, drawing, report, rundir
+from fastseg.data import nifti
+from fastseg.data.cases import Dataset
+from fastseg.data.pipeline import load_case
+
+MEASURES = {"dice_regions": "patient region Dice", "legacy_slice_dice": "legacy slice Dice"}
+SHOWN_PATIENTS = 3
+NOTES = (
+    "Scores of the test patients with each run's best checkpoint on the validation patients. Mean "
+    "over patients, then mean ± sample standard deviation over seeds.",
+    "Patient region Dice: of whole volumes, mean of {regions}; both empty 1, one empty 0. Legacy "
+    "slice Dice: mean over axial slices and classes, a class absent from both 0.5; only for "
+    "comparison with figures of its kind.",
+    "p: two-sided Wilcoxon signed-rank test against {first} over {patients} patients, their scores "
+    "averaged over the seeds both arms have; not corrected for the number of arms. No p below "
+    "{least:.2g} can come of so many patients.",
+)
+
+
+class Table(NamedTuple):
+    """A titled table of texts."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def write_tables(record: dict[str, Any], out: Path) -> None:
+    """Write out/study.json and out/study.md: `record` of `fastseg.study` and what follows from it.
+
+    Arms and seeds that have not run yet are left out.
+    """
+    summary = summarise(record)
+    rundir.write_json(out / "study.json", record | {"summary": summary})
+    parts = [f"# Study {record['study']}", record["question"], _counts(record)]
+    tables = _tables(record, summary)
+    parts += ["\n".join([f"## {table.title}", "", *_markdown(table)]) for table in tables]
+    parts += ["\n".join(f"- {note}" for note in _notes(record))]
+    _write(out / "study.md", "\n\n".join(parts) + "\n")
+
+
+def write_pictures(record: dict[str, Any], dataset: Dataset, out: Path) -> Path:
+    """Draw out/curves.png and out/overlays.png, write out/study.html; returns study.md's path."""
+    curves = drawing.new_figure(9, 3.4)
+    drawing.draw_arms(*curves.subplots(1, 2), _curves(record, out), _patients(record))
+    pictures = [drawing.save(curves, out / "curves.png")]
+    pictures.append(_draw_overlays(record, dataset, out))
+    title = html.escape(f"Study {record['study']}")
+    texts = [record["question"], _counts(record)]
+    parts = [f"<h1>{title}</h1>", *(f"<p>{html.escape(text)}</p>" for text in texts)]
+    parts += [_html(table) for table in _tables(record, summarise(record))]
+    parts += [f"<p>{html.escape(note)}</p>" for note in _notes(record)]
+    parts += [report.picture_html(path) for path in pictures]
+    _write(out / "study.html", report.PAGE.format(title=title, body="\n".join(parts)))
+    text = (out / "study.md").read_text()
+    names = "\n\n".join(f"![{path.stem}]({path.name})" for path in pictures)
+    _write(out / "study.md", f"{text}\n{names}\n")
+    return out / "study.md"
+
+
+def summarise(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each arm that has run: "arm", "seeds", "parameters", and by measure "mean", "sd" (over
+    seeds of the mean over patients; None for one seed) and "p" (None for the first arm)."""
+    runs = _by_arm(record)
+    first = next(iter(runs.values()))
+    measures = [*MEASURES, *(f"dice_{name}" for name in record["runs"][0]["regions"])]
+    rows = []
+    for name, mine in runs.items():
+        row = {"arm": name, "seeds": sorted(mine), "measures": {}}
+        row["parameters"] = next(iter(mine.values()))["parameters"]
+        for key in measures:
+            means = [np.mean([case[key] for case in run["rows"]]) for run in mine.values()]
+            row["measures"][key] = {
+                "mean": float(np.mean(means)),
+                "sd": float(np.std(means, ddof=1)) if len(means) > 1 else None,
+                "p": None if mine is first else _paired_p(first, mine, key),
+            }
+        rows.append(row)
+    return rows
+
+
+def paired_p(before: np.ndarray, after: np.ndarray) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test on paired scores; 1 where no pair differs."""
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(after, before).pvalue) if np.any(before != after) else 1.0
+
+
+def _paired_p(first: Mapping, mine: Mapping, key: str) -> float | None:
+    seeds = sorted(set(first) & set(mine))
+    if not seeds:
+        return None
+    return paired_p(*(_seed_average([arm[s] for s in seeds], key) for arm in (first, mine)))
+
+
+def _seed_average(runs: Sequence[Mapping], key: str) -> np.ndarray:
+    """One score a patient, in the patients' order."""
+    by_case = [{row["case"]: row[key] for row in run["rows"]} for run in runs]
+    return np.array([np.mean([scores[case] for scores in by_case]) for case in sorted(by_case[0])])
+
+
+def _by_arm(record: Mapping) -> dict[str, dict[int, Mapping]]:
+    runs: dict[str, dict[int, Mapping]] = {}
+    for run in record["runs"]:
+        runs.setdefault(run["arm"], {})[run["seed"]] = run
+    return runs
+
+
+def _tables(record: Mapping, summary: Sequence[Mapping]) -> list[Table]:
+    regions = record["runs"][0]["regions"]
+    head = ["arm", "seeds", "parameters"]
+    head += [title for name in MEASURES.values() for title in (name, "p")] + list(regions)
+    rows = []
+    for row in summary:
+        cells = [row["arm"], str(len(row["seeds"])), f"{row['parameters']:,}"]
+        for key in MEASURES:
+            found = row["measures"][key]
+            cells += [_spread(found), "–" if found["p"] is None else f"{found['p']:.3g}"]
+        rows.append(cells + [_spread(row["measures"][f"dice_{name}"]) for name in regions])
+    runs = []
+    for run in record["runs"]:
+        score = np.mean([row["dice_regions"] for row in run["rows"]])
+        counts = [str(run[key]) for key in ("seed", "epochs", "best_epoch")]
+        runs.append([run["arm"], *counts, f"{score:.3f}", f"{run['time_s'] / 60:.1f}"])
+    run_head = ["arm", "seed", "epochs", "best epoch", "patient region Dice", "minutes of training"]
+    return [Table("Scores", head, rows), Table("Runs", run_head, runs), _settings(record)]
+
+
+def _settings(record: Mapping) -> Table:
+    """What the arms do not have in common."""
+    flat = {}
+    for name, runs in _by_arm(record).items():
+        recipe = config.flatten(next(iter(runs.values()))["recipe"])
+        flat[name] = {
+            key: value for key, value in recipe.items() if key not in ("name", "data.seed")
+        }
+    keys = sorted({key for recipe in flat.values() for key in recipe})
+    texts = {key: [config.shown(r[key]) if key in r else "" for r in flat.values()] for key in keys}
+    rows = [[key, *cells] for key, cells in texts.items() if len(set(cells)) > 1]
+    return Table("Settings in which the arms differ", ["key", *flat], rows)
+
+
+def _counts(record: Mapping) -> str:
+    sizes = ", ".join(f"{len(record['split'][part])} {part}" for part in ("train", "val", "test"))
+    changed = " ".join(record["overrides"]) or "none"
+    seeds = ", ".join(map(str, record["seeds"]))
+    return f"Data: {record['data']}; patients: {sizes}; seeds: {seeds}; settings given: {changed}."
+
+
+def _notes(record: Mapping) -> list[str]:
+    patients = len(record["runs"][0]["rows"])
+    values = {"regions": ", ".join(record["runs"][0]["regions"]) or "the classes",
+              "first": record["runs"][0]["arm"], "patients": patients,
+              "least": min(1.0, 2.0 ** (1 - patients))}  # fmt: skip
+    return [note.format(**values) for note in NOTES]
+
+
+def _spread(found: Mapping) -> str:
+    return f"{found['mean']:.3f}" + ("" if found["sd"] is None else f" ± {found['sd']:.3f}")
+
+
+def _markdown(table: Table) -> list[str]:
+    return [
+        f"| {' | '.join(row)} |" for row in (table.head, ["---"] * len(table.head), *table.rows)
+    ]
+
+
+def _html(table: Table) -> str:
+    def row(tag: str, cells: Sequence[str]) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    lines = [row("th", table.head), *(row("td", cells) for cells in table.rows)]
+    return f"<h2>{html.escape(table.title)}</h2><table>{''.join(lines)}</table>"
+
+
+def _curves(record: Mapping, out: Path) -> dict[str, list[list[tuple[int, float]]]]:
+    """For each arm, for each seed, the validation scores by epoch."""
+    curves: dict[str, list] = {}
+    for run in record["runs"]:
+        rows = report.read_metrics(out / run["metrics"])
+        points = [(row["epoch"], row["val_dice"]) for row in rows if "val_dice" in row]
+        curves.setdefault(run["arm"], []).append(points)
+    return curves
+
+
+def _patients(record: Mapping) -> dict[str, np.ndarray]:
+    return {
+        name: _seed_average(list(runs.values()), "dice_regions")
+        for name, runs in _by_arm(record).items()
+    }
+
+
+def _draw_overlays(record: Mapping, dataset: Dataset, out: Path) -> Path:
+    """The same patients for every arm, as the first seed's runs predicted them."""
+    firsts = {name: next(iter(runs.values())) for name, runs in _by_arm(record).items()}
+    shown = record["split"]["test"][:SHOWN_PATIENTS]
+    figure = drawing.new_figure(2.1 * (len(firsts) + 2), 2.3 * len(shown) + 0.4)
+    for axes, case_id in zip(
+        figure.subplots(len(shown), len(firsts) + 2, squeeze=False), shown, strict=True
+    ):
+        arrays = load_case(dataset, case_id)
+        found = {}
+        for name, run in firsts.items():
+            volume = nifti.read(out / run["predictions"] / f"{case_id}_pred.nii.gz")
+            found[name] = dataset.scheme.to_classes(volume.data)
+        overlay = drawing.Overlay(case_id, arrays.image, arrays.label, None)
+        drawing.draw_predictions(axes, overlay, found, dataset.modalities)
+    drawing.draw_legend(figure, dataset.scheme.classes, outlines=False)
+    return drawing.save(figure, out / "overlays.png")
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.tmp")
+    part.write_text(text)
+    os.replace(part, path)
