@@ -90,6 +90,11 @@ _LOWEST |= {
 _FIXED = {"name", "system", "model", "data", "data.seed"}
 
 
+# names of the systems' configurations in the comparisons they come from
+ALIASES = {"A": "fno", "B-supervised": "diffusion_unet", "B-ssl": "diffusion_unet_ssl"}
+ALIASES |= {"C-legacy": "fno_diffusion_legacy", "C-fixed": "fno_diffusion"}
+
+
 def recipe_names() -> list[str]:
     """The recipes that `load_recipe` accepts."""
     package = importlib.import_module("fastseg.recipes")
@@ -97,7 +102,7 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe called `name` with `name=value` overrides, nested names dotted.
+    """The recipe called `name`, or one of `ALIASES`, with `name=value` overrides, names dotted.
 
     UsageError for an unknown recipe or key, with the nearest known one, and for a wrong type.
     """
@@ -155,7 +160,7 @@ def describe(name: str) -> str:
     module = _recipe_module(name)
     recipe = module.recipe()
     flat = flatten(to_dict(recipe))
-    meaning, reasons = _comments(Recipe), _comments(module)
+    meaning, reasons = _comments(Recipe), _reasons(module)
     rows = []
     for key in option_types(recipe):
         notes = [meaning.get(key), reasons.get(key.rpartition(".")[2])]
@@ -187,6 +192,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _recipe_module(name: str):
+    name = ALIASES.get(name, name)
     if name not in recipe_names():
         raise UsageError(f"{name}: no such recipe{did_you_mean(name, recipe_names())}")
     return importlib.import_module(f"fastseg.recipes.{name}")
@@ -232,6 +238,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = [key for key in known if key.rpartition(".")[2] == field]
     near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else f"; it has {', '.join(sorted(known))}"
+
+
+def _reasons(module) -> dict[str, str]:
+    """Comments of a recipe's file, and of those recipes that it starts from."""
+    found: dict[str, str] = {}
+    for base in filter(inspect.ismodule, vars(module).values()):
+        found |= _reasons(base) if base.__name__.startswith("fastseg.recipes.") else {}
+    return found | _comments(module)
 
 
 def _comments(source) -> dict[str, str]:

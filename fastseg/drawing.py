@@ -163,7 +163,7 @@ def draw_arms(
     for (name, seeds), colour in zip(curves.items(), colours, strict=True):
         for number, points in enumerate(filter(None, seeds)):
             label = name if number == 0 else None
-            left.plot(*np.array(points, float).T, color=colour, lw=1, label=label)
+            left.plot(*np.array(points, float).T, color=colour, lw=1, marker="o", ms=2, label=label)
     if left.lines:
         left.legend(frameon=False, fontsize=8, loc="lower right")
     left.set(title="validation Dice", xlabel="epoch", ylim=(0, 1))

@@ -43,6 +43,7 @@ def write_tables(record: dict[str, Any], out: Path) -> None:
     summary = summarise(record)
     rundir.write_json(out / "study.json", record | {"summary": summary})
     parts = [f"# Study {record['study']}", record["question"], _counts(record)]
+    parts += [f"```\n{_command(record)}\n```"]
     tables = _tables(record, summary)
     parts += ["\n".join([f"## {table.title}", "", *_markdown(table)]) for table in tables]
     parts += ["\n".join(f"- {note}" for note in _notes(record))]
@@ -58,6 +59,7 @@ def write_pictures(record: dict[str, Any], dataset: Dataset, out: Path) -> Path:
     title = html.escape(f"Study {record['study']}")
     texts = [record["question"], _counts(record)]
     parts = [f"<h1>{title}</h1>", *(f"<p>{html.escape(text)}</p>" for text in texts)]
+    parts += [f"<pre>{html.escape(_command(record))}</pre>"]
     parts += [_html(table) for table in _tables(record, summarise(record))]
     parts += [f"<p>{html.escape(note)}</p>" for note in _notes(record)]
     parts += [report.picture_html(path) for path in pictures]
@@ -152,9 +154,13 @@ def _settings(record: Mapping) -> Table:
 
 def _counts(record: Mapping) -> str:
     sizes = ", ".join(f"{len(record['split'][part])} {part}" for part in ("train", "val", "test"))
-    changed = " ".join(record["overrides"]) or "none"
-    seeds = ", ".join(map(str, record["seeds"]))
-    return f"Data: {record['data']}; patients: {sizes}; seeds: {seeds}; settings given: {changed}."
+    return f"Data: {record['data']}; patients: {sizes}."
+
+
+def _command(record: Mapping) -> str:
+    seeds = ",".join(map(str, record["seeds"]))
+    words = [record["study"], "--data DATA --out OUT --seeds", seeds, *record["overrides"]]
+    return f"fastseg study {' '.join(words)}"
 
 
 def _notes(record: Mapping) -> list[str]:

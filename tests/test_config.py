@@ -29,6 +29,47 @@ def test_fno_has_the_settings_of_its_source():
     assert recipe.epochs == 50
 
 
+def test_diffusion_unet_has_the_settings_of_its_source():
+    for recipe in (load_recipe("B-supervised"), load_recipe("B-ssl")):
+        assert (recipe.model["width"], recipe.model["timesteps"]) == (32, 1000)
+        assert recipe.model["sampling_steps"] == 10
+        assert (recipe.data.batch_size, recipe.data.patch) == (32, (192, 192))
+        assert (recipe.optimizer, recipe.lr, recipe.betas[0]) == ("sgd", 1e-2, 0.9)
+        assert (recipe.nesterov, recipe.weight_decay, recipe.schedule) == (True, 3e-5, "poly")
+        assert (recipe.epochs, recipe.patience) == (300, 50)
+    assert (recipe.model["mode"], recipe.labelled_fraction) == ("ssl", 0.1)
+    assert (recipe.model["unsupervised_weight"], recipe.model["theta_decay"]) == (10, 0.99)
+    assert load_recipe("B-supervised", ["optimizer=adam", "lr=1e-2"]).optimizer == "adam"
+
+
+def test_fno_diffusion_has_the_settings_of_its_source():
+    fixed, legacy = (load_recipe(name) for name in ("C-fixed", "C-legacy"))
+    assert (fixed.model["modes"], fixed.model["width"], fixed.model["blocks"]) == (16, 32, 3)
+    assert (fixed.model["dropout"], fixed.model["timesteps"]) == (0.5, 1000)
+    assert (fixed.optimizer, fixed.lr, fixed.betas[0]) == ("sgd", 1e-3, 0.9)
+    assert (fixed.ema, fixed.weight_decay, fixed.data.batch_size) == (0.99, 3e-5, 32)
+    differing = {
+        key
+        for key, value in config.flatten(config.to_dict(legacy)).items()
+        if config.flatten(config.to_dict(fixed))[key] != value
+    }
+    assert differing == {"name", "model.two_sided", "model.legacy_init"}
+
+
+def test_help_of_a_derived_recipe_has_the_reasons_of_its_base():
+    text = config.describe("fno_unet")
+    assert "both sources, linear betas" in text
+    assert "decides by place and channel" in text
+    assert config.describe("B-ssl") == config.describe("diffusion_unet_ssl")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_value_has_its_reason(name):
+    described = config.describe(name).split("\n\n")[0].splitlines()
+    model = [line for line in described if line.strip().startswith("model.")]
+    assert all(len(line.split(maxsplit=1)) == 2 for line in model)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_round_trip_through_json_is_exact(name):
     overrides = ["lr=1.1e-3", "ema=0.9", "data.patch=16,16", "model.width=7", "modalities=t2,t1"]

@@ -95,7 +95,11 @@ def test_pages_and_pictures(finished):
     assert page.count("data:image/png;base64,") == 2
     for row in table(finished, "Scores"):
         assert f"<td>{row['patient region Dice']}</td>" in page
-    assert "![curves](curves.png)" in (finished / "study.md").read_text()
+    text = (finished / "study.md").read_text()
+    assert "![curves](curves.png)" in text
+    command = f"fastseg study pair --data DATA --out OUT --seeds 0,1 {' '.join(TINY)}"
+    assert f"```\n{command}\n```" in text
+    assert command in page
     for name in ("curves.png", "overlays.png"):
         assert (finished / name).stat().st_size > 5000
 

@@ -10,11 +10,7 @@ def recipe() -> Recipe:
         name="fno3d",
         system="fno",
         model={
-            "modes": (
-                8,
-                12,
-                6,
-            ),  # finest wave 16 voxels on each axis, near the 2-D recipe's 192 / 10
+            "modes": (8, 12, 6),  # finest wave 16 voxels on each axis, near 2-D's 192 / 10
             "width": 16,  # as in 2-D
             "blocks": 3,  # as in 2-D
             "branches": "per_class",  # as in 2-D
