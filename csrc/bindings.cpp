@@ -104,7 +104,8 @@ void pointwise(uintptr_t x, uintptr_t weight, uintptr_t addend, uintptr_t factor
                      static_cast<DType>(dtypes[0]),
                      static_cast<DType>(dtypes[1]),
                      static_cast<DType>(dtypes[2]),
-                     make_lane(lane)});
+                     make_lane(lane),
+                     nullptr});
 }
 
 // extents: batch, channels, points

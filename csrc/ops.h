@@ -8,8 +8,8 @@ namespace fastseg {
 // One axis of a truncated transform. Kept frequencies are 0 … positive−1, then −negative … −1; with K = max(positive, negative + 1)
 // distinct |k|, the even half of the samples (n = 0 … N/2) meets K cosine rows, the odd half (n = 1 … ⌈N/2⌉−1) meets K−1 sine rows.
 struct Axis {
-  // CUDA's outer axes have one table, `cos`, of K−1 frequencies in rows of `padded`: analysis [even][4 cosines, 4 sines of 4 frequencies] …,
-  // synthesis [K−1][8 cosines, 8 sines of 8 samples] …, padded with zeros; the sines of n = 0 and N/2 are zero
+  // CUDA's outer axes have one table, `cos`, of K−1 frequencies in rows of `padded`: analysis [even][4 cosines, 4 sines of 4 frequencies]
+  // …, synthesis [K−1][8 cosines, 8 sines of 8 samples] …, padded with zeros; the sines of n = 0 and N/2 are zero
   const void* cos;  // outer axes: analysis [even, K], synthesis [K, even]; last axis: analysis [even, padded], synthesis [K, padded]
   const void* sin;  // outer axes: analysis [odd, K−1], synthesis [K−1, odd]; last axis: analysis [odd, padded], synthesis [K, padded]
   int64_t size;
@@ -81,7 +81,12 @@ struct PointwiseParams {
   Epilogue epilogue;
   DType in_dtype, factor_dtype, out_dtype;
   Lane lane;
+  void* weight_gradient;  // [groups·outputs, inputs] compute type, or null: Σ out · xᵀ over batch and points; CPU and kGeluGradient only,
+                          // with a `partial` of [batch · kGradientParts, groups·outputs·inputs]
 };
+
+// A gradient of weights is summed over so many parts of every image at most, then over those.
+constexpr int64_t kGradientParts = 32;
 
 // Sums over batch and points are taken in blocks of points, then over the blocks: their order never changes.
 constexpr int64_t kMomentPoints = 128;

@@ -1,184 +1,49 @@
 // 1×1 convolutions with an epilogue, and the affine ReLU that follows one.
 //   z[b, g, o, m] = Σ_i weight[g, o, i]·x[b, g, i, m] + addend      out = epilogue(z)
-// A block of points of every input is repacked into panels, converted on the way, so that each leaves memory once and channels a power of
-// two apart do no harm; the weights are repacked once, in the order of the tiles. A tile's epilogue runs while its sums are in registers.
-#include "axis.h"
-#include "gelu.h"
+#include "product.h"
 
 namespace fastseg::FASTSEG_ISA {
 namespace {
 
-// Long runs of every channel: rows are pages apart. Moments are taken in blocks of their own length.
-constexpr int64_t block_points(Epilogue epilogue) { return epilogue == Epilogue::kMoments ? kMomentPoints : 512; }
-
-template <class S>
-struct Storage {
-  using type = S;
-};
-
-// body(Storage<S>{}) of a tensor's dtype, beside arithmetic in T.
-template <class T, class Body>
-inline void with_storage(DType dtype, Body&& body) {
-  if constexpr (std::is_same_v<T, double>)
-    body(Storage<double>{});
-  else if (dtype == DType::kFloat16)
-    body(Storage<Half>{});
-  else if (dtype == DType::kBFloat16)
-    body(Storage<BFloat16>{});
-  else
-    body(Storage<float>{});
+// Points of a task: a run, but those whose partial sums are wanted have their own length.
+int64_t part_points(const PointwiseParams& p) {
+  if (p.epilogue == Epilogue::kMoments) return kMomentPoints;
+  return p.weight_gradient ? round_up(ceil_div(p.points, kGradientParts), kRunPoints) : kRunPoints;
 }
 
-int64_t storage_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
-
-// The panel of points that starts at number `index` of a tensor, zeros behind its `valid` first.
-template <class T>
-inline void load_panel(const void* tensor, DType dtype, int64_t index, int64_t valid, Vector<T> (&values)[2]) {
-  with_storage<T>(dtype, [&](auto storage) {
-    using S = typename decltype(storage)::type;
-    T copy[kPanel<T>];
-    const T* row = loadable_row<T>(static_cast<const S*>(tensor) + index, 0, valid < kPanel<T> ? valid : kPanel<T>, copy);
-    for (int v = 0; v < 2; ++v) values[v] = load(row + v * kLanes<T>);
-  });
-}
-
-template <class T>
-inline T sum_of(Vector<T> v) {
-  T total = 0;
-  for (int i = 0; i < kLanes<T>; ++i) total += v[i];
-  return total;
-}
-
-// out[column] = Σ_row partial[row][column], in pairs: partial is spent.
-template <class T>
-void sum_rows(T* partial, int64_t rows, int64_t columns, T* out) {
-  for (int64_t step = 1; step < rows; step *= 2)
-    for (int64_t r = 0; r + step < rows; r += 2 * step) {
-      T* __restrict a = partial + r * columns;
-      const T* __restrict b = partial + (r + step) * columns;
-      for (int64_t c = 0; c < columns; ++c) a[c] += b[c];
-    }
-  for (int64_t c = 0; c < columns; ++c) out[c] = rows ? partial[c] : T(0);
-}
-
-// packed[group][tile][input][row of the tile]
-template <class T>
-void pack_weights(const PointwiseParams& p, T* packed) {
-  const int64_t row_stride = p.transposed ? 1 : p.inputs, input_stride = p.transposed ? p.outputs : 1;
-  for (int64_t g = 0; g < p.groups; ++g) {
-    const T* weight = static_cast<const T*>(p.weight) + g * p.outputs * p.inputs;
-    for_row_tiles<kTileRows>(p.outputs, [&](auto tile, int64_t first) {
-      for (int64_t i = 0; i < p.inputs; ++i)
-        for (int r = 0; r < decltype(tile)::value; ++r) *packed++ = weight[(first + r) * row_stride + i * input_stride];
-    });
-  }
-}
-
-// One block of points of one group of one batch entry.
-struct Block {
-  int64_t x, out;        // numbers in front of its first point in the tensors
-  int64_t group, count;  // points
-  int64_t partial;       // its row of partial sums
-};
-
-Block block_at(const PointwiseParams& p, int64_t task) {
-  const int64_t length = block_points(p.epilogue), blocks = ceil_div(p.points, length), first = task % blocks * length,
-                image = task / blocks;
-  const int64_t left = p.points - first;
-  return {image * p.inputs * p.points + first, image * p.outputs * p.points + first, image % p.groups, left < length ? left : length,
-          image / p.groups * blocks + task % blocks};
-}
-
-template <class T>
-void pack_points(const PointwiseParams& p, const Block& b, T* packed) {
-  for (int64_t c = 0; c < b.count; c += kPanel<T>)
-    for (int64_t i = 0; i < p.inputs; ++i, packed += kPanel<T>) {
-      Vector<T> values[2];
-      load_panel<T>(p.x, p.in_dtype, b.x + i * p.points + c, b.count - c, values);
-      for (int v = 0; v < 2; ++v) store(packed + v * kLanes<T>, values[v]);
-    }
-}
-
-// z of output `channel` at number `index` of the result → what is written; `sums` are the channel's moments so far.
 template <Epilogue kEpilogue, class T>
-inline void finish(const PointwiseParams& p, int64_t channel, int64_t index, int64_t valid, Vector<T>* sums, Vector<T> (&z)[2]) {
-  if (p.addend) {
-    Vector<T> addend[2];
-    load_panel<T>(p.addend, std::is_same_v<T, double> ? DType::kFloat64 : DType::kFloat32, index, valid, addend);
-    for (int v = 0; v < 2; ++v) z[v] += addend[v];
+void run_part(const PointwiseParams& p, int64_t image, int64_t part, int64_t row, const Workspace<T>& work, T* z) {
+  const int64_t length = part_points(p), left = p.points - part * length, count = left < length ? left : length;
+  T* moments = static_cast<T*>(p.partial) + row * 2 * p.groups * p.outputs + image % p.groups * p.outputs;
+  for (int64_t first = 0; first < count; first += kRunPoints) {
+    const Run run = run_at(p, image, part * length + first, count - first < kRunPoints ? count - first : kRunPoints);
+    pack_points(p, run, work.points);
+    multiply_run<false>(p, run, work, z, kRunStride<T>);
+    finish_run<kEpilogue, false>(p, run, z, kRunStride<T>, moments);
+    if (p.weight_gradient) add_weight_gradient(p, run, work, z, kRunStride<T>);
   }
-  if constexpr (kEpilogue == Epilogue::kGelu) {
-    for (int v = 0; v < 2; ++v) z[v] = gelu(z[v]);
-  } else if constexpr (kEpilogue == Epilogue::kGeluGradient) {
-    Vector<T> factor[2];
-    load_panel<T>(p.factor, p.factor_dtype, index, valid, factor);
-    for (int v = 0; v < 2; ++v) z[v] = gelu_gradient(z[v]) * factor[v];
-  } else if constexpr (kEpilogue == Epilogue::kAffineRelu) {
-    const T scale = static_cast<const T*>(p.scale)[channel], shift = static_cast<const T*>(p.shift)[channel];
-    for (int v = 0; v < 2; ++v) z[v] = relu<T>(scale * z[v] + shift);
-  } else if constexpr (kEpilogue == Epilogue::kMoments) {
-    for (int v = 0; v < 2; ++v) sums[0] += z[v], sums[1] += z[v] * z[v];
-  }
-}
-
-// Every output of one panel of points.
-template <Epilogue kEpilogue, class T>
-void multiply_panel(const PointwiseParams& p, const Block& b, int64_t point, const T* weight, const T* panel, Vector<T>* sums,
-                    Ahead<char>& ahead) {
-  const int64_t valid = b.count - point;
-  for_row_tiles<kTileRows>(p.outputs, [&](auto tile, int64_t first) {
-    constexpr int kRows = decltype(tile)::value;
-    Vector<T> acc[kRows][2] = {};
-    ahead.fetch();
-    multiply_add<kRows, 2>(p.inputs, weight + first * p.inputs, 1, kRows, panel, kPanel<T>, acc);
-    FASTSEG_UNROLL
-    for (int i = 0; i < kRows; ++i) {
-      const int64_t row = first + i, index = b.out + row * p.points + point;
-      finish<kEpilogue, T>(p, b.group * p.outputs + row, index, valid, sums + 2 * row, acc[i]);
-      with_storage<T>(p.out_dtype, [&](auto storage) {
-        store_panel<false, T>(static_cast<typename decltype(storage)::type*>(p.out) + index, acc[i], valid);
-      });
-    }
-  });
-}
-
-template <class T>
-void keep_moments(const PointwiseParams& p, const Block& b, const Vector<T>* sums) {
-  const int64_t channels = p.groups * p.outputs;
-  T* partial = static_cast<T*>(p.partial) + b.partial * 2 * channels + b.group * p.outputs;
-  for (int64_t o = 0; o < p.outputs; ++o) partial[o] = sum_of<T>(sums[2 * o]), partial[channels + o] = sum_of<T>(sums[2 * o + 1]);
+  if (p.weight_gradient) keep_weight_gradient(p, image % p.groups, row, work);
 }
 
 template <Epilogue kEpilogue, class T>
 void pointwise(const PointwiseParams& p) {
-  constexpr int64_t kBlockPoints = block_points(kEpilogue);
-  const int64_t weights = round_up(p.groups * p.outputs * p.inputs, 16),
-                points = round_up(p.inputs * round_up(kBlockPoints, kPanel<T>), 16);
-  const int64_t sums = 2 * p.outputs * kLanes<T>, tiles = ceil_div(p.outputs, kTileRows) * ceil_div(kBlockPoints, kPanel<T>);
-  const int64_t total = weights + points + sums, bytes = storage_bytes(p.in_dtype);
-  // every thread's scratch is laid out alike, so the one that packs the weights does not lose them to its own blocks
-  T* packed_weights = Scratch<T>(total).next;
-  pack_weights(p, packed_weights);
+  const int64_t total = Workspace<T>::count(p) + p.outputs * kRunStride<T>;
+  const T* weights = packed_weights<T>(p, total);
+  const int64_t parts = ceil_div(p.points, part_points(p)), tasks = p.batch * p.groups * parts;
   auto run = [&](int64_t begin, int64_t end) {
-    T* packed = Scratch<T>(total).next + weights;
-    Vector<T>* moments = reinterpret_cast<Vector<T>*>(packed + points);
+    Scratch<T> scratch(total);
+    const Workspace<T> work(p, weights, scratch);
+    T* z = scratch.take(p.outputs * kRunStride<T>);
     for (int64_t task = begin; task < end; ++task) {
-      const Block b = block_at(p, task);
-      Ahead<char> ahead{static_cast<const char*>(p.x) + block_at(p, task + 1).x * bytes, p.points * bytes, b.count * bytes,
-                        task + 1 < end ? p.inputs : 0, p.inputs / tiles + 1};
-      pack_points(p, b, packed);
-      if (kEpilogue == Epilogue::kMoments)
-        for (int64_t i = 0; i < 2 * p.outputs; ++i) moments[i] = Vector<T>{};
-      const T* weight = packed_weights + b.group * p.outputs * p.inputs;
-      for (int64_t c = 0; c < b.count; c += kPanel<T>) multiply_panel<kEpilogue, T>(p, b, c, weight, packed + c * p.inputs, moments, ahead);
-      if (kEpilogue == Epilogue::kMoments) keep_moments<T>(p, b, moments);
+      const int64_t image = task / parts, part = task % parts;
+      run_part<kEpilogue>(p, image, part, image / p.groups * parts + part, work, z);
     }
   };
-  const int64_t tasks = p.batch * p.groups * ceil_div(p.points, kBlockPoints);
   const int threads = useful_threads(p.batch * p.groups * p.outputs * (p.inputs + 8) * p.points, p.lane.threads);
   parallel_for(tasks, tasks / (int64_t{threads} * 8) + 1, threads, run);
-  if (kEpilogue == Epilogue::kMoments)
-    sum_rows(static_cast<T*>(p.partial), moment_blocks(p.batch, p.points), 2 * p.groups * p.outputs, static_cast<T*>(p.moments));
+  T* partial = static_cast<T*>(p.partial);
+  if (kEpilogue == Epilogue::kMoments) sum_rows(partial, p.batch * parts, 2 * p.groups * p.outputs, static_cast<T*>(p.moments));
+  if (p.weight_gradient) sum_rows(partial, p.batch * parts, p.groups * p.outputs * p.inputs, static_cast<T*>(p.weight_gradient));
 }
 
 template <class T>
@@ -205,12 +70,11 @@ void affine_relu_block(const AffineReluParams& p, int64_t channel, int64_t first
   const T* z = static_cast<const T*>(p.z) + first;
   const T* gradient = p.gradient ? static_cast<const T*>(p.gradient) + first : nullptr;
   T* out = static_cast<T*>(p.out) + first;
-  constexpr DType dtype = std::is_same_v<T, double> ? DType::kFloat64 : DType::kFloat32;
   Vector<T> dscale{}, dshift{};
   for (int64_t c = 0; c < count; c += kPanel<T>) {
     Vector<T> a[2], g[2], result[2];
-    load_panel<T>(z, dtype, c, count - c, a);
-    if (gradient) load_panel<T>(gradient, dtype, c, count - c, g);
+    load_panel<T>(z + c, count - c, a);
+    if (gradient) load_panel<T>(gradient + c, count - c, g);
     for (int v = 0; v < 2; ++v) {
       const Vector<T> activation = scale * a[v] + shift;
       if (gradient) {
