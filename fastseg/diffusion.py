@@ -74,9 +74,8 @@ def sample(
     2C channels; only "ddpm" uses v.
     `steps`: how many, spread evenly (None: all), or the indices themselves, ascending.
     `sampler`: "ddpm", ancestral with the posterior's variance (Ho et al., 2020); "ddim" with noise
-    `eta`, 0 to 1 (Song et al., 2021); "dpm++", the multistep solver of second order
-    (Lu et al., DPM-Solver++, 2022), best on
-    `logsnr_timesteps`.
+    `eta`, 0 to 1 (Song et al., 2021); "dpm++", the multistep solver of second order (Lu et al.,
+    DPM-Solver++, 2022), most exact at `logsnr_timesteps`.
     x̂_0 is held to `x0_range` in every step, by `dynamic_threshold` if `dynamic_quantile` is given.
     `generator`: of the noise that ddpm and ddim with eta > 0 add; or one for each row of x_T, which
     makes rows independent of their neighbours. `on_step(t, x_t, x̂_0)` is called in every step.
