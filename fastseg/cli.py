@@ -62,6 +62,7 @@ def phantom(arguments: argparse.Namespace) -> None:
             size=arguments.size,
             seed=arguments.seed,
             progress=lambda *_: advance(),
+            task=arguments.task,
         )
     print(arguments.out)
 
@@ -187,6 +188,12 @@ def _phantom_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=_size, default=(96, 96, 64), help="voxels x,y,z (96,96,64)")
     parser.add_argument(
         "--seed", type=int, default=0, help="same seed, same patients (%(default)s)"
+    )
+    parser.add_argument(
+        "--task",
+        default="nested",
+        help="nested: tumours that local sight can segment; global-cue: a weak field over the whole"
+        " brain decides which of NCR and ET is the rim (%(default)s)",
     )
 
 

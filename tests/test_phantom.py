@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import json
 
@@ -9,6 +10,7 @@ from fastseg.data import phantom
 from fastseg.errors import UsageError
 
 SIZE = (40, 44, 28)
+NESTED_SHA256 = "0a6eba747770e1d18b76e6221bf8ba0404f41fd53939bccfed850e779e4d7637"  # of three patients with seed 5
 
 
 def digests(root):
@@ -21,6 +23,15 @@ def digests(root):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return phantom.write(tmp_path_factory.mktemp("phantoms") / "set", 3, SIZE, seed=5)
+
+
+def test_the_nested_task_never_changes(folder):
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        # what zlib makes of the same bytes is its own affair
+        found.update(gzip.decompress(content) if path.suffix == ".gz" else content)
+    assert found.hexdigest() == NESTED_SHA256
 
 
 def test_layout_and_headers(folder):
