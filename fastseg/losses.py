@@ -1,7 +1,10 @@
 """Segmentation losses. Computed in float32 whatever the precision of the network."""
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def dice_ce(
@@ -14,10 +17,7 @@ def dice_ce(
     (Milletari et al., V-Net, 2016, with the sums unsquared). Returns the scalar loss in float32 and
     its detached parts {"dice", "ce"}. ValueError when the shapes do not fit each other.
     """
-    if logits.shape[:1] + logits.shape[2:] != target.shape:
-        raise ValueError(
-            f"target: is {tuple(target.shape)}, wanted (B, *S) of logits {tuple(logits.shape)}"
-        )
+    _check(logits, target)
     log_p = logits.float().log_softmax(1)
     p = log_p.exp()
     truth = torch.zeros_like(p).scatter_(1, target.long().unsqueeze(1), 1.0)
@@ -26,3 +26,57 @@ def dice_ce(
     dice = 1 - ((2 * overlap + smooth) / (total + smooth)).mean()
     ce = -(log_p * truth).sum(1).mean()
     return dice + ce_weight * ce, {"dice": dice.detach(), "ce": ce.detach()}
+
+
+def batch_dice_ce(
+    logits: Tensor, target: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy minus the mean foreground Dice of the whole batch, so negative at the optimum;
+    `weights`, one a class, weigh both (GenericSSL: Wang & Li, 2023).
+
+    logits (B, K, *S) of any float type; target (B, *S) class indices of any integer type; weights
+    (K,) or None. Dice sums run over batch and space, smoothing 1. The weighted cross-entropy is
+    divided by the sum of its weights. Returns the scalar loss in float32 and its detached parts
+    {"dice", "ce"}, dice being the weighted mean. ValueError when the shapes do not fit.
+    """
+    _check(logits, target, weights)
+    logits, target = logits.float(), target.long()
+    ce = F.cross_entropy(logits, target, weights)
+    dice = _batch_dice(logits.softmax(1), target, smooth=1.0)[1:]
+    dice = (dice if weights is None else weights[1:] * dice).mean()
+    return ce - dice, {"dice": dice.detach(), "ce": ce.detach()}
+
+
+@torch.no_grad()
+def hard_batch_dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice of the most probable class against the truth, (K,) float32, background included, over
+    the whole batch; 0.5 for a class that is in neither. Arguments as `batch_dice_ce`'s.
+    """
+    _check(logits, target)
+    chosen = torch.zeros_like(logits, dtype=torch.float32)
+    chosen.scatter_(1, logits.argmax(1, keepdim=True), 1.0)
+    return _batch_dice(chosen, target.long(), smooth=1e-8)
+
+
+def ramp(progress: float) -> float:
+    """exp(−5(1 − progress)²): 0.0067 at the start of a run, 1 at its end (Laine & Aila, 2017)."""
+    return math.exp(-5 * (1 - min(max(progress, 0.0), 1.0)) ** 2)
+
+
+def _batch_dice(p: Tensor, target: Tensor, smooth: float) -> Tensor:
+    truth = torch.zeros_like(p).scatter_(1, target.unsqueeze(1), 1.0)
+    over = (0, *range(2, p.ndim))
+    overlap, total = (p * truth).sum(over), p.sum(over) + truth.sum(over)
+    return (2 * overlap + smooth) / (total + smooth + 1e-8)
+
+
+def _check(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> None:
+    if logits.shape[:1] + logits.shape[2:] != target.shape:
+        raise ValueError(
+            f"target: is {tuple(target.shape)}, wanted (B, *S) of logits {tuple(logits.shape)}"
+        )
+    if weights is not None and weights.shape != logits.shape[1:2]:
+        raise ValueError(
+            f"weights: is {tuple(weights.shape)}, wanted one for each class of logits "
+            f"{tuple(logits.shape)}"
+        )

@@ -13,7 +13,10 @@ import importlib
 
 from fastseg.errors import UsageError
 
-SYSTEMS = {"fno": "fastseg.models.fno"}
+SYSTEMS = {
+    "fno": "fastseg.models.fno",
+    "diffusion-unet": "fastseg.models.diffusion_unet",
+}
 
 
 def build(name: str, *, in_channels: int, classes: int, **options):

@@ -6,6 +6,7 @@ from fastseg.nn.gate import AnchorGate
 from fastseg.nn.gaussian import FrequencyGuide, GaussianFilter
 from fastseg.nn.neuralop import NeuralopSpectralConv
 from fastseg.nn.spectral import FNOBlock, SpectralConv
+from fastseg.nn.time import TimeEmbedding, TimeFiLM, TimeShift
 from fastseg.nn.vffc import VFFC, VFFCBlock, VFFCBottleneck, VFFCLayer
 
 __all__ = [
@@ -21,6 +22,9 @@ __all__ = [
     "NeuralopSpectralConv",
     "SpectralConv",
     "SpectralTransform",
+    "TimeEmbedding",
+    "TimeFiLM",
+    "TimeShift",
     "VFFCBlock",
     "VFFCBottleneck",
     "VFFCLayer",

@@ -1,0 +1,253 @@
+"""Segmentation trained beside a denoising diffusion of the label map: one encoder, three decoders
+(GenericSSL: Wang & Li, NeurIPS 2023). What the systems built on it share.
+
+xi denoises a noised label map given the image, psi learns from the labels with class weights that
+follow xi's progress, theta learns from pseudo-labels that xi and psi agree on.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastseg import diffusion, ops
+from fastseg.losses import batch_dice_ce, hard_batch_dice, ramp
+from fastseg.nn.time import TimeEmbedding, freeze_time
+
+TIME = 512  # channels of the time embedding
+DECODERS = ("psi", "theta", "diffusion")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Options of training and prediction. ValueError for values that do not go together."""
+
+    mode: str = "supervised"  # or "ssl": with pseudo-labels on unlabelled images
+    decoder: str | None = None  # what predicts; None: psi when supervised, else theta
+    timesteps: int = 1000
+    sampler: str = "ddim"
+    sampling_steps: int = 10
+    eta: float = 0.0  # noise of DDIM, 0 for none
+    ensemble: int = 1  # label maps sampled for one prediction
+    max_batch: int = 64  # of them at a time
+    unsupervised_weight: float = 10.0  # of the loss on pseudo-labels, at the end of its ramp
+    theta_decay: float = 0.99  # of theta's average of xi and psi
+    weight_memory: int = 50  # steps over which class weights average
+
+    def __post_init__(self):
+        decoders = DECODERS if self.mode == "ssl" else ("psi", "diffusion")
+        for name, known in (("mode", ("supervised", "ssl")), ("decoder", (None, *decoders))):
+            if (value := getattr(self, name)) not in known:
+                listed = ", ".join(map(repr, known))
+                raise ValueError(f"{name}: got {value!r}, want {listed} in mode {self.mode}")
+        for name in ("timesteps", "sampling_steps", "ensemble", "max_batch", "weight_memory"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1")
+
+
+class Joint:
+    """Images (B, C, *S) and, beside some of them, noisy label maps: the denoiser's input in
+    sampling. A convolution of both computes an image's share once, whatever the number of steps.
+    """
+
+    def __init__(self, image: Tensor):
+        self.image, self._shares = image, {}
+
+    def beside(self, mask: Tensor, rows: Tensor) -> "Joint":
+        """The images rows (b,) beside masks (b, K, *S), to be convolved; shares stay known."""
+        joint = Joint(self.image)
+        joint._shares, joint._mask, joint._rows = self._shares, mask, rows
+        return joint
+
+    def through(self, conv: nn.Module) -> Tensor:
+        """conv(cat([image[rows], mask], 1))."""
+        convolve, known = (F.conv2d, F.conv3d)[conv.weight.dim() - 4], self.image.shape[1]
+        weight, options = conv.weight, (conv.stride, conv.padding)
+        if conv not in self._shares:
+            self._shares[conv] = convolve(self.image, weight[:, :known], conv.bias, *options)
+        moving = convolve(self._mask, weight[:, known:], None, *options)
+        return moving + self._shares[conv][self._rows]
+
+
+def convolved(conv: nn.Module, x: Tensor | Joint) -> Tensor:
+    """conv(x) where x may be a `Joint`."""
+    return x.through(conv) if isinstance(x, Joint) else conv(x)
+
+
+class Embedding(nn.Module):
+    """The first block, at full resolution, and the time embedding for all that follow.
+
+    x: (B, in_channels, *S), t: (B,) or None → features (B, width, *S), temb (B, 512) or None.
+    """
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block, self.time = block, TimeEmbedding(TIME)
+
+    def forward(self, x: Tensor | Joint, t: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        temb = None if t is None else self.time(t)
+        return self.block(x, temb), temb
+
+
+class ClassWeights(nn.Module):
+    """Class weights from how a class's Dice moved of late: classes that fall, or lag, weigh more.
+
+    dice: (K,) hard Dice of a batch → weights (K,), in 0.1 … 10. State: the Dice before, averages of
+    rises and falls over `memory` calls, and the average of 1 − Dice.
+    """
+
+    def __init__(self, classes: int, memory: int = 50):
+        super().__init__()
+        self.keep = (memory - 1) / memory
+        self.register_buffer("before", torch.full((classes,), 1e-8))
+        self.register_buffer("learnt", torch.zeros(classes))
+        self.register_buffer("unlearnt", torch.zeros(classes))
+        self.register_buffer("lack", torch.ones(classes))
+
+    @torch.no_grad()
+    def forward(self, dice: Tensor) -> Tensor:
+        # the first steps would otherwise give ratios of 1e8
+        dice, before = dice.to(self.before).clamp(1e-6, 1), self.before.clamp(1e-6, 1)
+        change = (dice - before) * (dice / before).log()
+        rose = dice > before
+        self.learnt.lerp_(change * rose, 1 - self.keep)
+        self.unlearnt.lerp_(change * ~rose, 1 - self.keep)
+        self.lack.lerp_(1 - dice, 1 - self.keep)
+        self.before.copy_(dice)
+        difficulty = ((self.unlearnt + 1e-8) / (self.learnt + 1e-8)) ** 0.2
+        return (len(dice) * difficulty * self.lack).clamp(0.1, 10).float()
+
+
+@contextmanager
+def evaluating(module: nn.Module):
+    """The module in evaluation mode and without gradients, for a while."""
+    was = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was)
+
+
+class GenericSSL(nn.Module):
+    """The training scheme around a network.
+
+    make_block(inputs) makes the first block, of images or of [image, noisy mask]; encoder is a
+    module (x, temb) → features; make_decoder(timed) makes one (features, temb) → logits (B, K, *S).
+    """
+
+    SAMPLING = frozenset({"decoder", "sampler", "sampling_steps", "eta", "ensemble", "max_batch"})
+
+    def __init__(
+        self, in_channels: int, classes: int, make_block: Callable[[int], nn.Module],
+        encoder: nn.Module, make_decoder: Callable[[bool], nn.Module], **options,
+    ):  # fmt: skip
+        super().__init__()
+        self.scheme, self.classes = Scheme(**options), classes
+        with torch.device("cpu"):
+            self.schedule = diffusion.linear_schedule(self.scheme.timesteps)
+        self.embed_image = Embedding(make_block(in_channels))
+        self.embed_joint = Embedding(make_block(in_channels + classes))
+        self.encoder = encoder
+        self.xi, self.psi, self.theta = map(make_decoder, (True, False, False))
+        self.class_weights = ClassWeights(classes, self.scheme.weight_memory)
+        self.freeze()
+
+    def freeze(self) -> None:
+        """No gradients where none will ever come: data parallel training waits for the others."""
+        for blind in (self.embed_image, self.psi, self.theta):
+            freeze_time(blind)
+        if self.scheme.mode == "supervised":
+            self.theta.requires_grad_(False)
+
+    def denoise(self, x: Tensor | Joint, t: Tensor) -> Tensor:
+        """Logits of the clean label map from [image, noisy mask] (B, C + K, *S) and t (B,)."""
+        x, temb = self.embed_joint(x, t)
+        return self.xi(self.encoder(x, temb), temb)
+
+    def segment(self, image: Tensor, decoder: str = "psi") -> Tensor:
+        """Logits (B, K, *S) of decoder psi or theta from images (B, C, *S)."""
+        x, _ = self.embed_image(image)
+        return getattr(self, decoder)(self.encoder(x, None), None)
+
+    def training_loss(
+        self, batch: dict, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_deno + L_diff, and in mode "ssl" + μ·L_u on batch["unlabelled"] (B, C, *S)."""
+        image, label = batch["image"], batch["label"].long()
+        noisy, t = self._noised(label, generator)
+        denoised = self.denoise(torch.cat([image, noisy], 1), t)
+        deno, _ = batch_dice_ce(denoised, label)
+        weights = self.class_weights(hard_batch_dice(denoised.detach(), label))
+        diff, _ = batch_dice_ce(self.segment(image), label, weights)
+        parts = {"deno": deno.detach(), "diff": diff.detach()}
+        parts |= {f"weight_{index}": weight for index, weight in enumerate(weights)}
+        if self.scheme.mode == "supervised":
+            return deno + diff, parts
+        if "unlabelled" not in batch:
+            raise ValueError("mode ssl wants unlabelled images: set labelled_fraction below 1")
+        chosen = self.pseudo_labels(batch["unlabelled"], generator)
+        unsup, _ = batch_dice_ce(self.segment(batch["unlabelled"], "theta"), chosen)
+        mu = self.scheme.unsupervised_weight * ramp(batch["progress"])
+        return deno + diff + mu * unsup, parts | {"unsup": unsup.detach(), "mu": torch.tensor(mu)}
+
+    def _noised(self, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        shape = (len(label), self.classes, *label.shape[1:])
+        clean = torch.full(shape, -1.0, device=label.device).scatter_(1, label.unsqueeze(1), 1.0)
+        options = {"generator": generator, "device": label.device}
+        t = torch.randint(self.scheme.timesteps, (len(label),), **options)
+        return diffusion.add_noise(self.schedule, clean, torch.randn(shape, **options), t), t
+
+    def pseudo_labels(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, *S) classes that a sampled label map, drawn from and smoothed, and psi agree on."""
+        with evaluating(self):
+            clean = self.sample(image, generator, members=1)
+            psi = self.segment(image).float().softmax(1)
+            gumbel = -torch.empty_like(clean).exponential_(generator=generator).log()
+            drawn = (clean + gumbel).softmax(1)
+            smooth = ops.gaussian_filter(drawn, 1.0, padding="zeros", radius=1)
+            return (smooth + psi).argmax(1)
+
+    @torch.no_grad()
+    def sample(self, image: Tensor, generator: torch.Generator, members: int) -> Tensor:
+        """The mean of `members` label maps in −1 … 1, (B, K, *S) float32, sampled for images."""
+        joint, scheme = Joint(image), self.scheme
+
+        def model_for(rows: Tensor) -> diffusion.Model:
+            def clean(x_t: Tensor, t: Tensor) -> Tensor:
+                # what the network was trained on, logits, is no label map in −1 … 1; this is
+                return 2 * self.denoise(joint.beside(x_t, rows), t).float().softmax(1) - 1
+
+            return clean
+
+        return diffusion.ensemble(
+            model_for, (len(image), self.classes, *image.shape[2:]), self.schedule,
+            members=members, generator=generator, max_batch=scheme.max_batch, device=image.device,
+            steps=scheme.sampling_steps, sampler=scheme.sampler, eta=scheme.eta,
+            parameterisation="x0",
+        ).mean(0)  # fmt: skip
+
+    def predict(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Class probabilities (B, K, *S) float32, by the scheme's decoder."""
+        decoder = self.scheme.decoder or ("psi" if self.scheme.mode == "supervised" else "theta")
+        if decoder != "diffusion":
+            return self.segment(image, decoder).float().softmax(1)
+        if generator is None:
+            generator = torch.Generator(image.device).manual_seed(0)
+        return (self.sample(image, generator, self.scheme.ensemble) + 1) / 2
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move theta towards the mean of xi and psi, parameters that all three have."""
+        if self.scheme.mode == "supervised":
+            return
+        xi, psi = dict(self.xi.named_parameters()), dict(self.psi.named_parameters())
+        for name, mean in self.theta.named_parameters():
+            both = xi.get(name), psi.get(name)
+            # time conditioning is frozen in theta
+            if mean.requires_grad and all(p is not None and p.shape == mean.shape for p in both):
+                mean.lerp_((both[0] + both[1]) / 2, 1 - self.scheme.theta_decay)
