@@ -16,6 +16,8 @@ from fastseg.errors import UsageError
 SYSTEMS = {
     "fno": "fastseg.models.fno",
     "diffusion-unet": "fastseg.models.diffusion_unet",
+    "fno-diffusion": "fastseg.models.fno_diffusion",
+    "fno-unet": "fastseg.models.fno_unet",
 }
 
 

@@ -1,0 +1,119 @@
+"""Fusing a global view of a feature map into a local one. All start as the local one itself."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HEADS = 4
+TOKENS = {1: 576, 2: 24, 3: 8}  # most a side, so that about 576 in all are attended to
+
+
+def _pointwise(axes: int, inputs: int, outputs: int) -> nn.Module:
+    return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](inputs, outputs, 1)
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """The layer with weight and bias 0."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class GateFusion(nn.Module):
+    """L + sigmoid(W[L, G] + b)⊙G, a gate at every point. L, G: (B, channels, *S)."""
+
+    def __init__(self, axes: int, channels: int):
+        super().__init__()
+        self.gate = _pointwise(axes, 2 * channels, channels)
+
+    def forward(self, local: Tensor, wide: Tensor) -> Tensor:
+        return local + torch.sigmoid(self.gate(torch.cat([local, wide], 1))) * wide
+
+
+class ChannelGateFusion(nn.Module):
+    """L + a⊙G, a = sigmoid(MLP(spatial means of [L, G])), a gate a channel (Hu et al., 2018)."""
+
+    def __init__(self, axes: int, channels: int):
+        super().__init__()
+        hidden = max(channels // 4, 1)
+        self.squeeze = nn.Linear(2 * channels, hidden)
+        self.excite = nn.Linear(hidden, channels)
+
+    def forward(self, local: Tensor, wide: Tensor) -> Tensor:
+        means = torch.cat([local.flatten(2).mean(2), wide.flatten(2).mean(2)], 1)
+        gate = torch.sigmoid(self.excite(F.gelu(self.squeeze(means))))
+        return local + gate.view(*gate.shape, *[1] * (wide.dim() - 2)) * wide
+
+
+class MLPFusion(nn.Module):
+    """L + MLP([L, G]), point by point; the second layer starts at 0."""
+
+    def __init__(self, axes: int, channels: int):
+        super().__init__()
+        self.first = _pointwise(axes, 2 * channels, channels)
+        self.second = zeroed(_pointwise(axes, channels, channels))
+
+    def forward(self, local: Tensor, wide: Tensor) -> Tensor:
+        return local + self.second(F.gelu(self.first(torch.cat([local, wide], 1))))
+
+
+class AttentionFusion(nn.Module):
+    """L + W·attention(queries from L; keys and values from G, pooled to 24 x 24 or 8 x 8 x 8 tokens
+    where it has more), 4 heads; W starts at 0. channels must be divisible by 4.
+    """
+
+    def __init__(self, axes: int, channels: int):
+        super().__init__()
+        if channels % HEADS:
+            raise ValueError(f"channels: got {channels}, want a multiple of {HEADS}")
+        self.tokens = TOKENS[axes]
+        self.query = _pointwise(axes, channels, channels)
+        self.key_value = _pointwise(axes, channels, 2 * channels)
+        self.out = zeroed(_pointwise(axes, channels, channels))
+
+    def forward(self, local: Tensor, wide: Tensor) -> Tensor:
+        pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+        wide = pool[local.dim() - 3](wide, [min(n, self.tokens) for n in wide.shape[2:]])
+        key, value = map(_heads, self.key_value(wide).chunk(2, 1))
+        found = F.scaled_dot_product_attention(_heads(self.query(local)), key, value)
+        return local + self.out(found.transpose(2, 3).reshape(local.shape))
+
+
+def _heads(x: Tensor) -> Tensor:
+    """(B, C, *S) → (B, heads, points, C/heads)."""
+    return x.flatten(2).unflatten(1, (HEADS, -1)).transpose(2, 3)
+
+
+class AddFusion(nn.Module):
+    """L + G."""
+
+    def __init__(self, axes: int, channels: int):
+        super().__init__()
+
+    def forward(self, local: Tensor, wide: Tensor) -> Tensor:
+        return local + wide
+
+
+class ConcatFusion(nn.Module):
+    """W[L, G] + b; W starts as the identity of L."""
+
+    def __init__(self, axes: int, channels: int):
+        super().__init__()
+        self.mix = zeroed(_pointwise(axes, 2 * channels, channels))
+        with torch.no_grad():
+            self.mix.weight.flatten(1)[:, :channels] = torch.eye(channels)
+
+    def forward(self, local: Tensor, wide: Tensor) -> Tensor:
+        return self.mix(torch.cat([local, wide], 1))
+
+
+FUSIONS = {
+    "gate": GateFusion,
+    "gate_channel": ChannelGateFusion,
+    "mlp": MLPFusion,
+    "attn": AttentionFusion,
+    "add": AddFusion,
+    "concat": ConcatFusion,
+}
+# those that are L only while G is 0; the others ignore G at first
+NEEDS_ZERO = ("gate", "gate_channel", "add")
