@@ -112,7 +112,9 @@ def _step(run: Run, batch: dict[str, Any], lr: float) -> dict[str, Any] | None:
     for group in optimizer.param_groups:
         group["lr"] = lr
     buffers = [(b, b.clone()) for b in run.module.buffers() if b.is_floating_point()]
-    loss, parts = run.net.training_loss(batch, _seeded(recipe.seed, at.step, run.fabric))
+    # with one process Fabric calls a marked method as it is, in full precision
+    with run.fabric.autocast():
+        loss, parts = run.net.training_loss(batch, _seeded(recipe.seed, at.step, run.fabric))
     run.fabric.backward(loss)
     limit = math.inf if recipe.grad_clip is None else recipe.grad_clip
     norm = run.fabric.clip_gradients(run.net, optimizer, max_norm=limit, error_if_nonfinite=False)

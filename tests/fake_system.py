@@ -29,6 +29,7 @@ class System(nn.Module):
     def training_loss(self, batch, generator):
         image, label, progress = batch["image"], batch["label"].long(), batch["progress"]
         self.seen.append({key: batch.get(key) for key in ("progress", "seed", "unlabelled")})
+        self.seen[-1]["dtype"] = self.head(self.body[:1](image)).dtype
         noise = torch.randn(image.shape, generator=generator, device=image.device)
         logits = self.head(self.body(image + self.noise * noise)).float()
         supervised = F.cross_entropy(logits, label, self.weights.clone())

@@ -232,6 +232,16 @@ def test_samples_have_the_moments_of_the_data(sampler, eta):
     assert found[2] < 0.025 * SPREAD
 
 
+@pytest.mark.parametrize("schedule", [linear_schedule(200, scaled=True), cosine_schedule(200)])
+def test_short_schedules_reach_the_data_too(schedule):
+    x0 = sample(
+        gaussian(schedule), normal(1, 20_000), schedule, sampler="ddpm", parameterisation="x0",
+        x0_range=None, generator=seeded(3),
+    )  # fmt: skip
+    assert x0.mean().item() == pytest.approx(MEAN, abs=0.015)
+    assert 0.95 < x0.std().item() / SPREAD < 1
+
+
 @pytest.mark.parametrize("steps", [None, 37])
 def test_ddim_with_all_the_noise_is_ancestral(steps):
     x_T = normal(1, 500)

@@ -511,6 +511,9 @@ def test_sixteen_bits_train_without_a_skipped_step(data, tmp_path, fake, precisi
     last = train(recipe, data, tmp_path)
     assert not rows(tmp_path, "skipped")
     assert all(np.isfinite(row["loss"]) for row in rows(tmp_path))
+    seen = importlib.import_module("fake_system").System.seen
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert {entry["dtype"] for entry in seen} == {dtype}
     state, groups = checkpoint.load(last)
     assert (state["scaler"] is not None) == (precision == "fp16")
     assert all(t.dtype == torch.float32 for t in groups["model"].values() if t.is_floating_point())

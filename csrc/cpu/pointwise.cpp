@@ -18,8 +18,8 @@ void run_part(const PointwiseParams& p, int64_t image, int64_t part, int64_t row
   for (int64_t first = 0; first < count; first += kRunPoints) {
     const Run run = run_at(p, image, part * length + first, count - first < kRunPoints ? count - first : kRunPoints);
     pack_points(p, run, work.points);
-    multiply_run<false>(p, run, work, z, kRunStride<T>);
-    finish_run<kEpilogue, false>(p, run, z, kRunStride<T>, moments);
+    multiply_run(p, run, work, z, kRunStride<T>);
+    finish_run<kEpilogue>(p, run, z, kRunStride<T>, moments);
     if (p.weight_gradient) add_weight_gradient(p, run, work, z, kRunStride<T>);
   }
   if (p.weight_gradient) keep_weight_gradient(p, image % p.groups, row, work);

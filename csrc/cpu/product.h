@@ -3,8 +3,8 @@
 // epilogue then sweeps them row by row, one stream of results at a time.
 #pragma once
 
-#include "axis.h"
 #include "gelu.h"
+#include "tiles.h"
 
 namespace fastseg::FASTSEG_ISA {
 namespace {
@@ -124,22 +124,23 @@ void pack_points(const PointwiseParams& p, const Run& run, T* packed) {
   });
 }
 
-// z[output][point] = weight · x, or += where `kAdd`; panels are whole.
-template <bool kAdd, class T>
+// The lines of the panel at point `c` in every channel of the result: a sweep that only writes would wait for each of them.
+inline void fetch_results(const PointwiseParams& p, const Run& run, int64_t c) {
+  const int64_t bytes = p.out_dtype == DType::kFloat64 ? 8 : p.out_dtype == DType::kFloat32 ? 4 : 2;
+  const char* line = static_cast<const char*>(p.out) + (run.out + c) * bytes;
+  for (int64_t o = 0; o < p.outputs; ++o) __builtin_prefetch(line + o * p.points * bytes, 1, 2);
+}
+
+// z[output][point] = weight · x; panels are whole.
+template <class T>
 void multiply_run(const PointwiseParams& p, const Run& run, const Workspace<T>& work, T* z, int64_t z_stride) {
   const T* weight = work.weights + run.group * p.outputs * p.inputs;
-  for (int64_t c = 0; c < run.count; c += kPanel<T>)
+  for (int64_t c = 0; c < run.count; c += kPanel<T>) {
+    fetch_results(p, run, c);
     for_row_tiles<kTileRows>(p.outputs, [&](auto tile, int64_t first) {
       constexpr int kRows = decltype(tile)::value;
       T* sums = z + first * z_stride + c;
       Vector<T> acc[kRows][2] = {};
-      if constexpr (kAdd) {
-        FASTSEG_UNROLL
-        for (int i = 0; i < kRows; ++i) {
-          FASTSEG_UNROLL
-          for (int v = 0; v < 2; ++v) acc[i][v] = load(sums + i * z_stride + v * kLanes<T>);
-        }
-      }
       multiply_add<kRows, 2>(p.inputs, weight + first * p.inputs, 1, kRows, work.points + c * p.inputs, kPanel<T>, acc);
       FASTSEG_UNROLL
       for (int i = 0; i < kRows; ++i) {
@@ -147,6 +148,7 @@ void multiply_run(const PointwiseParams& p, const Run& run, const Workspace<T>& 
         for (int v = 0; v < 2; ++v) store(sums + i * z_stride + v * kLanes<T>, acc[i][v]);
       }
     });
+  }
 }
 
 // gradient[output][input] += Σ_point z · x
@@ -204,7 +206,7 @@ inline Vector<T> activated(Vector<T> z, Vector<T> factor, T scale, T shift) {
 
 // One channel of a run: z, plus the addend where there is one, through the epilogue to `out`. What was written is left in z too where
 // the gradient of the weights wants it; `moments` are the channel's sums.
-template <Epilogue kEpilogue, bool kStreamed, class T, class S, class F>
+template <Epilogue kEpilogue, class T, class S, class F>
 inline void finish_row(const PointwiseParams& p, int64_t channel, int64_t count, T* z, const T* addend, const F* factor, S* out,
                        T* moments) {
   T scale{}, shift{};
@@ -223,12 +225,12 @@ inline void finish_row(const PointwiseParams& p, int64_t channel, int64_t count,
       values[v] = activated<kEpilogue, T>(values[v], extra[v], scale, shift);
       if (kEpilogue == Epilogue::kGeluGradient && p.weight_gradient) store(z + c + v * kLanes<T>, values[v]);
     }
-    store_panel<kStreamed, T>(out + c, values, count - c);
+    store_panel<false, T>(out + c, values, count - c);
   }
   if constexpr (kEpilogue == Epilogue::kMoments) moments[0] = sum_of<T>(sum), moments[p.groups * p.outputs] = sum_of<T>(squares);
 }
 
-template <Epilogue kEpilogue, bool kStreamed, class T>
+template <Epilogue kEpilogue, class T>
 void finish_run(const PointwiseParams& p, const Run& run, T* z, int64_t z_stride, T* moments) {
   auto finish = [&](auto factor_storage) {
     with_storage<T>(p.out_dtype, [&](auto storage) {
@@ -236,9 +238,9 @@ void finish_run(const PointwiseParams& p, const Run& run, T* z, int64_t z_stride
       using F = typename decltype(factor_storage)::type;
       for (int64_t o = 0; o < p.outputs; ++o) {
         const int64_t index = run.out + o * p.points;
-        finish_row<kEpilogue, kStreamed>(p, run.group * p.outputs + o, run.count, z + o * z_stride,
-                                         p.addend ? static_cast<const T*>(p.addend) + index : nullptr,
-                                         static_cast<const F*>(p.factor) + index, static_cast<S*>(p.out) + index, moments + o);
+        finish_row<kEpilogue>(p, run.group * p.outputs + o, run.count, z + o * z_stride,
+                              p.addend ? static_cast<const T*>(p.addend) + index : nullptr, static_cast<const F*>(p.factor) + index,
+                              static_cast<S*>(p.out) + index, moments + o);
       }
     });
   };

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -67,6 +69,36 @@ inline Vector<T> broadcast(T x) {
   return x - Vector<T>{};  // subtracting zero is exact for every x, so it compiles to a broadcast alone
 }
 
+template <class T>
+using Lanes = std::make_integer_sequence<int, kLanes<T>>;
+
+template <class T, int... i>
+inline Vector<T> reverse(Vector<T> v, std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(v, v, (kLanes<T> - 1 - i)...);
+}
+// p[0], p[1], …, p[kPeriod − 1], p[0], …
+template <int kPeriod, class T, int... i>
+inline Vector<T> repeat(const T* p, std::integer_sequence<int, i...>) {
+  static_assert(kPeriod == 1 || kPeriod == 2);
+  if constexpr (kPeriod == 1) {
+    return broadcast(*p);
+  } else if constexpr (sizeof(T) == 4) {  // one number of twice the width
+    typedef int64_t Wide __attribute__((vector_size(FASTSEG_VECTOR_BYTES)));
+    int64_t both;
+    std::memcpy(&both, p, sizeof both);
+    return reinterpret_cast<Vector<T>>(both - Wide{});
+  } else {
+    return __builtin_shufflevector(broadcast(p[0]), broadcast(p[1]), (i % 2 * kLanes<T> + i)...);
+  }
+}
+// out ← a[0], b[0], a[1], b[1], …
+template <class T, int... i>
+inline void store_interleaved(T* out, Vector<T> a, Vector<T> b, std::integer_sequence<int, i...>) {
+  constexpr int lanes = kLanes<T>;
+  store(out, __builtin_shufflevector(a, b, (i % 2 * lanes + i / 2)...));
+  store(out + lanes, __builtin_shufflevector(a, b, (i % 2 * lanes + lanes / 2 + i / 2)...));
+}
+
 template <class T, class S>
 inline void read_row(const S* src, T* dst, int64_t n) {
   for (int64_t i = 0; i < n; ++i) dst[i] = to_compute(src[i]);
@@ -76,8 +108,9 @@ inline void write_row(const T* src, S* dst, int64_t n) {
   for (int64_t i = 0; i < n; ++i) from_compute(src[i], dst[i]);
 }
 
-// acc[i][v] += Σ_k a[i·a_row + k·a_k] · b[k·b_k + v·lanes]: the one multiply-add loop of this library.
-template <int kRows, int kVectors, class T>
+// acc[i][v] += Σ_k a[i·a_row + k·a_k] · b[k·b_k + v·lanes]: the one multiply-add loop of this library. kPeriod 2: two numbers of `a`
+// take turns along the lanes.
+template <int kRows, int kVectors, int kPeriod = 1, class T>
 inline __attribute__((always_inline)) void multiply_add(int64_t depth, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k,
                                                         Vector<T> (&acc)[kRows][kVectors]) {
   for (int64_t k = 0; k < depth; ++k) {
@@ -86,9 +119,9 @@ inline __attribute__((always_inline)) void multiply_add(int64_t depth, const T* 
     for (int v = 0; v < kVectors; ++v) column[v] = load(b + k * b_k + v * kLanes<T>);
     FASTSEG_UNROLL
     for (int i = 0; i < kRows; ++i) {
-      const Vector<T> scalar = broadcast(a[i * a_row + k * a_k]);
+      const Vector<T> factor = repeat<kPeriod>(a + i * a_row + k * a_k, Lanes<T>{});
       FASTSEG_UNROLL
-      for (int v = 0; v < kVectors; ++v) acc[i][v] += scalar * column[v];
+      for (int v = 0; v < kVectors; ++v) acc[i][v] += factor * column[v];
     }
   }
 }

@@ -3,7 +3,9 @@
 // x [images, D, H, W] is read once and y written once: every plane is folded along H (even and odd halves, which meet cosines and
 // sines only), multiplied by the H table, then by the W table; only kept modes leave the plane. D is a third product over those.
 // Scale, normalisation and Hermitian weights live in the tables, so a backward pass is the other transform with other tables.
-#include "axis.h"
+#include "columns.h"
+#include "pairs.h"
+#include "rows.h"
 
 namespace fastseg::FASTSEG_ISA {
 namespace {
@@ -18,7 +20,7 @@ int64_t padded_stride(int64_t columns) { return round_up(columns, 64) + 16; }
 template <class T, class S>
 void analyse_plane(const S* x, const Transform& t, bool planar, T* spectrum) {
   const int64_t rows = stage_rows(t.h), stride = padded_stride(t.w.size), modes = t.w.kept();
-  Scratch<T> scratch(rows * (stride + 2 * t.w.padded + t.w.size + 1) + fold_scratch<T>(t.h) + 128);
+  Scratch<T> scratch(rows * (stride + 2 * t.w.padded) + row_scratch<T>(t.w, rows) + fold_scratch<T>(t.h) + 128);
   T* sums = scratch.take(rows * stride);
   T* parts = scratch.take(rows * 2 * t.w.padded);
   analyse_columns(x, t.w.size, t.w.size, x + t.h.size * t.w.size, t.h, sums, stride, scratch);
@@ -33,7 +35,7 @@ void analyse_plane(const S* x, const Transform& t, bool planar, T* spectrum) {
 template <class T, class S>
 void synthesise_plane(const T* spectrum, const Transform& t, bool planar, T bias, const Output<S>& y) {
   const int64_t rows = stage_rows(t.h), stride = padded_stride(t.w.size), modes = t.w.kept();
-  Scratch<T> scratch(rows * (stride + 2 * modes) + 2 * kTileRows * t.w.padded + 128);
+  Scratch<T> scratch(rows * (stride + 2 * modes) + 4 * kTileRows * t.w.padded + 128);
   T* sums = scratch.take(rows * stride);
   T* parts = scratch.take(rows * 2 * modes);
   with_pairs(planar, t.h.kept() * modes, [&](auto from) {
@@ -51,7 +53,7 @@ void synthesise_plane(const T* spectrum, const Transform& t, bool planar, T bias
 template <class T, class S>
 void analyse_lines(const S* x, int64_t count, const Axis& axis, bool planar, T* spectrum) {
   const int64_t modes = axis.kept();
-  Scratch<T> scratch(count * (2 * axis.size + 2 * axis.padded + 1) + 128);
+  Scratch<T> scratch(count * (axis.size + 2 * axis.padded) + row_scratch<T>(axis, count) + 128);
   T* rows = scratch.take(count * axis.size);
   T* parts = scratch.take(count * 2 * axis.padded);
   read_row(x, rows, count * axis.size);
@@ -64,7 +66,7 @@ void analyse_lines(const S* x, int64_t count, const Axis& axis, bool planar, T* 
 template <class T, class S, class Bias>
 void synthesise_lines(const T* spectrum, int64_t count, const Axis& axis, bool planar, Bias&& bias_of, S* y) {
   const int64_t modes = axis.kept();
-  Scratch<T> scratch(count * (axis.size + 2 * modes) + 2 * kTileRows * axis.padded + 128);
+  Scratch<T> scratch(count * (axis.size + 2 * modes) + 4 * kTileRows * axis.padded + 128);
   T* rows = scratch.take(count * axis.size);
   T* parts = scratch.take(count * 2 * modes);
   with_pairs(planar, modes, [&](auto from) {

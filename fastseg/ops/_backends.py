@@ -17,6 +17,9 @@ inputs), or (groups·inputs, outputs) where `transposed`, in the compute dtype, 
   affine_relu_backward(gradient, z, scale, shift) → gradient of z, those of scale and shift (2, C)
 BLOCK: gelu(convolution + skip·x) in one call, where a backend has it; else it is composed:
   (x, weight, skip_weight, bias, groups, analysis_scale, synthesis_scale, two_sided) → y, spectrum
+BLOCK_BACKWARD: its gradients in one call, where a backend has it:
+  (grad, x, spectrum, weight, skip_weight, bias, groups, analysis_scale, synthesis_scale, two_sided,
+  wants_x, wants_skip) → those of x, of what the synthesis read, and of skip_weight
 PREPARED: a spectral convolution of tensors like the given ones, where a backend has it:
   (x, weight, sizes, groups, scales, two_sided) → function of x, weight and bias → y
 GAUSSIAN: separable filters with given taps (`_taps.packed`); a result not asked for is empty:
@@ -110,12 +113,13 @@ class _Triton:
 SPECTRAL = {"triton": _Triton(_triton.Spectral)}
 POINTWISE = {"triton": _Triton(_triton_pointwise.Pointwise)}
 BLOCK = {"triton": lambda *call: SPECTRAL["triton"].convolve_block(*call)}
-PREPARED, GAUSSIAN, GATE = {}, {}, {}
+BLOCK_BACKWARD, PREPARED, GAUSSIAN, GATE = {}, {}, {}, {}
 if _C is not None:
     SPECTRAL["cpu"] = _native.CpuSpectral(_C, _C.cpu)
     POINTWISE["cpu"] = _native_pointwise.Pointwise(_C, _C.cpu)
     PREPARED["cpu"] = SPECTRAL["cpu"].prepared
     BLOCK["cpu"] = SPECTRAL["cpu"].convolve_block
+    BLOCK_BACKWARD["cpu"] = SPECTRAL["cpu"].convolve_block_backward
     GAUSSIAN["cpu"] = _native_gaussian.CpuGaussian(_C, _C.cpu)
     GATE["cpu"] = _native_gate.Gate(_C, _C.cpu)
     if hasattr(_C, "cuda"):

@@ -5,6 +5,8 @@ Saved are x, the weights and the kept spectrum; the backward computes the pre-ac
 16-bit inputs are computed in float32.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -80,6 +82,27 @@ def _fno_block_backward(
     grad, x, spectrum, weight, skip_weight, bias, groups, analysis_scale, synthesis_scale,
     two_sided, wanted, backend,
 ):  # fmt: skip
+    through = _backends.BLOCK_BACKWARD.get(backend) or partial(_composed_backward, backend)
+    dx, grad_mixed, dskip = through(
+        grad, x, spectrum, weight, skip_weight, bias, groups, analysis_scale, synthesis_scale,
+        two_sided, wanted[0], wanted[2],
+    )  # fmt: skip
+    empty = weight.new_empty(0)
+    dw, db = empty, empty
+    if wanted[1]:
+        mix = _backends.SPECTRAL[backend].mix
+        dw = mix_weight_gradient(mix, spectrum, grad_mixed, weight.shape, groups)
+    if wanted[3]:
+        # the zero frequency of the gradient is its sum, times the table's scale
+        db = grad_mixed.flatten(2)[..., 0].sum(0) / synthesis_scale
+    return x.new_empty(0) if dx is None else dx, dw, empty if dskip is None else dskip, db
+
+
+def _composed_backward(
+    backend, grad, x, spectrum, weight, skip_weight, bias, groups, analysis_scale,
+    synthesis_scale, two_sided, wants_x, wants_skip,
+):  # fmt: skip
+    """The gradients of x, of what the synthesis read, and of skip_weight."""
     kernels, product = _backends.SPECTRAL[backend], _backends.POINTWISE[backend].product
     sizes, modes = x.shape[2:], weight.shape[2:-1]
     z = _convolved(spectrum, sizes, weight, bias, groups, synthesis_scale, two_sided, backend)
@@ -87,9 +110,8 @@ def _fno_block_backward(
         x, skip_weight, "gelu_gradient", groups=groups, addend=z, factor=grad, out=z
     )
     grad_mixed = kernels.analysis(grad_z, modes, synthesis_scale, True, two_sided)
-    empty = weight.new_empty(0)
-    dx, dw, dskip, db = grad.new_empty(0), empty, empty, empty
-    if wanted[0]:
+    dx = None
+    if wants_x:
         grad_spectrum = mix_channels("ngom,igom->ngim", kernels.mix, grad_mixed, weight, groups)
         through = kernels.synthesis(
             grad_spectrum, sizes, analysis_scale, False, two_sided, weight.dtype, None
@@ -97,14 +119,7 @@ def _fno_block_backward(
         dx, _ = product(
             grad_z, skip_weight, dtype=x.dtype, groups=groups, transposed=True, addend=through
         )
-    if wanted[1]:
-        dw = mix_weight_gradient(kernels.mix, spectrum, grad_mixed, weight.shape, groups)
-    if wanted[2]:
-        dskip = _skip_gradient(grad_z, x, groups)
-    if wanted[3]:
-        # the zero frequency of the gradient is its sum, times the table's scale
-        db = grad_mixed.flatten(2)[..., 0].sum(0) / synthesis_scale
-    return dx, dw, dskip, db
+    return dx, grad_mixed, _skip_gradient(grad_z, x, groups) if wants_skip else None
 
 
 def _skip_gradient(grad: Tensor, x: Tensor, groups: int) -> Tensor:

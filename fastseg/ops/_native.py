@@ -187,10 +187,14 @@ class CpuSpectral(Spectral):
         super().__init__(library, table)
         self.convolution = lru_cache(maxsize=512)(self._convolution)
 
-    def _convolution(self, sizes, out_sizes, modes, channels, groups, scales, two_sided, dtype):
+    def _convolution(
+        self, sizes, out_sizes, modes, channels, groups, scales, two_sided, dtype, adjoint=False
+    ):
         wide, device = compute_dtype(dtype), torch.device("cpu")
-        analysis = self.plan(sizes, modes, two_sided, False, scales[0], False, wide, device)
-        synthesis = self.plan(out_sizes, modes, two_sided, True, scales[1], True, wide, device)
+        analysis = self.plan(sizes, modes, two_sided, False, scales[0], adjoint, wide, device)
+        synthesis = self.plan(
+            out_sizes, modes, two_sided, True, scales[1], not adjoint, wide, device
+        )
         inputs, outputs = (c // groups for c in channels)
         # the plans keep their tables alive
         return (analysis, synthesis), self.library.Convolution(
@@ -240,11 +244,37 @@ class CpuSpectral(Spectral):
             self.table.convolve_block, x, weight, skip, bias, x.shape[2:], groups, scales, two_sided
         )
 
-    def _convolution_of(self, x, weight, sizes, groups, scales, two_sided):
+    def convolve_block_backward(
+        self, grad: Tensor, x: Tensor, spectrum: Tensor, weight: Tensor, skip_weight: Tensor,
+        bias: Tensor | None, groups: int, analysis_scale: float, synthesis_scale: float,
+        two_sided: bool, wants_x: bool, wants_skip: bool,
+    ) -> tuple[Tensor | None, Tensor, Tensor | None]:  # fmt: skip
+        scales = analysis_scale, synthesis_scale
+        sizes, (batch, outputs) = x.shape[2:], grad.shape[:2]
+        tensors = [t.contiguous() for t in (x, weight, skip_weight, spectrum, grad)]
+        x, weight, skip, spectrum, grad = tensors
+        bias = None if bias is None else bias.to(weight.dtype).contiguous()
+        forward = self._convolution_of(x, weight, sizes, groups, scales, two_sided)
+        adjoint = self._convolution_of(
+            x, weight, sizes, groups, scales[::-1], two_sided, adjoint=True
+        )
+        dx = torch.empty_like(x) if wants_x else None
+        grad_mixed = weight.new_empty((batch, outputs, *weight.shape[2:]))
+        chunks = self.table.convolve_block_chunks(forward[1], batch)
+        dskip = weight.new_empty((chunks, *skip.shape)) if wants_skip else None
+        self.table.convolve_block_backward(
+            forward[1], adjoint[1],
+            [address(t) for t in (x, weight, skip, bias, spectrum, grad, dx, grad_mixed, dskip)],
+            batch, torch.get_num_threads(),
+        )  # fmt: skip
+        return dx, grad_mixed, dskip.sum(0) if wants_skip else None
+
+    def _convolution_of(self, x, weight, sizes, groups, scales, two_sided, adjoint=False):
         channels, modes = (x.shape[1], weight.shape[1]), tuple(weight.shape[2:-1])
         return self.convolution(
-            tuple(x.shape[2:]), tuple(sizes), modes, channels, groups, scales, two_sided, x.dtype
-        )
+            tuple(x.shape[2:]), tuple(sizes), modes, channels, groups, scales, two_sided, x.dtype,
+            adjoint,
+        )  # fmt: skip
 
     def _call(self, function, x, weight, skip, bias, sizes, groups, scales, two_sided):
         x, weight = x.contiguous(), weight.contiguous()
