@@ -7,7 +7,7 @@
 namespace fastseg::FASTSEG_ISA {
 namespace {
 
-constexpr int64_t kStreamBytes = 4 << 20;   // results from here on do not stay in a cache until they are read
+constexpr int64_t kStreamBytes = 8 << 20;   // results from here on do not stay in a cache until they are read
 constexpr int64_t kPanelBytes = 160 << 10;  // panels of a band, in L2
 constexpr int64_t kStripBytes = 1024;       // of a row that H gathers before it filters
 

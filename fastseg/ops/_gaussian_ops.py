@@ -58,7 +58,7 @@ def _gaussian_backward(ctx, low, high):
         passed = torch.ops.fastseg.gaussian(
             filtered, taps, radii, ctx.padding, "low", not ctx.adjoint, ctx.symmetric, ctx.backend
         )[0]
-        dx = (passed if high is None else passed + high).to(ctx.dtype)
+        dx = (passed if high is None else passed.add_(high)).to(ctx.dtype)
     if ctx.needs_input_grad[1]:
         x = x.to(filtered.dtype)
         sides = (filtered, x) if ctx.adjoint else (x, filtered)
