@@ -10,7 +10,7 @@ from fastseg.data import phantom
 from fastseg.errors import UsageError
 
 SIZE = (40, 44, 28)
-NESTED_SHA256 = "0a6eba747770e1d18b76e6221bf8ba0404f41fd53939bccfed850e779e4d7637"  # of three patients with seed 5
+NESTED_SHA256 = "0a6eba747770e1d18b76e6221bf8ba0404f41fd53939bccfed850e779e4d7637"
 
 
 def digests(root):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastseg.data import augment, dali, nifti
+from fastseg.data import augment, dali, nifti, strong
 from fastseg.data.crop import Sample, cut_samples, slice_range
 from fastseg.data.decode import label_classes, locate, read_case
 from fastseg.data.source import CaseSource
@@ -39,9 +39,10 @@ class LoaderConfig:
     cut from one decode; `foreground_fraction` of them are centred on tumour, null centres them on
     brain without a look at the label. `flip` mirrors H and
     W with probability 0.5 each, `rotate90` turns by a random quarter turn, `rotate_degrees` is the
-    largest random in-plane angle. `normalise` "zscore" is per volume over the brain, "slice_minmax"
-    maps each axial slice to [0, 1]. `cache` keeps decoded cases in memory ("ram") or in `cache_dir`
-    ("disk"). `max_bad` is the share of cases (at least one case) that may turn out bad.
+    largest random in-plane angle. `strong` then makes three more changes (data/strong.py).
+    `normalise` "zscore" is per volume over the brain, "slice_minmax" maps each axial slice to
+    [0, 1]. `cache` keeps decoded cases in memory ("ram") or in `cache_dir` ("disk"). `max_bad` is
+    the share of cases (at least one case) that may turn out bad.
     """
 
     patch: tuple[int, ...]
@@ -51,6 +52,7 @@ class LoaderConfig:
     flip: bool = True
     rotate90: bool = False
     rotate_degrees: float = 0.0
+    strong: bool = False
     normalise: str = "zscore"
     cache: str = "none"
     cache_dir: str | Path | None = None
@@ -149,11 +151,14 @@ class Loader:
             ready = augment.run(cut, self.config, self.device)
         with closing(cut), closing(ready):
             for samples, image, label in ready:
+                seeds = [sample.seed for sample in samples]
+                if self.config.strong:
+                    image, label = strong.augment(image, label, seeds)
                 yield {
                     "image": image,
                     "label": label,
                     "case": [sample.case for sample in samples],
-                    "seed": [sample.seed for sample in samples],
+                    "seed": seeds,
                 }
 
     def _cut_batches(self, epoch: int, start_batch: int) -> Iterator[list[Sample]]:
