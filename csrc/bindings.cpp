@@ -28,11 +28,19 @@ T* pointer(uintptr_t address) {
 }
 
 Axis make_axis(const AxisTuple& a) {
-  const Axis axis{pointer(std::get<0>(a)), pointer(std::get<1>(a)), std::get<2>(a), std::get<3>(a), std::get<4>(a), std::get<5>(a)};
+  const Axis axis{pointer(std::get<0>(a)), pointer(std::get<1>(a)), std::get<2>(a), std::get<3>(a),
+                  std::get<4>(a),          std::get<5>(a),          nullptr};
   if (axis.size < 1 || axis.positive < 1 || axis.negative < 0 || axis.padded % 16)
     throw Error("axis: size " + std::to_string(axis.size) + ", kept " + std::to_string(axis.positive) + " + " +
                 std::to_string(axis.negative));
   return axis;
+}
+
+Transform make_transform(const AxisTuple& d, const AxisTuple& h, const AxisTuple& w, std::array<uintptr_t, 3> roots, double scale,
+                         bool weighted) {
+  Transform t{make_axis(d), make_axis(h), make_axis(w), scale, weighted};
+  t.d.roots = pointer(roots[0]), t.h.roots = pointer(roots[1]), t.w.roots = pointer(roots[2]);
+  return t;
 }
 
 // `lane`: the number of threads on a CPU, the handle of a stream on a GPU.
@@ -198,7 +206,7 @@ Block allocate(int64_t count, bool is_double) {
 uintptr_t address(const Block& block) { return reinterpret_cast<uintptr_t>(block.get()); }
 
 Block allocate_planes(const Transform& t, int64_t images, bool is_double) {
-  return t.d.size == 1 ? Block() : allocate(images * t.d.size * t.h.kept() * t.w.kept() * 2, is_double);
+  return t.d.size == 1 ? Block() : allocate(images * t.d.size * round_up(t.h.kept() * t.w.kept(), 16) * 2, is_double);
 }
 
 // What a synthesis reads: the kept spectrum times the weights.
@@ -355,9 +363,9 @@ py::module_ bind(py::module_& parent, const char* name) {
 
 PYBIND11_MODULE(_C, m) {
   py::register_exception<Error>(m, "Error", PyExc_RuntimeError);
-  py::class_<Transform>(m, "Transform").def(py::init([](const AxisTuple& d, const AxisTuple& h, const AxisTuple& w) {
-    return Transform{make_axis(d), make_axis(h), make_axis(w)};
-  }));
+  py::class_<Transform>(m, "Transform")
+      .def(py::init(&make_transform), py::arg("d"), py::arg("h"), py::arg("w"), py::arg("roots") = std::array<uintptr_t, 3>{},
+           py::arg("scale") = 1.0, py::arg("weighted") = false);
   py::class_<Convolution>(m, "Convolution")
       .def(py::init([](const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs,
                        int64_t modes, int dtype) { return Convolution{analysis, synthesis, groups, inputs, outputs, modes, dtype}; }));

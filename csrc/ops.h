@@ -15,7 +15,8 @@ struct Axis {
   int64_t size;
   int64_t positive;
   int64_t negative;
-  int64_t padded;  // row length of the tables of the last axis, a multiple of 16, and of CUDA's tables
+  int64_t padded;               // row length of the tables of the last axis, a multiple of 16, and of CUDA's tables
+  const void* roots = nullptr;  // CPU, where the spectrum is whole and an FFT serves every axis: e^(−2πi·k/size), [size, 2]
 
   constexpr int64_t kept() const { return positive + negative; }
   constexpr int64_t distinct() const { return positive > negative + 1 ? positive : negative + 1; }
@@ -25,6 +26,8 @@ struct Axis {
 
 struct Transform {
   Axis d, h, w;
+  double scale = 1;       // what the last axis's tables carry: a factor, and
+  bool weighted = false;  // Hermitian weights: the FFT has no tables to carry them
 };
 
 // The processor's threads a CPU kernel may take, or the stream every launch of a CUDA kernel goes to.
@@ -37,7 +40,7 @@ struct TransformParams {
   Transform t;
   void* real;        // [images, D, H, W]         `dtype`: read by analysis, written by synthesis
   void* spectrum;    // [images, MD, MH, MW, 2]   float32 (float64 for float64): written by analysis, read by synthesis
-  void* planes;      // [images, D, MH, MW, 2]    scratch like spectrum, used when D > 1; CUDA: cuda_scratch floats
+  void* planes;      // [images, D, MH·MW up to a multiple of 16, 2]    scratch like spectrum, used when D > 1; CUDA: cuda_scratch floats
   const void* bias;  // [channels] like spectrum, or null: added by synthesis
   int64_t images, channels;
   DType dtype;

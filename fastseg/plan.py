@@ -66,6 +66,29 @@ def cos_sin(frequencies: Tensor, samples: Tensor, size: int) -> tuple[Tensor, Te
     return angles.cos(), angles.sin()
 
 
+def fft_serves(sizes, modes) -> bool:
+    """Whether an FFT of radices 2, 3 and 5 computes this spectrum: a whole one, the last size even
+    and more than 2.
+    """
+    if tuple(modes) != half_spectrum(sizes) or sizes[-1] % 2 or sizes[-1] < 4:
+        return False
+    return all(_smooth(size) for size in sizes)
+
+
+def _smooth(size: int) -> bool:
+    for radix in (2, 3, 5):
+        while size % radix == 0:
+            size //= radix
+    return size == 1
+
+
+@lru_cache(maxsize=512)
+def roots(size: int, dtype: torch.dtype) -> Tensor:
+    """e^(−2πi·k/size), k = 0 … size−1, as (size, 2) real numbers."""
+    cos, sin = cos_sin(torch.ones(1, dtype=torch.int64), torch.arange(size), size)
+    return torch.cat([cos, -sin], dim=1).to(dtype)
+
+
 def hermitian_weights(columns: int, size: int) -> Tensor:
     weights = torch.full((columns,), 2.0, dtype=torch.float64)
     weights[0] = 1

@@ -220,7 +220,12 @@ struct Synthesis {
 
 }  // namespace
 
-void analysis(const TransformParams& p) { by_dtype<Analysis>(p); }
-void synthesis(const TransformParams& p) { by_dtype<Synthesis>(p); }
+// Whole spectra have an FFT (whole.cpp) where it serves their sizes.
+bool whole_serves(const TransformParams&);
+void whole_analysis(const TransformParams&);
+void whole_synthesis(const TransformParams&);
+
+void analysis(const TransformParams& p) { whole_serves(p) ? whole_analysis(p) : by_dtype<Analysis>(p); }
+void synthesis(const TransformParams& p) { whole_serves(p) ? whole_synthesis(p) : by_dtype<Synthesis>(p); }
 
 }  // namespace fastseg::FASTSEG_ISA

@@ -100,7 +100,13 @@ class Spectral:
             tables.append(outer)
             axes.insert(0, _axis(size, axis, outer, padded))
         axes = [_SINGLE_AXIS] * (3 - len(axes)) + axes
-        return _Plan(self.library.Transform(*axes), tables)
+        roots = self.roots(sizes, modes, dtype)
+        addresses = [0] * (3 - len(roots)) + [r.data_ptr() for r in roots]
+        return _Plan(self.library.Transform(*axes, addresses, scale, weighted), [*tables, *roots])
+
+    def roots(self, sizes, modes, dtype) -> list[Tensor]:
+        """Of unity, for every axis, where the kernels have an FFT that serves this spectrum."""
+        return [plan.roots(n, dtype) for n in sizes] if plan.fft_serves(sizes, modes) else []
 
     def outer(self, *arguments) -> tuple[tuple[Tensor, ...], int]:
         """The tables of an axis other than the last, and the length of their rows where the kernels
@@ -114,7 +120,8 @@ class Spectral:
         """What a transform keeps between its axes."""
         if len(sizes) < 3 or sizes[-3] == 1:
             return None
-        return spectrum.new_empty((images, sizes[-3], *modes[-2:], 2))
+        plane = -(-math.prod(modes[-2:]) // 16) * 16
+        return spectrum.new_empty((images, sizes[-3], plane, 2))
 
     def analysis(
         self, x: Tensor, modes, scale: float, weighted: bool, two_sided: bool, planar: bool = False
@@ -304,6 +311,9 @@ class CudaSpectral(Spectral):
         with on_device_of(spectrum):
             floats = self.table.scratch(transform, images, synthesis)
         return spectrum.new_empty(floats) if floats else None
+
+    def roots(self, sizes, modes, dtype) -> list[Tensor]:
+        return []
 
 
 def _grouped(spectrum: Tensor, groups: int) -> Tensor:

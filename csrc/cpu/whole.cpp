@@ -1,0 +1,199 @@
+// Analysis and synthesis of whole spectra by FFT, where the sizes allow it: planes side by side in the lanes of vectors, then D in place
+// of columns. Between the two the spectra of planes lie in blocks of as many bins as a vector has lanes, real then imaginary parts.
+#include "whole.h"
+
+namespace fastseg::FASTSEG_ISA {
+namespace {
+
+// Where a plane's bins lie in memory: as the caller asks, or in blocks between the axes.
+enum class Layout { kInterleaved, kPlanar, kBlocks };
+
+template <class T>
+int64_t blocks_of(const Transform& t) {
+  return ceil_div(t.h.size * Tile<T>::row(t), kLanes<T>);
+}
+
+// Calls body(lines, vector of the first number, vectors apart, count) for the parts of the bins of `planes` planes.
+template <class T, class Body>
+void for_parts(const Tile<T>& tile, Layout layout, T* spectra, int64_t planes, Body&& body) {
+  const int64_t bins = tile.bins(), blocks = blocks_of<T>(tile.t);
+  if (layout == Layout::kInterleaved) return body(Lines<T>{spectra, 2 * bins, kLanes<T>, planes}, 0, kLanes<T>, 2 * bins);
+  const bool planar = layout == Layout::kPlanar;
+  for (int part = 0; part < 2; ++part)
+    body(Lines<T>{spectra + part * (planar ? bins : kLanes<T>), planar ? 2 * bins : blocks * kPair<T>, planar ? kLanes<T> : kPair<T>,
+                  planes},
+         part, kPair<T>, bins);
+}
+
+// Everything about a call that does not change from plane to plane.
+template <class T>
+struct Call {
+  const TransformParams& p;
+  int64_t planes;
+  Layout layout;  // of plane spectra
+  T* spectra;     // of planes
+  T first, inner;
+  int threads;
+
+  Call(const TransformParams& params, bool synthesis)
+      : p(params),
+        planes(p.images * p.t.d.size),
+        layout(p.t.d.size > 1 ? Layout::kBlocks
+               : p.planar     ? Layout::kPlanar
+                              : Layout::kInterleaved),
+        spectra(static_cast<T*>(p.t.d.size > 1 ? p.planes : p.spectrum)),
+        first(T(p.t.scale)),
+        // pairs of conjugate columns are stored once: a synthesis counts them twice anyway
+        inner(T(p.t.scale * (synthesis ? (p.t.weighted ? 1 : 0.5) : (p.t.weighted ? 2 : 1)))),
+        threads(useful_threads(8 * planes * p.t.h.size * p.t.w.size, p.lane.threads)) {}
+
+  T* spectrum_of(int64_t plane) const {
+    const int64_t numbers = layout == Layout::kBlocks ? blocks_of<T>(p.t) * kPair<T> : 2 * p.t.h.size * Tile<T>::row(p.t);
+    return spectra + plane * numbers;
+  }
+};
+
+// Runs body(tile, first plane, count) over groups of planes.
+template <class T, class Body>
+void for_tiles(const Call<T>& call, Body&& body) {
+  const Transform& t = call.p.t;
+  auto run = [&](int64_t begin, int64_t end) {
+    Scratch<T> scratch(Tile<T>::numbers(t) + Tile<T>::scratch(t) + 32);
+    T* data = scratch.take(Tile<T>::numbers(t));
+    const Tile<T> tile{t, data, scratch.take(Tile<T>::scratch(t))};
+    for (int64_t group = begin; group < end; ++group) {
+      const int64_t plane = group * kLanes<T>, left = call.planes - plane;
+      body(tile, plane, left < kLanes<T> ? left : int64_t{kLanes<T>});
+    }
+  };
+  parallel_for(ceil_div(call.planes, int64_t{kLanes<T>}), 1, call.threads, run);
+}
+
+// A column block of an image along D: `count` blocks of bins from `block` on.
+template <class T, class Body>
+void for_depth(const Call<T>& call, Body&& body) {
+  const Transform& t = call.p.t;
+  const int64_t blocks = blocks_of<T>(t), pieces = ceil_div(blocks, kFftColumns);
+  auto run = [&](int64_t begin, int64_t end) {
+    Scratch<T> scratch(3 * t.d.size * kFftColumns * kPair<T> + 32);
+    T* buffer = scratch.take(t.d.size * kFftColumns * kPair<T>);
+    T* work = scratch.take(fft_scratch<T>(t.d.size, kFftColumns));
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t image = task / pieces, block = task % pieces * kFftColumns, left = blocks - block;
+      const int64_t count = left < kFftColumns ? left : kFftColumns;
+      body(image, block, count, Grid<T>{call.spectrum_of(image * t.d.size) + block * kPair<T>, blocks, 1}, Grid<T>{buffer, count, 1}, work);
+    }
+  };
+  parallel_for(call.p.images * pieces, 1, call.threads, run);
+}
+
+// One row of bins [first, first + length) of a buffer's blocks ↔ the caller's spectrum of depth d.
+template <class T>
+struct DepthRow {
+  T *re, *im;
+  int64_t step;  // numbers between two bins
+
+  DepthRow(const Call<T>& call, int64_t image, int64_t d, int64_t first) : step(call.p.planar ? 1 : 2) {
+    const int64_t bins = call.p.t.h.size * Tile<T>::row(call.p.t), depth = call.p.t.d.size;
+    re = static_cast<T*>(call.p.spectrum) + image * 2 * depth * bins + (d * bins + first) * step;
+    im = re + (call.p.planar ? depth * bins : 1);
+  }
+  void write(const T* pair, int64_t valid) const {
+    if (step == 1 && valid == kLanes<T>) {
+      const Pair<T> z = load_pair(pair);
+      store(re, z.re), store(im, z.im);
+    } else {
+      for (int64_t i = 0; i < valid; ++i) re[i * step] = pair[i], im[i * step] = pair[kLanes<T> + i];
+    }
+  }
+  void read(T* pair, int64_t valid) const {
+    if (step == 1 && valid == kLanes<T>) {
+      store_pair(pair, Pair<T>{load(re), load(im)});
+    } else {
+      for (int64_t i = 0; i < kLanes<T>; ++i) {
+        pair[i] = i < valid ? re[i * step] : T(0);
+        pair[kLanes<T> + i] = i < valid ? im[i * step] : T(0);
+      }
+    }
+  }
+};
+
+// body(row of the caller's spectrum, pair of vectors in the buffer, valid bins) for all of a column block
+template <class T, class Body>
+void for_rows(const Call<T>& call, int64_t image, int64_t block, int64_t count, T* buffer, Body&& body) {
+  const int64_t bins = call.p.t.h.size * Tile<T>::row(call.p.t);
+  for (int64_t d = 0; d < call.p.t.d.size; ++d)
+    for (int64_t c = 0; c < count; ++c, buffer += kPair<T>) {
+      const int64_t first = (block + c) * kLanes<T>, left = bins - first;
+      body(DepthRow<T>(call, image, d, first), buffer, left < kLanes<T> ? left : int64_t{kLanes<T>});
+    }
+}
+
+template <class T, class S>
+void analysis(const TransformParams& p) {
+  const Call<T> call(p, false);
+  const S* x = static_cast<const S*>(p.real);
+  for_tiles(call, [&](const Tile<T>& tile, int64_t plane, int64_t count) {
+    gather_samples(tile, x + plane * tile.plane(), count);
+    analyse_tile(tile, call.first, call.inner);
+    for_parts(tile, call.layout, call.spectrum_of(plane), count, [&](const Lines<T>& lines, int64_t vector, int64_t step, int64_t length) {
+      scatter(tile.data + vector * kLanes<T>, step, length, lines);
+    });
+  });
+  if (p.t.d.size == 1) return;
+  const Roots<T> roots = roots_of<T>(p.t.d, p.t.d.size);
+  for_depth(call, [&](int64_t image, int64_t block, int64_t count, const Grid<T>& planes, const Grid<T>& buffer, T* work) {
+    fft<0, T>(roots, count, {planes.data, planes.row, planes.column}, buffer, work);
+    for_rows(call, image, block, count, buffer.data, [](const DepthRow<T>& row, const T* pair, int64_t valid) { row.write(pair, valid); });
+  });
+}
+
+// The biases of the planes in the lanes.
+template <class T>
+Vector<T> biases(const TransformParams& p, int64_t plane, int64_t count) {
+  T values[kLanes<T>] = {};
+  const T* bias = static_cast<const T*>(p.bias);
+  for (int64_t l = 0; bias && l < count; ++l) values[l] = bias[(plane + l) / p.t.d.size % p.channels];
+  return load(values);
+}
+
+template <class T, class S>
+void synthesis(const TransformParams& p) {
+  const Call<T> call(p, true);
+  S* y = static_cast<S*>(p.real);
+  if (p.t.d.size > 1) {
+    const Roots<T> roots = roots_of<T>(p.t.d, p.t.d.size);
+    for_depth(call, [&](int64_t image, int64_t block, int64_t count, const Grid<T>& planes, const Grid<T>& buffer, T* work) {
+      for_rows(call, image, block, count, buffer.data, [](const DepthRow<T>& row, T* pair, int64_t valid) { row.read(pair, valid); });
+      fft<1, T>(roots, count, {buffer.data, buffer.row, buffer.column}, planes, work);
+    });
+  }
+  for_tiles(call, [&](const Tile<T>& tile, int64_t plane, int64_t count) {
+    for_parts(tile, call.layout, call.spectrum_of(plane), count, [&](const Lines<T>& lines, int64_t vector, int64_t step, int64_t length) {
+      gather(Lines<const T>{lines.data, lines.apart, lines.step, lines.count}, length, tile.data + vector * kLanes<T>, step);
+    });
+    synthesise_tile(tile, call.first, call.inner, biases<T>(p, plane, count));
+    scatter_samples(tile, y + plane * tile.plane(), count);
+  });
+}
+
+// Lanes without a plane are wasted, and a tile that outgrows L2 waits for memory in every pass.
+constexpr int64_t kTileBytes = 512 << 10;
+
+template <class T>
+bool pays(const TransformParams& p) {
+  return 2 * p.images * p.t.d.size >= kLanes<T> && Tile<T>::numbers(p.t) * int64_t(sizeof(T)) <= kTileBytes;
+}
+
+}  // namespace
+
+bool whole_serves(const TransformParams& p) { return p.t.w.roots && (p.dtype == DType::kFloat64 ? pays<double>(p) : pays<float>(p)); }
+
+void whole_analysis(const TransformParams& p) {
+  by_dtype(p.dtype, [&](auto types) { analysis<typename decltype(types)::Compute, typename decltype(types)::Storage>(p); });
+}
+void whole_synthesis(const TransformParams& p) {
+  by_dtype(p.dtype, [&](auto types) { synthesis<typename decltype(types)::Compute, typename decltype(types)::Storage>(p); });
+}
+
+}  // namespace fastseg::FASTSEG_ISA
