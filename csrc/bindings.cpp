@@ -179,6 +179,16 @@ void gate_backward(uintptr_t low, uintptr_t cond, uintptr_t weight, uintptr_t bi
                          pointer(results[4]), pointer(results[5]), pointer(results[6])});
 }
 
+// extents: batch, channels, chunk; strides of the gain: batch, channel
+void spectral_filter(const Transform& t, uintptr_t x, uintptr_t gain, uintptr_t y, uintptr_t seen, uintptr_t sums, std::array<int64_t, 3> n,
+                     std::array<int64_t, 2> strides, int parts, bool conjugate, int dtype, int threads) {
+  if (n[0] < 0 || n[1] < 0 || n[2] < 1 || (parts != 1 && parts != 2)) throw Error("spectral_filter: extents");
+  if (!t.w.roots || t.d.size > 1) throw Error("spectral_filter: want two axes that the FFT serves");
+  check_pointers("spectral_filter", n[0] * n[1], {x, y | seen, y ? gain : seen, seen ? sums : y});
+  cpu_kernels().spectral_filter({t, pointer(x), pointer(gain), pointer(y), pointer(seen), pointer(sums), n[0], n[1], n[2], strides[0],
+                                 strides[1], parts, conjugate, static_cast<DType>(dtype), make_lane(threads)});
+}
+
 // A whole spectral convolution in one call: on small tensors three calls from Python cost more than the arithmetic.
 struct Convolution {
   Transform analysis, synthesis;
@@ -370,6 +380,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init([](const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs,
                        int64_t modes, int dtype) { return Convolution{analysis, synthesis, groups, inputs, outputs, modes, dtype}; }));
   py::module_ cpu = bind<cpu_kernels>(m, "cpu");
+  cpu.def("spectral_filter", &spectral_filter, no_gil);
   cpu.def("convolve", &convolve, no_gil);
   cpu.def("convolve_block", &convolve_block, no_gil);
   cpu.def("convolve_block_backward", &convolve_block_backward, no_gil);

@@ -174,6 +174,22 @@ struct GateBackwardParams {
   void* partial;          // [moment_blocks(batch, points), cond_channels + 1] compute type, scratch
 };
 
+// y = irfft(rfft(x) · gain) over H and W, every bin kept, where the FFT serves them (CPU). Backward: x is the gradient of y, `conjugate` is
+// set, y becomes the gradient of x, and sums that of the gain, from `seen`, what the forward read.
+struct FilterParams {
+  Transform t;
+  const void* x;     // [batch, channels, H, W] dtype
+  const void* gain;  // [.., H, W/2 + 1, parts] compute type, batch entries gain_batch numbers apart and channels gain_channel
+  void* y;           // like x, or null
+  const void* seen;  // like x, or null
+  void* sums;        // [chunks, channels, H, W/2 + 1, parts] compute type: each of `chunk` batch entries, which share a gain
+  int64_t batch, channels, chunk, gain_batch, gain_channel;
+  int parts;  // 1: a real gain, 2: a complex one
+  bool conjugate;
+  DType dtype;
+  Lane lane;
+};
+
 // Everything one kind of processor can run; null where it has no kernel.
 struct Kernels {
   const char* name;
@@ -186,6 +202,7 @@ struct Kernels {
   void (*taps_gradient)(const TapsGradientParams&);
   void (*gate)(const GateParams&);
   void (*gate_backward)(const GateBackwardParams&);
+  void (*spectral_filter)(const FilterParams&);
 };
 
 // The widest instruction set this processor runs, or the one FASTSEG_CPU_ISA names (Error when it cannot run here).

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 CPU = torch.device("cpu")
+FFT_SIZE, FFT_BINS = 1024, 256 * 129
 TABLE_PADDING = 16  # last-axis rows are a whole number of vectors of every instruction set
 
 
@@ -67,15 +68,18 @@ def cos_sin(frequencies: Tensor, samples: Tensor, size: int) -> tuple[Tensor, Te
 
 
 def fft_serves(sizes, modes) -> bool:
-    """Whether an FFT of radices 2, 3 and 5 computes this spectrum: a whole one, the last size even
-    and more than 2.
+    """Whether the CPU's FFT of radices 2, 3 and 5 computes this spectrum: a whole one, the last
+    size even and more than 2, axes up to FFT_SIZE and planes up to FFT_BINS, so that as many as a
+    vector has lanes stay in a cache.
     """
     if tuple(modes) != half_spectrum(sizes) or sizes[-1] % 2 or sizes[-1] < 4:
         return False
-    return all(_smooth(size) for size in sizes)
+    return math.prod(modes[-2:]) <= FFT_BINS and all(_smooth(n) for n in sizes)
 
 
 def _smooth(size: int) -> bool:
+    if not 1 <= size <= FFT_SIZE:
+        return False
     for radix in (2, 3, 5):
         while size % radix == 0:
             size //= radix

@@ -9,7 +9,7 @@ from torch import nn
 
 import fastseg
 from fastseg import ops, plan
-from fastseg.ops import _backends
+from fastseg.ops import _backends, _crossover
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 SPECTRAL = [name for name in LIVE if name in _backends.SPECTRAL]
@@ -140,9 +140,9 @@ def test_wrong_arguments_are_named(backend):
                 call()
 
 
-def test_auto_leaves_long_axes_to_the_fft():
-    def win(*sizes):
-        return _backends.full_spectra_win(sizes)
+def test_auto_leaves_long_axes_without_a_kernel_of_their_own_to_torch():
+    def win(*sizes, device="cuda", images=64):
+        return _crossover.full_spectra_win(device, sizes, images)
 
     assert all(win(n, n, n) for n in (1, 2, 16, 48, 64, 96))
     assert not any(win(n, n, n) for n in (128, 160))
@@ -150,3 +150,5 @@ def test_auto_leaves_long_axes_to_the_fft():
     assert not any((win(128, 128), win(240, 240), win(1, 240, 240)))
     assert win(64)
     assert not win(512)
+    assert all((win(128, 128, device="cpu"), win(128, 128, 128, device="cpu", images=1)))
+    assert not any((win(128, 128, device="cpu", images=1), win(127, 128, device="cpu")))

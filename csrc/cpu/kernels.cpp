@@ -18,11 +18,13 @@ void gaussian(const GaussianParams&);
 void taps_gradient(const TapsGradientParams&);
 void gate(const GateParams&);
 void gate_backward(const GateBackwardParams&);
+void spectral_filter(const FilterParams&);
 
 extern const Kernels kernels;
 // constant: read by the static table of csrc/cpu/dispatch.cpp before any constructor runs
 constexpr Kernels kTable = {
     FASTSEG_TEXT(FASTSEG_ISA), analysis, synthesis, mix, pointwise, affine_relu, gaussian, taps_gradient, gate, gate_backward,
+    spectral_filter,
 };
 const Kernels kernels = kTable;
 

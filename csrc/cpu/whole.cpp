@@ -87,46 +87,39 @@ void for_depth(const Call<T>& call, Body&& body) {
   parallel_for(call.p.images * pieces, 1, call.threads, run);
 }
 
-// One row of bins [first, first + length) of a buffer's blocks ↔ the caller's spectrum of depth d.
+// `valid` bins, `step` numbers apart, ← blocks of a buffer.
 template <class T>
-struct DepthRow {
-  T *re, *im;
-  int64_t step;  // numbers between two bins
-
-  DepthRow(const Call<T>& call, int64_t image, int64_t d, int64_t first) : step(call.p.planar ? 1 : 2) {
-    const int64_t bins = call.p.t.h.size * Tile<T>::row(call.p.t), depth = call.p.t.d.size;
-    re = static_cast<T*>(call.p.spectrum) + image * 2 * depth * bins + (d * bins + first) * step;
-    im = re + (call.p.planar ? depth * bins : 1);
+void write_bins(const T* pairs, int64_t valid, int64_t step, T* re, T* im) {
+  for (int64_t first = 0; first < valid; first += kLanes<T>, pairs += kPair<T>, re += kLanes<T> * step, im += kLanes<T> * step) {
+    const int64_t left = valid - first, count = left < kLanes<T> ? left : int64_t{kLanes<T>};
+    if (step == 1 && count == kLanes<T>)
+      store(re, load(pairs)), store(im, load(pairs + kLanes<T>));
+    else
+      for (int64_t i = 0; i < count; ++i) re[i * step] = pairs[i], im[i * step] = pairs[kLanes<T> + i];
   }
-  void write(const T* pair, int64_t valid) const {
-    if (step == 1 && valid == kLanes<T>) {
-      const Pair<T> z = load_pair(pair);
-      store(re, z.re), store(im, z.im);
-    } else {
-      for (int64_t i = 0; i < valid; ++i) re[i * step] = pair[i], im[i * step] = pair[kLanes<T> + i];
+}
+template <class T>
+void read_bins(const T* re, const T* im, int64_t valid, int64_t step, T* pairs) {
+  for (int64_t first = 0; first < valid; first += kLanes<T>, pairs += kPair<T>, re += kLanes<T> * step, im += kLanes<T> * step) {
+    const int64_t left = valid - first, count = left < kLanes<T> ? left : int64_t{kLanes<T>};
+    if (step == 1 && count == kLanes<T>) {
+      store_pair(pairs, Pair<T>{load(re), load(im)});
+      continue;
     }
+    store_pair(pairs, Pair<T>{});
+    for (int64_t i = 0; i < count; ++i) pairs[i] = re[i * step], pairs[kLanes<T> + i] = im[i * step];
   }
-  void read(T* pair, int64_t valid) const {
-    if (step == 1 && valid == kLanes<T>) {
-      store_pair(pair, Pair<T>{load(re), load(im)});
-    } else {
-      for (int64_t i = 0; i < kLanes<T>; ++i) {
-        pair[i] = i < valid ? re[i * step] : T(0);
-        pair[kLanes<T> + i] = i < valid ? im[i * step] : T(0);
-      }
-    }
-  }
-};
+}
 
-// body(row of the caller's spectrum, pair of vectors in the buffer, valid bins) for all of a column block
+// body(buffer, valid, step, re, im): every depth of a column block in the buffer, and the same bins of the caller's spectrum.
 template <class T, class Body>
-void for_rows(const Call<T>& call, int64_t image, int64_t block, int64_t count, T* buffer, Body&& body) {
-  const int64_t bins = call.p.t.h.size * Tile<T>::row(call.p.t);
-  for (int64_t d = 0; d < call.p.t.d.size; ++d)
-    for (int64_t c = 0; c < count; ++c, buffer += kPair<T>) {
-      const int64_t first = (block + c) * kLanes<T>, left = bins - first;
-      body(DepthRow<T>(call, image, d, first), buffer, left < kLanes<T> ? left : int64_t{kLanes<T>});
-    }
+void for_depths(const Call<T>& call, int64_t image, int64_t block, const Grid<T>& buffer, Body&& body) {
+  const int64_t bins = call.p.t.h.size * Tile<T>::row(call.p.t), depth = call.p.t.d.size, step = call.p.planar ? 1 : 2;
+  const int64_t first = block * kLanes<T>, left = bins - first, most = buffer.row * kLanes<T>, valid = left < most ? left : most;
+  T* re = static_cast<T*>(call.p.spectrum) + image * 2 * depth * bins + first * step;
+  T* im = re + (call.p.planar ? depth * bins : 1);
+  for (int64_t d = 0; d < depth; ++d)
+    body(buffer.data + d * buffer.row * kPair<T>, valid, step, re + d * bins * step, im + d * bins * step);
 }
 
 template <class T, class S>
@@ -144,7 +137,7 @@ void analysis(const TransformParams& p) {
   const Roots<T> roots = roots_of<T>(p.t.d, p.t.d.size);
   for_depth(call, [&](int64_t image, int64_t block, int64_t count, const Grid<T>& planes, const Grid<T>& buffer, T* work) {
     fft<0, T>(roots, count, {planes.data, planes.row, planes.column}, buffer, work);
-    for_rows(call, image, block, count, buffer.data, [](const DepthRow<T>& row, const T* pair, int64_t valid) { row.write(pair, valid); });
+    for_depths(call, image, block, buffer, write_bins<T>);
   });
 }
 
@@ -164,7 +157,8 @@ void synthesis(const TransformParams& p) {
   if (p.t.d.size > 1) {
     const Roots<T> roots = roots_of<T>(p.t.d, p.t.d.size);
     for_depth(call, [&](int64_t image, int64_t block, int64_t count, const Grid<T>& planes, const Grid<T>& buffer, T* work) {
-      for_rows(call, image, block, count, buffer.data, [](const DepthRow<T>& row, T* pair, int64_t valid) { row.read(pair, valid); });
+      for_depths(call, image, block, buffer,
+                 [](T* pairs, int64_t valid, int64_t step, const T* re, const T* im) { read_bins(re, im, valid, step, pairs); });
       fft<1, T>(roots, count, {buffer.data, buffer.row, buffer.column}, planes, work);
     });
   }
@@ -177,12 +171,11 @@ void synthesis(const TransformParams& p) {
   });
 }
 
-// Lanes without a plane are wasted, and a tile that outgrows L2 waits for memory in every pass.
-constexpr int64_t kTileBytes = 512 << 10;
-
+// Lanes without a plane are wasted; on long axes the tables of matrices cost more still.
 template <class T>
 bool pays(const TransformParams& p) {
-  return 2 * p.images * p.t.d.size >= kLanes<T> && Tile<T>::numbers(p.t) * int64_t(sizeof(T)) <= kTileBytes;
+  const int64_t planes = p.images * p.t.d.size;
+  return 2 * planes >= kLanes<T> || planes * (p.t.h.size + p.t.w.size) >= 24 * kLanes<T>;
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ void gate_backward(const GateBackwardParams&);
 const Kernels& cuda_kernels() {
   using namespace cuda;
   static constexpr Kernels kTable = {
-      "cuda", analysis, synthesis, mix, pointwise, affine_relu, gaussian, taps_gradient, gate, gate_backward,
+      "cuda", analysis, synthesis, mix, pointwise, affine_relu, gaussian, taps_gradient, gate, gate_backward, nullptr,
   };
   return kTable;
 }

@@ -1,5 +1,6 @@
 """The Fourier unit: as published (Chi et al., 2020), in plain torch."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -76,7 +77,9 @@ def _unit(namespace, case: Case, constants):
 
 def picks(setting: str, case: Case, device: str, dtype: torch.dtype) -> str:
     """The backend of a unit of the case's size."""
-    return _backends.select_fourier_unit(setting, device, dtype, case.sizes)
+    return _backends.select_fourier_unit(
+        setting, device, dtype, case.sizes, math.prod(case.shape[:2])
+    )
 
 
 def _module(case: Case, inputs: Inputs, training: bool) -> PlainFourierUnit:

@@ -22,6 +22,8 @@ BLOCK_BACKWARD: its gradients in one call, where a backend has it:
   wants_x, wants_skip) → those of x, of what the synthesis read, and of skip_weight
 PREPARED: a spectral convolution of tensors like the given ones, where a backend has it:
   (x, weight, sizes, groups, scales, two_sided) → function of x, weight and bias → y
+FILTER: a gain on whole spectra of two axes in one visit, where a backend has it and serves(x):
+  forward(x, gain) → y; backward(gradient, x, gain, wanted) → gradients of x and of the gain
 GAUSSIAN: separable filters with given taps (`_taps.packed`); a result not asked for is empty:
   filter(x, taps, radii, padding, mode, adjoint, symmetric) → low, high
   taps_gradient(x, gradient, axis, radius, padding) → (images, 2·radius+1)
@@ -43,9 +45,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastseg import plan
 from fastseg.ops import (
+    _crossover,
     _native,
+    _native_filter,
     _native_gate,
     _native_gaussian,
     _native_pointwise,
@@ -113,11 +116,12 @@ class _Triton:
 SPECTRAL = {"triton": _Triton(_triton.Spectral)}
 POINTWISE = {"triton": _Triton(_triton_pointwise.Pointwise)}
 BLOCK = {"triton": lambda *call: SPECTRAL["triton"].convolve_block(*call)}
-BLOCK_BACKWARD, PREPARED, GAUSSIAN, GATE = {}, {}, {}, {}
+BLOCK_BACKWARD, PREPARED, FILTER, GAUSSIAN, GATE = {}, {}, {}, {}, {}
 if _C is not None:
     SPECTRAL["cpu"] = _native.CpuSpectral(_C, _C.cpu)
     POINTWISE["cpu"] = _native_pointwise.Pointwise(_C, _C.cpu)
     PREPARED["cpu"] = SPECTRAL["cpu"].prepared
+    FILTER["cpu"] = _native_filter.Filter(_C.cpu, SPECTRAL["cpu"])
     BLOCK["cpu"] = SPECTRAL["cpu"].convolve_block
     BLOCK_BACKWARD["cpu"] = SPECTRAL["cpu"].convolve_block_backward
     GAUSSIAN["cpu"] = _native_gaussian.CpuGaussian(_C, _C.cpu)
@@ -283,46 +287,15 @@ def select_spectral(
 ) -> str:
     """The backend of an op made of truncated transforms."""
     win = setting == "auto" and (
-        short_matrices_win(sizes, modes) and short_matrices_win(out_sizes, modes)
+        _crossover.transforms_win(device_type, sizes, modes)
+        and _crossover.transforms_win(device_type, out_sizes, modes)
     )
     return select(family, setting, device_type, dtype, win)
 
 
-def select_fourier_unit(setting: str, device_type: str, dtype: torch.dtype, sizes) -> str:
+def select_fourier_unit(
+    setting: str, device_type: str, dtype: torch.dtype, sizes, images: int
+) -> str:
     """The backend of a Fourier unit, whose spectra are whole."""
-    win = setting == "auto" and full_spectra_win(sizes)
+    win = setting == "auto" and _crossover.full_spectra_win(device_type, sizes, images)
     return select(SPECTRAL_POINTWISE, setting, device_type, dtype, win)
-
-
-def full_spectra_win(sizes) -> bool:
-    """Whether matrices along the axes beat the FFT chain of a Fourier unit, which has no zeros to
-    fill but real and imaginary parts to pack: long axes do not.
-
-    Multiply-adds a sample against an FFT's, which grow with the logarithm of the size. In
-    evaluation on AVX2, in processor time: 64³ (98 multiply-adds) 1.3 times faster, 96³ (146) 1.1,
-    128³ (195) 0.9; 128² (129) 0.84, 192² (193) 0.78.
-    """
-    most = (64, 64, 96, 148)[sum(size > 1 for size in sizes)]
-    work, samples = _multiply_adds(sizes, plan.half_spectrum(sizes))
-    return work <= most * samples
-
-
-def short_matrices_win(sizes, modes) -> bool:
-    """Whether matrices along the axes beat an FFT: many modes on long axes do not.
-
-    Counts multiply-adds a sample, halved by folding, and the last axis's table. The bounds are
-    where the C++ kernels met torch.fft on AVX2 (`fastseg bench --only crossover`): 1.3 times faster
-    at 256 multiply-adds, 0.9 at 512; in 1-D 1.1 with a table of 2^18 numbers, 0.4 with 2^20.
-    """
-    work, samples = _multiply_adds(sizes, modes)
-    return work <= 256 * samples and sizes[-1] * modes[-1] <= 2 * 2**18
-
-
-def _multiply_adds(sizes, modes) -> tuple[int, int]:
-    """Those of one image's transform, halved by folding, and its samples."""
-    width, columns = sizes[-1], modes[-1]
-    height, rows = (sizes[-2], modes[-2]) if len(sizes) > 1 else (1, 1)
-    depth, planes = (sizes[-3], modes[-3]) if len(sizes) > 2 else (1, 1)
-    plane = rows * columns * width + (rows * height * width // 2 if len(sizes) > 1 else 0)
-    work = depth * plane + (planes * rows * columns * depth if len(sizes) > 2 else 0)
-    return work, depth * height * width

@@ -42,16 +42,29 @@ def _bins(x: Tensor) -> tuple:
     return (*x.shape[2:-1], x.shape[-1] // 2 + 1)
 
 
+def _fused(x: Tensor, backend: str):
+    """The backend's kernel of a whole filter, where it has one for x."""
+    kernel = _backends.FILTER.get(backend)
+    return kernel if kernel and kernel.serves(x) else None
+
+
 def spectral_filter(x: Tensor, gain: Tensor, backend: str) -> Tensor:
+    fused = _fused(x, backend)
+    if fused:
+        return fused.forward(x, gain)
     kernels, sizes = _backends.SPECTRAL[backend], x.shape[2:]
     spectrum = _product(kernels.analysis(x, _bins(x), 1.0, False, True), gain)
     return kernels.synthesis(spectrum, sizes, 1 / math.prod(sizes), True, True, x.dtype, None)
 
 
 def _backward(grad, x, gain, wanted, backend):
+    dx, dgain = grad.new_empty(0), gain.new_empty(0)
+    fused = _fused(grad, backend)
+    if fused:
+        grads = fused.backward(grad, x, gain, wanted)
+        return tuple(e if g is None else g for g, e in zip(grads, (dx, dgain), strict=True))
     kernels, sizes, bins = _backends.SPECTRAL[backend], grad.shape[2:], _bins(grad)
     grad_spectrum = kernels.analysis(grad, bins, 1 / math.prod(sizes), True, True)
-    dx, dgain = grad.new_empty(0), gain.new_empty(0)
     if wanted[0]:
         product = _product(grad_spectrum, gain, conjugate=True)
         dx = kernels.synthesis(product, sizes, 1.0, False, True, grad.dtype, None)

@@ -23,7 +23,7 @@ def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     run.
     """
     weight = _checked_input(x, weight)
-    backend = _select(x, x.shape[2:])
+    backend = _select(x, x.shape[2:], x.shape[0] * x.shape[1])
     if backend == "reference":
         return reference.fu_mix(x, weight)
     return _mix(x, weight, backend)
@@ -39,7 +39,7 @@ def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> Tensor:
     run.
     """
     sizes = _checked_spectrum(z, scale, shift, sizes)
-    backend = _select(z, sizes)
+    backend = _select(z, sizes, z.shape[0] * z.shape[1] // 2)
     if backend == "reference":
         return reference.fu_finish(z, scale, shift, sizes)
     return _finish(z, scale, shift, sizes, z.dtype, backend)
@@ -64,7 +64,7 @@ def fourier_unit(
     """
     weight = _checked_input(x, weight)
     _check_norm(x, weight, norm_weight, norm_bias, running_mean, running_var, training)
-    backend = _select(x, x.shape[2:])
+    backend = _select(x, x.shape[2:], x.shape[0] * x.shape[1])
     if backend == "reference":
         return reference.fourier_unit(
             x, weight, norm_weight, norm_bias, running_mean, running_var, training, momentum, eps
@@ -101,8 +101,10 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _select(x: Tensor, sizes) -> str:
-    return _backends.select_fourier_unit(_backends.setting(), x.device.type, x.dtype, tuple(sizes))
+def _select(x: Tensor, sizes, images: int) -> str:
+    return _backends.select_fourier_unit(
+        _backends.setting(), x.device.type, x.dtype, tuple(sizes), images
+    )
 
 
 def _mix(x: Tensor, weight: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,84 @@
+"""Whole spectra on the CPU, which an FFT computes where the sizes have the factors 2, 3 and 5."""
+
+import itertools
+
+import pytest
+import torch
+from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
+
+import fastseg
+from fastseg import ops, plan, reference
+
+pytestmark = [
+    pytest.mark.usefixtures("poisoned_memory"),
+    pytest.mark.skipif(not fastseg.backends()["cpu"], reason="needs the C++ kernels"),
+]
+
+# every radix alone and with others, odd and single outer sizes, rows that fill no vector
+SIZES = [
+    (4,), (18,), (5, 4), (9, 10), (16, 16), (1, 12), (25, 6), (64, 30),
+    (2, 3, 8), (15, 1, 20), (16, 8, 4),
+]  # fmt: skip
+IMAGES = [(2, 4), (3, 11)]  # of a plane each: half a vector of planes, and a last vector not full
+
+
+def test_which_spectra_an_fft_serves():
+    assert all(plan.fft_serves(sizes, plan.half_spectrum(sizes)) for sizes in SIZES)
+    for sizes in [(7, 8), (8, 14), (8, 9), (8, 2), (11, 4, 4)]:
+        assert not plan.fft_serves(sizes, plan.half_spectrum(sizes))
+    assert not plan.fft_serves((8, 8), (8, 4))
+    assert not plan.fft_serves((8, 8), (7, 5))
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, F16, BF16], ids=str)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_transforms_and_their_adjoints(sizes, dtype):
+    modes = plan.half_spectrum(sizes)
+    for images, (norm, two_sided) in itertools.product(
+        IMAGES, (("ortho", True), ("forward", False))
+    ):
+        x = torch.randn(*images, *sizes).to(dtype).requires_grad_()
+        exact = wide(x.detach()).requires_grad_()
+        with fastseg.use_backend("cpu"):
+            spectrum = ops.truncated_rfftn(x, modes, norm, two_sided)
+            gradient = torch.randn_like(spectrum.detach())
+            (dx,) = torch.autograd.grad(spectrum, x, gradient)
+            y = ops.truncated_irfftn(gradient, sizes, norm, two_sided, dtype)
+        want = reference.truncated_rfftn(exact, modes, norm, two_sided)
+        (dwant,) = torch.autograd.grad(want, exact, gradient.to(want.dtype))
+        assert_near(
+            torch.view_as_real(spectrum.detach()), torch.view_as_real(want.detach()), FORWARD, sizes
+        )
+        assert_near(dx, dwant, BACKWARD, sizes)
+        back = reference.truncated_irfftn(gradient.to(want.dtype), sizes, norm, two_sided)
+        assert_near(y, back, FORWARD, sizes)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, BF16], ids=str)
+@pytest.mark.parametrize("kind", ["real", "complex"])
+@pytest.mark.parametrize("images", [(9, 32), (2, 19), (1, 11), (10, 27)], ids=str)
+def test_filters_in_one_visit(images, kind, dtype):
+    """Batches of more than a chunk, channels that fill vectors and that do not."""
+    sizes = (6, 10)
+    x, gradient = torch.randn(2, *images, *sizes).to(dtype).unbind()
+    full = (*images, *plan.half_spectrum(sizes))
+    for whole in itertools.product((True, False), repeat=2):
+        gain = torch.randn(
+            *(n if w else 1 for n, w in zip(images, whole, strict=True)), *full[2:], 2
+        )
+        gain = gain.to(F64 if dtype == F64 else F32)
+        gain = torch.view_as_complex(gain) if kind == "complex" else gain[..., 0]
+        with fastseg.use_backend("cpu"):
+            actual = _run(ops.spectral_filter, x, gain, gradient)
+        for have, want in zip(
+            actual,
+            _run(reference.spectral_filter, wide(x), wide(gain), wide(gradient)),
+            strict=True,
+        ):
+            assert_near(have, want, BACKWARD, gain.shape)
+
+
+def _run(function, x, gain, gradient):
+    leaves = [t.detach().requires_grad_() for t in (x, gain)]
+    y = function(*leaves)
+    return y.detach(), *torch.autograd.grad(y, leaves, gradient)
