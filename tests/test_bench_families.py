@@ -158,6 +158,12 @@ def test_flops_are_those_of_the_tables(case):
     assert work.flops(case, "forward+backward") == 4 * planes + 24 * batch * channels**2 * spectrum
 
 
+def test_flops_of_whole_spectra_are_those_of_an_fft():
+    case = next(case for case in cases.FILTER if case.id == "E1-16")
+    images = 32 * 512
+    assert work.flops(case, "forward") == images * (2 * 2.5 * 256 * 8 + 6 * 16 * 9)
+
+
 def test_work_of_the_other_families():
     # R = 11, 17, 46: the sums of sampled Gaussians beyond are under 1e-8 of the whole
     for sigma, radius in ((2, 11), (3, 17), (8, 46)):

@@ -92,8 +92,8 @@ def _through_moments(grad: Tensor | None, grad_moments: Tensor | None, z: Tensor
     if grad_moments is None:
         return grad
     total, squares = grad_moments.view(2, -1, *[1] * (z.dim() - 2))
-    through = torch.mul(z, 2 * squares).add_(total)
-    return through if grad is None else through.add_(grad)
+    through = torch.mul(z, 2 * squares) if grad is None else torch.addcmul(grad, z, 2 * squares)
+    return through.add_(total)
 
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
     return synthesis(product, sizes, 1 / math.prod(sizes), True, True, x.dtype, None)
 
 
-def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     sizes = x.shape[2:]
     scale = math.prod(sizes) ** -0.5
     spectrum = analysis(x, plan.half_spectrum(sizes), scale, False, True)
@@ -137,7 +137,7 @@ def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z = torch.matmul(weight.to(planar.dtype), planar.flatten(2))
         z = z.unflatten(2, planar.shape[2:])
     dims = (0, *range(2, z.dim()))
-    return z, z.sum(dims), z.square().sum(dims)
+    return z, torch.stack((z.sum(dims), z.square().sum(dims)))
 
 
 def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes, dtype: torch.dtype) -> Tensor:

@@ -26,7 +26,8 @@ def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     backend = _select(x, x.shape[2:], x.shape[0] * x.shape[1])
     if backend == "reference":
         return reference.fu_mix(x, weight)
-    return _mix(x, weight, backend)
+    z, moments = _mix(x, weight, backend)
+    return z, *moments.unbind(0)
 
 
 def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> Tensor:
@@ -75,10 +76,11 @@ def fourier_unit(
         if backend != "matmul" and not _backends.watched(x, weight, scale, shift):
             weight = weight.to(scale.dtype)
             return _fourier_unit_ops.normalised_unit(x, weight, scale, shift, backend)
-    z, total, squares = _mix(x, weight, backend)
+    z, moments = _mix(x, weight, backend)
     if training:
         count = max(z.shape[0] * math.prod(z.shape[2:]), 1)
-        mean, var = total / count, (squares / count - (total / count).square()).clamp(min=0)
+        mean, square = (moments / count).unbind(0)
+        var = torch.addcmul(square, mean, mean, value=-1).clamp(min=0)
         _move(running_mean, running_var, mean, var, count, momentum)
         scale, shift = _affine(norm_weight, norm_bias, mean, var, eps, z.dtype)
     return _finish(z, scale, shift, x.shape[2:], x.dtype, backend)
@@ -87,7 +89,7 @@ def fourier_unit(
 def _affine(norm_weight, norm_bias, mean, var, eps: float, dtype: torch.dtype):
     """A normalisation's scale and shift, in the dtype the unit computes in."""
     scale = norm_weight.to(dtype) * torch.rsqrt(var.to(dtype) + eps)
-    return scale, norm_bias.to(dtype) - mean.to(dtype) * scale
+    return scale, torch.addcmul(norm_bias.to(dtype), mean.to(dtype), scale, value=-1)
 
 
 @torch.no_grad()
@@ -107,14 +109,15 @@ def _select(x: Tensor, sizes, images: int) -> str:
     )
 
 
-def _mix(x: Tensor, weight: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+def _mix(x: Tensor, weight: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    """z, and its moments (2, 2·outputs)."""
     if backend == "matmul":
         return _matmul.fu_mix(x, weight)
     weight = weight.to(_wide(x))
     registered = _backends.watched(x, weight)
     mix = torch.ops.fastseg.fu_mix if registered else _fourier_unit_ops.fu_mix
     z, moments, _ = mix(x, weight, backend)
-    return z, *moments.unbind(0)
+    return z, moments
 
 
 def _finish(z: Tensor, scale, shift, sizes, dtype: torch.dtype, backend: str) -> Tensor:
