@@ -9,7 +9,7 @@ from fastseg.data import phantom, phantom_cue
 from fastseg.errors import UsageError
 
 SIZE = (64, 64, 24)
-PATIENTS, FOLDS = 24, 3
+PATIENTS, FOLDS = 18, 3
 CORE_OR_RIM = (1, 4)
 
 
