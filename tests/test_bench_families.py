@@ -248,3 +248,54 @@ def test_picture_has_a_bar_for_every_rival(measured, tmp_path):
     drawn = [name for _, name, _ in chart._positions([result])]
     assert set(drawn) == set(result["providers"]) - {"fastseg"}
     assert not chart.draw(record_of({"id": "x", "family": "gaussian", "heap": "warm"}), path)
+
+
+@pytest.fixture(scope="module")
+def system():
+    """A system small enough to sample and train in a test, measured once."""
+    case = replace(CASES["S-fno-diffusion"], shape=(2, 2, 32, 32), width=4, steps=2)
+    return case, worker.measure(case, JOB)
+
+
+def test_systems_have_rates_and_no_targets(system):
+    case, result = system
+    assert set(result["providers"]) == {"reference", "fastseg"}
+    # the same noise and dropout in every call, or the reference would differ from itself
+    assert set(result["providers"]["reference"]["error"].values()) == {0.0}
+    ours = result["providers"]["fastseg"]
+    assert 0 < ours["error"]["y"] < 1e-4
+    assert "dispatch" not in ours["forward"]
+    record = record_of(result)
+    assert not record["checks"]
+    assert not targets.failures(record)
+    text = table.markdown(record)
+    assert case.title in text
+    row = next(line for line in text.splitlines() if line.startswith(f"| {case.id} | **fastseg**"))
+    cells = row.strip("| ").split(" | ")
+    sampling, training = (ours[which]["quartiles_s"][1] for which in cases.PASSES)
+    assert float(cells[2].split()[0]) == pytest.approx(2 / sampling, rel=0.01)
+    assert float(cells[5].split()[0]) == pytest.approx(1 / training, rel=0.01)
+
+
+def test_a_system_that_computes_something_else_is_refused(system):
+    case, _ = system
+
+    def builder(**changes):
+        def build(case, inputs):
+            layer = providers.of(case, "cpu", torch.float32)["fastseg"](case, inputs)
+            return layer._replace(**{k: change(getattr(layer, k)) for k, change in changes.items()})
+
+        return build
+
+    def scaled(function):
+        return lambda *x: 1.001 * function(*x)
+
+    builders = {"forward": builder(forward=scaled), "evaluate": builder(evaluate=scaled)}
+    rows = worker.measure(case, JOB, builders)["providers"]
+    assert all(row["status"].startswith("wrong: error of y 1.0e-03") for row in rows.values())
+
+
+def test_systems_are_not_measured_in_float64():
+    names = ["S", "A1"]
+    for dtype, count in (("float32", 4), ("bfloat16", 4), ("float64", 1)):
+        assert len(runner._cases(runner._arguments([*names, "--dtype", dtype]))) == count

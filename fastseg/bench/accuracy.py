@@ -89,11 +89,14 @@ def errors(layer: Layer, inputs: Inputs, wanted: Truth) -> dict[str, float]:
     return found
 
 
-def refusal(name: str, found: dict[str, float], dtype: str, factor: float = 1.0) -> str | None:
+def refusal(
+    name: str, found: dict[str, float], dtype: str, factor: float | tuple[float, float] = 1.0
+) -> str | None:
     """Why a provider's time may not be shown, or None."""
-    if name.removesuffix(", compiled") not in OURS:
-        factor *= RIVAL_FACTOR
-    forward, backward = (factor * bound for bound in TOLERANCES[dtype])
+    factors = factor if isinstance(factor, tuple) else (factor, factor)
+    more = 1.0 if name.removesuffix(", compiled") in OURS else RIVAL_FACTOR
+    bounds = TOLERANCES[dtype]
+    forward, backward = (more * f * bound for f, bound in zip(factors, bounds, strict=True))
     if name in NOT_HELD:
         return None
     for part, error in found.items():

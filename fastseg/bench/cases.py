@@ -88,6 +88,21 @@ class GateCase(Case):
         return [f"condition of {self.cond_channels} channels", f"radius {self.radius}"]
 
 
+@dataclass(frozen=True)
+class SystemCase(Case):
+    """A whole system on a batch of slices: label maps sampled in `steps` steps of DDIM, and the
+    loss of a training step with its gradients.
+    """
+
+    system: str = ""
+    width: int = 32
+    steps: int = 10
+    family: str = "system"
+
+    def _options(self) -> list[str]:
+        return [f"width {self.width}", f"{self.steps} steps"]
+
+
 _LI = "Li et al., 2021"
 SPECTRAL = (
     Case("A1", (8, 16, 240, 240), (20, 10), "FNO on native MRI slices"),
@@ -152,21 +167,31 @@ def _crossover(size: int, divisor: int) -> Case:
 
 CROSSOVER = tuple(_crossover(n, d) for n in (128, 192, 240, 256, 384, 512) for d in (8, 4, 2, 1))
 OVERHEAD = (Case("tiny", (1, 1, 8, 8), (4, 3), "cost of a call", "overhead"),)
+SYSTEM = tuple(
+    SystemCase(f"S-{system}", (4, 4, 240, 240), (), source, system=system)
+    for system, source in (
+        ("diffusion-unet", "no operator of ours on this path"),
+        ("fno-diffusion", "spectral convolutions at full resolution"),
+        ("fno-unet", "spectral branches beside convolutions"),
+    )
+)
 
 TIMED = (*SPECTRAL, *FNO_BLOCK, *FOURIER_UNIT, *VFFC, *GAUSSIAN, *FILTER, *GATE)
-CASES = {case.id: case for case in (*TIMED, *OVERHEAD, *CROSSOVER)}
+CASES = {case.id: case for case in (*TIMED, *OVERHEAD, *CROSSOVER, *SYSTEM)}
 FAMILIES = tuple(dict.fromkeys(case.family for case in CASES.values()))
 
 
 def is_timed(family: str) -> bool:
     """Whether its cases are rows of the table of times."""
-    return family not in ("overhead", "crossover")
+    return family not in ("overhead", "crossover", "system")
 
 
 def quick(case: Case) -> Case:
     """The case with one image of few channels, named as such and held to no target."""
     channels = {"vffc": 32, "gate": 4}.get(case.family, 2)
     small = replace(case, id=f"{case.id}-quick", shape=(1, channels, *case.sizes))
+    if isinstance(case, SystemCase):
+        return replace(small, width=4, steps=2)
     return replace(small, cond_channels=2) if isinstance(case, GateCase) else small
 
 

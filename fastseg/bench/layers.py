@@ -70,7 +70,8 @@ class Family(NamedTuple):
     rivals: Callable[[Case], dict[str, Callable]]
     truth: Callable | None = None
     two_modes: bool = False  # inference computes something else than training
-    tolerance: float = 1.0  # times those of `accuracy.TOLERANCES`
+    # times those of `accuracy.TOLERANCES`; a pair for forward and backward
+    tolerance: float | tuple[float, float] = 1.0
 
 
 def outputs(result) -> tuple[Tensor, ...]:

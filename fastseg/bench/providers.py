@@ -11,6 +11,7 @@ from fastseg.bench.providers_filters import FILTER, GATE
 from fastseg.bench.providers_fourier_unit import FOURIER_UNIT
 from fastseg.bench.providers_gaussian import GAUSSIAN
 from fastseg.bench.providers_spectral import CROSSOVER, FNO_BLOCK, SPECTRAL
+from fastseg.bench.providers_systems import SYSTEM
 from fastseg.bench.providers_vffc import VFFC
 
 FAMILIES: dict[str, Family] = {
@@ -23,6 +24,7 @@ FAMILIES: dict[str, Family] = {
     "gaussian": GAUSSIAN,
     "spectral_filter": FILTER,
     "gate": GATE,
+    "system": SYSTEM,
 }
 _KERNELS = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
@@ -41,6 +43,8 @@ def of(case: Case, device: str, dtype: torch.dtype, compiled: bool = False) -> d
     own = ["matmul", "reference", *_KERNELS[device]]
     if case.family == "crossover":
         own = ["reference", *_KERNELS[device][:1]]
+    elif case.family == "system":
+        own = ["reference", "fastseg"]
     else:
         auto = picked(case, device, dtype)
         own = [name for name in own if name != auto or name in ("matmul", "reference")]

@@ -12,7 +12,8 @@ HEAD = (
 
 def markdown(record: dict) -> str:
     """The whole report."""
-    parts = [_head(record), _times(record), _calls(record), _targets(record), _crossover(record)]
+    sections = (_head, _times, _systems, _calls, _targets, _crossover)
+    parts = [section(record) for section in sections]
     parts += [f"FAILED {failure}" for failure in targets.failures(record)]
     return "\n\n".join(part for part in parts if part)
 
@@ -131,6 +132,31 @@ def _figure(value: float | None) -> str:
 def _errors(row: dict) -> str:
     found = row["error"]
     return ", ".join(f"{error:.1e}" for error in found.values()) if found else ""
+
+
+def _systems(record: dict) -> str:
+    results = _measured(record, "system".__eq__)
+    rows = [
+        _system_row(result, name, row)
+        for result in results
+        for name, row in result["providers"].items()
+    ]
+    head = (
+        "case", "kernels", "slices a second (quartiles)", "ours × faster", "peak, MB",
+        "training steps a second (quartiles)", "ours × faster", "peak, MB", "error y, dx, dw",
+    )  # fmt: skip
+    legend = (f"{result['id']}: {result['title']} ({result['source']})." for result in results)
+    return _table("Systems: sampling and training", head, rows, "  \n".join(legend))
+
+
+def _system_row(result: dict, name: str, row: dict) -> list[str]:
+    cells = [result["id"], f"**{name}**" if name == "fastseg" else name]
+    for which, count in zip(PASSES, (result["shape"][0], 1), strict=True):
+        times = row.get(which, {})
+        rates = [count / seconds for seconds in reversed(times.get("quartiles_s", []))]
+        cells += [_spread(rates) or row["status"], _spread(times.get("over_ours"))]
+        cells.append(_memory(result, row, which)[1])
+    return [*cells, _errors(row)]
 
 
 def _calls(record: dict) -> str:

@@ -45,7 +45,7 @@ def checks(record: dict) -> list[dict]:
         return []
     found = []
     for result in record["cases"]:
-        if "providers" not in result:
+        if "providers" not in result or result["family"] == "system":
             continue
         if options["gpu"]:
             found += [check | {"verdict": ""} for check in _of_gpu(result)]

@@ -43,6 +43,9 @@ def measure(case: cases.Case, job: dict, builders: dict | None = None) -> dict:
     rows, layers = _gated(case, inputs, builders, job["dtype"])
     if case.family == "overhead":
         _time_calls(rows, layers, inputs, job["budget_s"])
+    elif case.family == "system":
+        # nothing is dispatched as a whole, and random numbers keep it out of a graph
+        _time_passes(rows, layers, inputs, job | {"pairs": 0}, graphs=False)
     else:
         _time_passes(rows, layers, inputs, job)
     record = {
@@ -58,7 +61,9 @@ def measure(case: cases.Case, job: dict, builders: dict | None = None) -> dict:
         "x_bytes": sum(x.nbytes for x in inputs.x),
         "providers": rows,
     }
-    return record | ({} if case.family == "overhead" else _floor(case, rows, inputs))
+    if case.family in ("overhead", "system"):  # the work of neither has been counted
+        return record
+    return record | _floor(case, rows, inputs)
 
 
 def _gated(case: cases.Case, inputs: Inputs, builders: dict, dtype: str):
@@ -100,16 +105,18 @@ def _memory(layer: Layer, inputs: Inputs) -> dict:
     }
 
 
-def _time_passes(rows: dict, layers: dict[str, Layer], inputs: Inputs, job: dict) -> None:
+def _time_passes(
+    rows: dict, layers: dict[str, Layer], inputs: Inputs, job: dict, graphs: bool = True
+) -> None:
     on_gpu = inputs.x[0].device.type == "cuda"
     clock = timing.DeviceClock() if on_gpu else None
     for which in cases.PASSES:
         runs = {n: layer.passes(inputs.x, inputs.dy)[which] for n, layer in layers.items()}
-        graphs = _captured(runs) if on_gpu else {}
-        runs |= {name: graph for name, graph in graphs.items() if graph}
+        captured = _captured(runs) if on_gpu and graphs else {}
+        runs |= {name: graph for name, graph in captured.items() if graph}
         if runs:
             _time_pass(which, rows, runs, job, clock)
-        for name, graph in graphs.items():
+        for name, graph in captured.items():
             rows[name][which]["graph"] = graph is not None
 
 
