@@ -32,7 +32,7 @@ def recipe() -> Recipe:
             batch_size=32,  # both sources
             samples_per_case=64,  # half of a volume's brain slices for one decode
             foreground_fraction=0.5,  # as for the FNO baseline: most slices show no tumour
-            flip=True,  # the page: horizontal and vertical flips
+            flip=True,  # the page: flips, nothing else; GenericSSL does more, strong=true
             normalise="zscore",  # a volume's slices keep their contrast; the code: slice_minmax
         ),
         optimizer="sgd",  # both codes; the page lists Adam: optimizer=adam lr=1e-2, far too large

@@ -23,6 +23,10 @@ def recipe() -> Recipe:
         supervised,
         name="diffusion_unet_ssl",
         model=model,
+        data=dataclasses.replace(
+            supervised.data,
+            strong=True,  # source: three changes out of six for each sample
+        ),
         labelled_fraction=0.1,  # the usual setting of semi-supervised studies; any share may be set
         ema=None,  # the average is theta's own, theta_decay
     )
