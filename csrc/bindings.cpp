@@ -2,16 +2,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <initializer_list>
-#include <memory>
-#include <new>
 #include <string>
 #include <tuple>
-#include <utility>
 
+#include "convolution.h"
 #include "ops.h"
 
 namespace py = pybind11;
@@ -189,168 +185,33 @@ void spectral_filter(const Transform& t, uintptr_t x, uintptr_t gain, uintptr_t 
                                  strides[1], parts, conjugate, static_cast<DType>(dtype), make_lane(threads)});
 }
 
-// A whole spectral convolution in one call: on small tensors three calls from Python cost more than the arithmetic.
-struct Convolution {
-  Transform analysis, synthesis;
-  int64_t groups, inputs, outputs, modes;  // channels of one group
-  int dtype;
-
-  int64_t points() const { return analysis.d.size * analysis.h.size * analysis.w.size; }
-  bool is_double() const { return static_cast<DType>(dtype) == DType::kFloat64; }
-  int64_t stored() const { return is_double() ? 8 : static_cast<DType>(dtype) == DType::kFloat32 ? 4 : 2; }  // bytes of a number
-};
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-using Block = std::unique_ptr<void, Free>;
-
-// Scratch of `count` numbers of the compute type.
-Block allocate(int64_t count, bool is_double) {
-  const size_t bytes = size_t(count) * (is_double ? sizeof(double) : sizeof(float));
-  Block block(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
-  if (bytes && !block) throw std::bad_alloc();
-  return block;
-}
-
-uintptr_t address(const Block& block) { return reinterpret_cast<uintptr_t>(block.get()); }
-
-Block allocate_planes(const Transform& t, int64_t images, bool is_double) {
-  return t.d.size == 1 ? Block() : allocate(images * t.d.size * round_up(t.h.kept() * t.w.kept(), 16) * 2, is_double);
-}
-
-// What a synthesis reads: the kept spectrum times the weights.
-Block mix_spectrum(const Convolution& c, uintptr_t spectrum, uintptr_t weight, int64_t batch, int threads) {
-  const int64_t i = c.inputs, o = c.outputs, m = c.modes, in = c.groups * i, out = c.groups * o;
-  Block mixed = allocate(batch * out * m * 2, c.is_double());
-  mix<cpu_kernels>(spectrum, weight, address(mixed), {c.groups, batch, o, i, m}, {i * m, in * m, m}, {o * m, out * m, m},
-                   {o * m, out * m, m}, false, false, c.is_double(), threads);
-  return mixed;
-}
-
-// The first two thirds of a convolution: kept spectrum, then what a synthesis reads.
-Block mixed_spectrum(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t spectrum, int64_t batch, int threads) {
+int checked(int threads) {
   if (threads < 1) throw Error("convolve: threads must be positive");
-  const int64_t in = c.groups * c.inputs;
-  const Block planes = allocate_planes(c.analysis, batch * in, c.is_double());
-  analysis<cpu_kernels>(c.analysis, x, spectrum, address(planes), batch * in, c.dtype, false, threads);
-  return mix_spectrum(c, spectrum, weight, batch, threads);
+  return threads;
 }
 
-void convolve(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y, int64_t batch,
-              int threads) {
-  const Block kept = spectrum ? Block() : allocate(batch * c.groups * c.inputs * c.modes * 2, c.is_double());
-  if (!spectrum) spectrum = address(kept);
-  const Block mixed = mixed_spectrum(c, x, weight, spectrum, batch, threads);
-  const int64_t out = c.groups * c.outputs;
-  const Block planes = allocate_planes(c.synthesis, batch * out, c.is_double());
-  synthesis<cpu_kernels>(c.synthesis, address(mixed), address(planes), bias, y, batch * out, out, c.dtype, false, threads);
-}
-
-// gelu(convolution + skip · x), a chunk of samples at a time: as many as fit beside their inputs in a cache of kBlockBytes, at least one.
-constexpr int64_t kBlockBytes = 1 << 20;
-
-struct Chunks {
-  int64_t batch, samples;  // of all, of a chunk
-
-  Chunks(const Convolution& c, int64_t batch, int64_t bytes) : batch(batch) {
-    const int64_t fit = kBlockBytes / (c.groups * (c.inputs + c.outputs) * c.points() * bytes + 1);
-    samples = fit < 1 ? 1 : fit < batch ? fit : batch;
-  }
-  int64_t count() const { return samples ? ceil_div(batch, samples) : 0; }
-  // body(chunk, its first sample, how many)
-  template <class Body>
-  void each(Body&& body) const {
-    for (int64_t first = 0; first < batch; first += samples) body(first / samples, first, std::min(samples, batch - first));
-  }
-};
-
-int wide(const Convolution& c) { return int(c.is_double() ? DType::kFloat64 : DType::kFloat32); }
-
-// The product of the skip over some samples; addresses are theirs.
-PointwiseParams skip_product(const Convolution& c, uintptr_t x, uintptr_t skip, uintptr_t addend, uintptr_t out, int64_t samples,
-                             Epilogue epilogue, int threads) {
-  const DType dtype = static_cast<DType>(c.dtype);
-  PointwiseParams p{};
-  p.x = pointer(x), p.weight = pointer(skip), p.addend = pointer(addend), p.out = pointer(out);
-  p.batch = samples, p.groups = c.groups, p.outputs = c.outputs, p.inputs = c.inputs, p.points = c.points();
-  p.epilogue = epilogue, p.in_dtype = p.factor_dtype = p.out_dtype = dtype, p.lane = make_lane(threads);
-  return p;
-}
-
-void convolve_block(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t skip, uintptr_t bias, uintptr_t spectrum, uintptr_t y,
-                    int64_t batch, int threads) {
-  const Block mixed = mixed_spectrum(c, x, weight, spectrum, batch, threads);
-  const int64_t in = c.groups * c.inputs * c.points(), out = c.groups * c.outputs, bytes = c.is_double() ? 8 : 4;
-  const Chunks chunks(c, batch, bytes);
-  const bool in_place = c.dtype == wide(c);
-  const Block planes = allocate_planes(c.synthesis, chunks.samples * out, c.is_double()),
-              convolved = in_place ? Block() : allocate(chunks.samples * out * c.points(), false);
-  chunks.each([&](int64_t, int64_t first, int64_t count) {
-    const uintptr_t target = y + first * out * c.points() * c.stored(), z = in_place ? target : address(convolved);
-    synthesis<cpu_kernels>(c.synthesis, address(mixed) + first * out * c.modes * 2 * bytes, address(planes), bias, z, count * out, out,
-                           wide(c), false, threads);
-    cpu_kernels().pointwise(skip_product(c, x + first * in * c.stored(), skip, z, target, count, Epilogue::kGelu, threads));
-  });
-}
-
-// What a block's backward reads, and writes: the gradients of x, of what the synthesis read and, a row a chunk, of the skip. Those of x
-// and of the skip may be null.
-struct BlockGradients {
-  uintptr_t x, weight, skip, bias, mixed, gradient, dx, grad_mixed, dskip;
-};
-
-// dz = gelu'(z) · gradient, z computed again: while a chunk of it is near, its part of dskip and of the adjoint transform.
-void preactivation_gradients(const Convolution& c, const Convolution& adjoint, const BlockGradients& g, const Chunks& chunks, uintptr_t dz,
-                             int threads) {
-  const int64_t in = c.groups * c.inputs * c.points(), out = c.groups * c.outputs, bytes = c.is_double() ? 8 : 4;
-  const int64_t weights = out * c.inputs;
-  const Block planes = allocate_planes(c.synthesis, chunks.samples * out, c.is_double()),
-              partial = allocate(chunks.samples * kGradientParts * weights, c.is_double());
-  chunks.each([&](int64_t chunk, int64_t first, int64_t count) {
-    const uintptr_t z = dz + first * out * c.points() * bytes, kept = first * out * c.modes * 2 * bytes;
-    synthesis<cpu_kernels>(c.synthesis, g.mixed + kept, address(planes), g.bias, z, count * out, out, wide(c), false, threads);
-    PointwiseParams p = skip_product(c, g.x + first * in * c.stored(), g.skip, z, z, count, Epilogue::kGeluGradient, threads);
-    p.factor = pointer(g.gradient + first * out * c.points() * c.stored()), p.out_dtype = static_cast<DType>(wide(c));
-    if (g.dskip) p.weight_gradient = pointer(g.dskip + chunk * weights * bytes), p.partial = partial.get();
-    cpu_kernels().pointwise(p);
-    analysis<cpu_kernels>(adjoint.analysis, z, g.grad_mixed + kept, address(planes), count * out, wide(c), false, threads);
-  });
-}
-
-// dx = adjoint synthesis of the gradient of the spectrum + skipᵀ · dz
-void input_gradient(const Convolution& c, const Convolution& adjoint, const BlockGradients& g, const Chunks& chunks, uintptr_t dz,
+void bound_convolve(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y, int64_t batch,
                     int threads) {
-  const int64_t i = c.inputs, o = c.outputs, m = c.modes, in = c.groups * i, out = c.groups * o, bytes = c.is_double() ? 8 : 4;
-  const Block spectrum = allocate(chunks.batch * in * m * 2, c.is_double());
-  mix<cpu_kernels>(g.grad_mixed, g.weight, address(spectrum), {c.groups, chunks.batch, i, o, m}, {o * m, out * m, m}, {o * m, m, out * m},
-                   {i * m, in * m, m}, false, true, c.is_double(), threads);
-  const bool in_place = c.dtype == wide(c);
-  const Block planes = allocate_planes(adjoint.synthesis, chunks.samples * in, c.is_double()),
-              through = in_place ? Block() : allocate(chunks.samples * in * c.points(), false);
-  chunks.each([&](int64_t, int64_t first, int64_t count) {
-    const uintptr_t target = g.dx + first * in * c.points() * c.stored(), z = in_place ? target : address(through);
-    synthesis<cpu_kernels>(adjoint.synthesis, address(spectrum) + first * in * m * 2 * bytes, address(planes), 0, z, count * in, in,
-                           wide(c), false, threads);
-    PointwiseParams p = skip_product(c, dz + first * out * c.points() * bytes, g.skip, z, target, count, Epilogue::kNone, threads);
-    std::swap(p.inputs, p.outputs);
-    p.transposed = true, p.in_dtype = static_cast<DType>(wide(c));
-    cpu_kernels().pointwise(p);
-  });
+  check_pointers("convolve", batch, {x, weight, y});
+  convolve(c, pointer<char>(x), pointer<char>(weight), pointer<char>(bias), pointer<char>(spectrum), pointer<char>(y), batch,
+           checked(threads));
+}
+
+void bound_convolve_block(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t skip, uintptr_t bias, uintptr_t spectrum,
+                          uintptr_t y, int64_t batch, int threads) {
+  check_pointers("convolve_block", batch, {x, weight, skip, spectrum, y});
+  convolve_block(c, pointer<char>(x), pointer<char>(weight), pointer<char>(skip), pointer<char>(bias), pointer<char>(spectrum),
+                 pointer<char>(y), batch, checked(threads));
 }
 
 // g: x, weight, skip, bias, spectrum, gradient, dx, grad_mixed, dskip [convolve_block_chunks, outputs, inputs]
-void convolve_block_backward(const Convolution& c, const Convolution& adjoint, std::array<uintptr_t, 9> g, int64_t batch, int threads) {
-  if (threads < 1) throw Error("convolve: threads must be positive");
-  const int64_t points = c.groups * c.outputs * c.points();
-  const Block mixed = mix_spectrum(c, g[4], g[1], batch, threads), dz = allocate(batch * points, c.is_double());
-  const BlockGradients gradients{g[0], g[1], g[2], g[3], address(mixed), g[5], g[6], g[7], g[8]};
-  const Chunks chunks(c, batch, c.is_double() ? 8 : 4);
-  preactivation_gradients(c, adjoint, gradients, chunks, address(dz), threads);
-  if (gradients.dx) input_gradient(c, adjoint, gradients, chunks, address(dz), threads);
+void bound_convolve_block_backward(const Convolution& c, const Convolution& adjoint, std::array<uintptr_t, 9> g, int64_t batch,
+                                   int threads) {
+  check_pointers("convolve_block_backward", batch, {g[0], g[1], g[2], g[4], g[5], g[7]});
+  std::array<char*, 9> a;
+  for (int i = 0; i < 9; ++i) a[i] = pointer<char>(g[i]);
+  convolve_block_backward(c, adjoint, {a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]}, batch, checked(threads));
 }
-
-int64_t convolve_block_chunks(const Convolution& c, int64_t batch) { return Chunks(c, batch, c.is_double() ? 8 : 4).count(); }
 
 const py::call_guard<py::gil_scoped_release> no_gil;
 
@@ -377,13 +238,14 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init(&make_transform), py::arg("d"), py::arg("h"), py::arg("w"), py::arg("roots") = std::array<uintptr_t, 3>{},
            py::arg("scale") = 1.0, py::arg("weighted") = false);
   py::class_<Convolution>(m, "Convolution")
-      .def(py::init([](const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs,
-                       int64_t modes, int dtype) { return Convolution{analysis, synthesis, groups, inputs, outputs, modes, dtype}; }));
+      .def(
+          py::init([](const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs, int64_t modes,
+                      int dtype) { return Convolution{analysis, synthesis, groups, inputs, outputs, modes, static_cast<DType>(dtype)}; }));
   py::module_ cpu = bind<cpu_kernels>(m, "cpu");
   cpu.def("spectral_filter", &spectral_filter, no_gil);
-  cpu.def("convolve", &convolve, no_gil);
-  cpu.def("convolve_block", &convolve_block, no_gil);
-  cpu.def("convolve_block_backward", &convolve_block_backward, no_gil);
+  cpu.def("convolve", &bound_convolve, no_gil);
+  cpu.def("convolve_block", &bound_convolve_block, no_gil);
+  cpu.def("convolve_block_backward", &bound_convolve_block_backward, no_gil);
   cpu.def("convolve_block_chunks", &convolve_block_chunks);
 #ifdef FASTSEG_CUDA
   bind<cuda_kernels>(m, "cuda").def("scratch", &cuda_scratch);
