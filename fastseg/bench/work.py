@@ -35,9 +35,14 @@ def _elements(case: Case) -> int:
 
 
 def _folded(size: int, kept: plan.Kept) -> int:
-    """Multiply-adds of an outer axis for one column: cosines meet evens, sines odds."""
-    k = kept.distinct
-    return (size // 2 + 1) * k + (size - 1) // 2 * (k - 1)
+    """Multiply-adds of an axis for one line: cosines meet evens, sines odds; in an even size those
+    of even and of odd frequencies have samples of their own (csrc/cpu/fold.h).
+    """
+    k, half = kept.distinct, size // 2
+    if size % 2:
+        return (half + 1) * k + half * (k - 1)
+    cosines = (half // 2 + 1) * ((k + 1) // 2) + (half + 1) // 2 * (k // 2)
+    return cosines + (half - 1) // 2 * ((k - 1) // 2) + half // 2 * (k // 2)
 
 
 def _transform(images: int, sizes, modes) -> int:
@@ -49,7 +54,7 @@ def _transform(images: int, sizes, modes) -> int:
         return round(2.5 * images * samples * math.log2(samples))
     *outer, width = sizes
     kept = plan.kept_axes(modes, True)
-    per_row = (width // 2 + 1 + (width - 1) // 2) * modes[-1]
+    per_row = _folded(width, kept[-1])
     if not outer:
         return 2 * images * per_row
     plane = _folded(outer[-1], kept[-2]) * width + (2 * kept[-2].distinct - 1) * per_row
