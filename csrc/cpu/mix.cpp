@@ -10,8 +10,16 @@
 namespace fastseg::FASTSEG_ISA {
 namespace {
 
-constexpr int64_t kModeBlock = 64;
 constexpr int kTileRows = 4;
+constexpr int64_t kPackedBytes = 128 << 10;  // of `a`, which every column of `b` sweeps: a share of a second-level cache
+
+// Modes of a block: a few vectors, more where the matrices are small.
+template <class T>
+int64_t mode_block(int64_t rows, int64_t depth) {
+  int64_t modes = 64;
+  while (modes > 16 && rows * depth * modes * 2 * int64_t(sizeof(T)) > kPackedBytes) modes /= 2;
+  return modes;
+}
 
 template <class T>
 struct Complex {
@@ -113,13 +121,13 @@ void multiply_column(const MixParams& p, const T* a, const T* b, int64_t modes, 
 
 template <class T>
 void mix(const MixParams& p) {
-  const int64_t blocks = ceil_div(p.modes, kModeBlock), block_vectors = kModeBlock / kLanes<T>;
+  const int64_t block = mode_block<T>(p.p, p.r), blocks = ceil_div(p.modes, block), block_vectors = ceil_div(block, kLanes<T>);
   auto run = [&](int64_t begin, int64_t end) {
     T* packed_a = static_cast<T*>(thread_scratch(size_t(block_vectors * (p.p + 1) * p.r * 2 * kLanes<T>) * sizeof(T)));
     T* packed_b = packed_a + block_vectors * p.p * p.r * 2 * kLanes<T>;
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t group = task / blocks, first = task % blocks * kModeBlock;
-      const int64_t modes = p.modes - first < kModeBlock ? p.modes - first : kModeBlock;
+      const int64_t group = task / blocks, first = task % blocks * block;
+      const int64_t modes = p.modes - first < block ? p.modes - first : block;
       const T* a = static_cast<const T*>(p.a) + 2 * (group * p.a_group + first);
       const T* b = static_cast<const T*>(p.b) + 2 * (group * p.b_group + first);
       T* out = static_cast<T*>(p.out) + 2 * (group * p.out_group + first);
