@@ -190,16 +190,24 @@ int checked(int threads) {
   return threads;
 }
 
+// Tensors of input channels, of both, of output channels; without channels they have no address.
+void check_operands(const char* kernel, const Convolution& c, int64_t batch, std::initializer_list<uintptr_t> inputs,
+                    std::initializer_list<uintptr_t> weights, std::initializer_list<uintptr_t> outputs) {
+  check_pointers(kernel, batch * c.inputs, inputs);
+  check_pointers(kernel, batch * c.inputs * c.outputs, weights);
+  check_pointers(kernel, batch * c.outputs, outputs);
+}
+
 void bound_convolve(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y, int64_t batch,
                     int threads) {
-  check_pointers("convolve", batch, {x, weight, y});
+  check_operands("convolve", c, batch, {x}, {weight}, {y});
   convolve(c, pointer<char>(x), pointer<char>(weight), pointer<char>(bias), pointer<char>(spectrum), pointer<char>(y), batch,
            checked(threads));
 }
 
 void bound_convolve_block(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t skip, uintptr_t bias, uintptr_t spectrum,
                           uintptr_t y, int64_t batch, int threads) {
-  check_pointers("convolve_block", batch, {x, weight, skip, spectrum, y});
+  check_operands("convolve_block", c, batch, {x, spectrum}, {weight, skip}, {y});
   convolve_block(c, pointer<char>(x), pointer<char>(weight), pointer<char>(skip), pointer<char>(bias), pointer<char>(spectrum),
                  pointer<char>(y), batch, checked(threads));
 }
@@ -207,7 +215,7 @@ void bound_convolve_block(const Convolution& c, uintptr_t x, uintptr_t weight, u
 // g: x, weight, skip, bias, spectrum, gradient, dx, grad_mixed, dskip [convolve_block_chunks, outputs, inputs]
 void bound_convolve_block_backward(const Convolution& c, const Convolution& adjoint, std::array<uintptr_t, 9> g, int64_t batch,
                                    int threads) {
-  check_pointers("convolve_block_backward", batch, {g[0], g[1], g[2], g[4], g[5], g[7]});
+  check_operands("convolve_block_backward", c, batch, {g[0], g[4]}, {g[1], g[2]}, {g[5], g[7]});
   std::array<char*, 9> a;
   for (int i = 0; i < 9; ++i) a[i] = pointer<char>(g[i]);
   convolve_block_backward(c, adjoint, {a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]}, batch, checked(threads));

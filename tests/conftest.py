@@ -43,6 +43,14 @@ def poisoned_memory(monkeypatch):
 
 
 @pytest.fixture
+def seeded():
+    """torch's own random numbers start from the same seed, and are as before afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
 def run_python(tmp_path):
     """Runs code in a fresh interpreter, away from the source tree; returns what it wrote."""
 

@@ -6,14 +6,7 @@ import torch
 from fastseg import models
 from fastseg.models.diffusion_unet import Decoder, Encoder, Unit, conv_blocks
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("seeded", "poisoned_memory", "one_thread")
 
 
 def count(*modules):

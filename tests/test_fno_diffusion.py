@@ -5,16 +5,9 @@ import torch
 
 from fastseg import models
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
+pytestmark = pytest.mark.usefixtures("seeded", "poisoned_memory", "one_thread")
 
 C, K = 2, 3
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def build(name, **options):

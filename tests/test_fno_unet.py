@@ -14,7 +14,7 @@ from fastseg.models.fno_unet import Fused
 from fastseg.nn.fusion import FUSIONS
 
 pytestmark = [
-    pytest.mark.usefixtures("poisoned_memory", "one_thread"),
+    pytest.mark.usefixtures("seeded", "poisoned_memory", "one_thread"),
     pytest.mark.filterwarnings("ignore:modes"),
 ]
 
@@ -27,13 +27,6 @@ SYSTEMS = {
     "C'": ("fno-unet", {"modes": (3, 3, 2, 2, 1)}),
     "C' spectral": ("fno-unet", {"modes": (3, 3, 2, 2, 1), "arm": "spectral"}),
 }
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def build(name, **options):

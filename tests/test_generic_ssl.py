@@ -10,16 +10,9 @@ from fastseg import diffusion, losses, models
 from fastseg.errors import UsageError
 from fastseg.models.generic_ssl import ClassWeights, Joint
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
+pytestmark = pytest.mark.usefixtures("seeded", "poisoned_memory", "one_thread")
 
 C, K = 2, 3
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def system(name="diffusion-unet", **options):

@@ -11,16 +11,9 @@ import fastseg
 from fastseg import models, nn, ops, reference
 from fastseg.errors import UsageError
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
+pytestmark = pytest.mark.usefixtures("seeded", "poisoned_memory", "one_thread")
 
 GRIDS = [((9,), (3,)), ((8, 11), (5, 4)), ((6, 7, 8), (4, 3, 4))]
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def double_weight(layer):

@@ -14,20 +14,13 @@ from torch.nn import functional as F
 import fastseg
 from fastseg import nn, reference
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
+pytestmark = pytest.mark.usefixtures("seeded", "poisoned_memory", "one_thread")
 
 CONVOLUTIONS = {2: torch_nn.Conv2d, 3: torch_nn.Conv3d}
 NORMS = {2: torch_nn.BatchNorm2d, 3: torch_nn.BatchNorm3d}
 SIZES = {2: [(4, 4), (5, 7), (1, 6), (6, 1)], 3: [(3, 4, 4), (4, 5, 7), (1, 6, 3), (5, 1, 2)]}
 GRIDS = [(dims, sizes) for dims, all_sizes in SIZES.items() for sizes in all_sizes]
 F64 = torch.float64
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def shaken(module):

@@ -10,14 +10,7 @@ from torch.nn import functional as F
 
 from fastseg import nn, ops
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("seeded", "poisoned_memory", "one_thread")
 
 
 def blur(x, sigma, radius):

@@ -9,14 +9,7 @@ from torch.nn import functional as F
 from fastseg import nn
 from fastseg.nn.time import sinusoid
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("seeded", "poisoned_memory", "one_thread")
 
 
 @pytest.mark.parametrize("layer", [nn.TimeShift, nn.TimeFiLM])

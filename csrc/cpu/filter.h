@@ -240,26 +240,5 @@ void transpose_out(const T* columns, int64_t width, int64_t row, int64_t count, 
   }
 }
 
-template <class T, class S>
-struct Types {
-  using Compute = T;
-  using Storage = S;
-};
-
-template <class Body>
-void by_dtype(DType dtype, Body&& body) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return body(Types<float, float>{});
-    case DType::kFloat64:
-      return body(Types<double, double>{});
-    case DType::kFloat16:
-      return body(Types<float, Half>{});
-    case DType::kBFloat16:
-      return body(Types<float, BFloat16>{});
-  }
-  throw Error("gaussian: unknown dtype code");
-}
-
 }  // namespace
 }  // namespace fastseg::FASTSEG_ISA

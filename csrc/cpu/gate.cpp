@@ -135,28 +135,13 @@ struct Gate {
   }
 };
 
-template <class Body>
-void by_dtype(DType dtype, Body&& body) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return body(Gate<float, float>{});
-    case DType::kFloat64:
-      return body(Gate<double, double>{});
-    case DType::kFloat16:
-      return body(Gate<float, Half>{});
-    case DType::kBFloat16:
-      return body(Gate<float, BFloat16>{});
-  }
-  throw Error("gate: unknown dtype code");
-}
-
 }  // namespace
 
 void gate(const GateParams& p) {
-  by_dtype(p.dtype, [&](auto kernels) { decltype(kernels)::forward(p); });
+  by_dtype(p.dtype, [&](auto t) { Gate<typename decltype(t)::Compute, typename decltype(t)::Storage>::forward(p); });
 }
 void gate_backward(const GateBackwardParams& p) {
-  by_dtype(p.forward.dtype, [&](auto kernels) { decltype(kernels)::backward(p); });
+  by_dtype(p.forward.dtype, [&](auto t) { Gate<typename decltype(t)::Compute, typename decltype(t)::Storage>::backward(p); });
 }
 
 }  // namespace fastseg::FASTSEG_ISA

@@ -126,4 +126,26 @@ inline __attribute__((always_inline)) void multiply_add(int64_t depth, const T* 
   }
 }
 
+template <class T, class S>
+struct Types {
+  using Compute = T;
+  using Storage = S;
+};
+
+// body(Types<T, S>{}) of a tensor's dtype: what it computes in, what it stores.
+template <class Body>
+inline void by_dtype(DType dtype, Body&& body) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return body(Types<float, float>{});
+    case DType::kFloat64:
+      return body(Types<double, double>{});
+    case DType::kFloat16:
+      return body(Types<float, Half>{});
+    case DType::kBFloat16:
+      return body(Types<float, BFloat16>{});
+  }
+  throw Error("unknown dtype code");
+}
+
 }  // namespace fastseg::FASTSEG_ISA

@@ -194,30 +194,6 @@ void synthesis(const TransformParams& p) {
   parallel_for(planes, lines ? kRowBlock : plane_grain(planes, threads), threads, body);
 }
 
-template <template <class, class> class Run>
-void by_dtype(const TransformParams& p) {
-  switch (p.dtype) {
-    case DType::kFloat32:
-      return Run<float, float>::run(p);
-    case DType::kFloat64:
-      return Run<double, double>::run(p);
-    case DType::kFloat16:
-      return Run<float, Half>::run(p);
-    case DType::kBFloat16:
-      return Run<float, BFloat16>::run(p);
-  }
-  throw Error("transform: unknown dtype code");
-}
-
-template <class T, class S>
-struct Analysis {
-  static void run(const TransformParams& p) { analysis<T, S>(p); }
-};
-template <class T, class S>
-struct Synthesis {
-  static void run(const TransformParams& p) { synthesis<T, S>(p); }
-};
-
 }  // namespace
 
 // Whole spectra have an FFT (whole.cpp) where it serves their sizes.
@@ -225,7 +201,13 @@ bool whole_serves(const TransformParams&);
 void whole_analysis(const TransformParams&);
 void whole_synthesis(const TransformParams&);
 
-void analysis(const TransformParams& p) { whole_serves(p) ? whole_analysis(p) : by_dtype<Analysis>(p); }
-void synthesis(const TransformParams& p) { whole_serves(p) ? whole_synthesis(p) : by_dtype<Synthesis>(p); }
+void analysis(const TransformParams& p) {
+  if (whole_serves(p)) return whole_analysis(p);
+  by_dtype(p.dtype, [&](auto t) { analysis<typename decltype(t)::Compute, typename decltype(t)::Storage>(p); });
+}
+void synthesis(const TransformParams& p) {
+  if (whole_serves(p)) return whole_synthesis(p);
+  by_dtype(p.dtype, [&](auto t) { synthesis<typename decltype(t)::Compute, typename decltype(t)::Storage>(p); });
+}
 
 }  // namespace fastseg::FASTSEG_ISA

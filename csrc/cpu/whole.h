@@ -26,28 +26,6 @@ struct Tile {
   int64_t plane() const { return t.h.size * t.w.size; }
 };
 
-template <class T, class S>
-struct Types {
-  using Compute = T;
-  using Storage = S;
-};
-
-// body(Types<T, S>{}) of a tensor's dtype.
-template <class Body>
-inline void by_dtype(DType dtype, Body&& body) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return body(Types<float, float>{});
-    case DType::kFloat64:
-      return body(Types<double, double>{});
-    case DType::kFloat16:
-      return body(Types<float, Half>{});
-    case DType::kBFloat16:
-      return body(Types<float, BFloat16>{});
-  }
-  throw Error("transform: unknown dtype code");
-}
-
 template <class T>
 Roots<T> roots_of(const Axis& axis, int64_t size) {
   return {static_cast<const T*>(axis.roots), size, axis.size / size};
