@@ -115,6 +115,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         arguments.out,
         cases=arguments.cases,
         missing=arguments.missing,
+        region=arguments.region,
     )
 
 
@@ -171,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         default="skip",
         help="cases without a prediction: list them, score them as empty, or stop (%(default)s)",
     )
+    scores.add_argument("--region", help="score this region alone, its classes merged")
     _study_options(verb(study, "compare systems: arms, seeds, one split, tables with tests"))
     verb(report, "redraw a run's pictures and summary").add_argument("run_folder", metavar="RUN")
     verb(bench, "time the kernels", add_help=False)

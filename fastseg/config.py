@@ -47,6 +47,7 @@ class Recipe:
     kernels: Kernels = "auto"  # backend of the spectral ops, as fastseg.use_backend has them
     seed: int = 0  # of split, initial weights, sample order and noise
     modalities: tuple[str, ...] | None = None  # channels by name, null for all the data set has
+    region: str | None = None  # to segment alone, its classes merged; null for all classes
     fractions: tuple[float, ...] = (0.7, 0.2, 0.1)  # share of patients for train, val, test
     labelled_fraction: float | None = None  # share of training patients with labels, null for all
     val_every: int = 1  # epochs between validations, 0 for never

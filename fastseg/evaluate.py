@@ -77,6 +77,7 @@ def evaluate(
     *,
     cases: Sequence[str] | None = None,
     missing: str = "skip",
+    region: str | None = None,
     threads: int | None = None,
     quiet: bool = False,
 ) -> Report:
@@ -87,13 +88,14 @@ def evaluate(
     out: folder for evaluation.csv and evaluation.json, or None.
     cases: ids to score, default all. missing: "skip" leaves patients without a prediction out of
     the means and lists them, "empty" scores them as an empty prediction, "error" refuses.
+    region: score this one alone, its classes merged in predictions and truth.
     quiet: print neither the table nor progress.
     Raises DataError, naming the file, for a prediction whose shape, affine or label values differ
     from the data set's, and when there is no prediction at all; UsageError for a bad argument.
     """
     if missing not in MISSING_RULES:
         raise UsageError(f"missing: got {missing!r}, want one of {', '.join(MISSING_RULES)}")
-    dataset = _labelled(data)
+    dataset = _labelled(data, region)
     found, absent = _match(Path(predictions), dataset, cases)
     if absent and missing == "error":
         raise DataError(f"{predictions}: no prediction for {', '.join(absent)}")
@@ -143,12 +145,12 @@ def _print(report: Report, missing: str) -> None:
         print(f"\nno prediction for {len(report.missing)} labelled cases ({rule}): {names}")
 
 
-def _labelled(data):
+def _labelled(data, region: str | None):
     from fastseg.data import cases
 
     if isinstance(data, cases.Dataset):
         return data
-    return cases.discover(data, require_labels=True)
+    return cases.discover(data, require_labels=True, region=region)
 
 
 def _match(folder: Path, dataset, wanted) -> tuple[dict[str, Path | None], list[str]]:

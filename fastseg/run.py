@@ -144,7 +144,7 @@ def prepare(
     """Data, network and optimiser, fresh or as `saved` left them; writes the run's small files."""
     dataset, parts = _data(recipe, data, split, saved)
     feed = Feed(dataset, parts, recipe, fabric)
-    module = build_network(recipe, len(dataset.modalities), len(dataset.scheme.classes))
+    module = build_network(recipe, len(dataset.modalities), dataset.scheme)
     net, optimizer = fabric.setup(module, _optimizer(recipe, module))
     net.mark_forward_method("training_loss")
     ema = copy.deepcopy(module).requires_grad_(False) if recipe.ema is not None else None
@@ -193,7 +193,7 @@ def _data(
     modalities = recipe.modalities
     if saved:
         modalities = tuple(saved[1]["modalities"])
-    dataset = cases.discover(data, modalities=modalities, require_labels=True)
+    dataset = cases.discover(data, modalities, require_labels=True, region=recipe.region)
     if saved:
         if tuple(saved[1]["scheme"]["classes"]) != dataset.scheme.classes:
             raise UsageError(

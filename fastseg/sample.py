@@ -56,7 +56,7 @@ def sample(
     recipe = config.from_dict(state["recipe"])
     allowed = models.sampling_options(recipe.system)
     recipe = config.override_sampling(recipe, allowed, overrides)
-    dataset = discover(data, modalities=tuple(state["modalities"]))
+    dataset = discover(data, tuple(state["modalities"]), region=recipe.region)
     chosen = _choose(dataset, state["split"], cases, part)
     scheme = _scheme(dataset, LabelScheme.from_dict(state["scheme"]))
     record = {"weights": state["sha256"], "data": str(dataset.root.resolve())}
@@ -64,7 +64,7 @@ def sample(
         record["sampling"] = {key: recipe.model[key] for key in sorted(allowed & set(recipe.model))}
     _claim(out, record, suffix)
     device = pick_device(recipe.device)
-    net = load_network(recipe, len(dataset.modalities), len(scheme.classes), groups).to(device)
+    net = load_network(recipe, len(dataset.modalities), scheme, groups).to(device)
     written = []
     with use_kernels(kernels), progress(len(chosen), f"sample {found.name}") as advance:
         for case in chosen:
@@ -78,10 +78,13 @@ def sample(
 
 
 def load_network(
-    recipe: config.Recipe, channels: int, classes: int, groups: dict[str, dict[str, Tensor]]
+    recipe: config.Recipe,
+    channels: int,
+    scheme: LabelScheme,
+    groups: dict[str, dict[str, Tensor]],
 ) -> nn.Module:
     """The recipe's network for evaluation, with averaged weights where there are any."""
-    net = build_network(recipe, channels, classes)
+    net = build_network(recipe, channels, scheme)
     try:
         net.load_state_dict(groups.get("ema", groups["model"]))
     except RuntimeError as error:
@@ -91,14 +94,15 @@ def load_network(
     return net.eval().requires_grad_(False)
 
 
-def build_network(recipe: config.Recipe, channels: int, classes: int) -> nn.Module:
+def build_network(recipe: config.Recipe, channels: int, scheme: LabelScheme) -> nn.Module:
     """The recipe's untrained network; its weights follow from the recipe's seed alone."""
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         try:
             return models.build(
-                recipe.system, in_channels=channels, classes=classes, **recipe.model
-            )
+                recipe.system, in_channels=channels, classes=len(scheme.classes),
+                regions=scheme.region_indices(), **recipe.model,
+            )  # fmt: skip
         except ValueError as error:
             raise UsageError(f"model: {error}") from error
 
@@ -126,16 +130,20 @@ def predict_volume(
             on_windows(len(windows))
         return net.predict(windows, generator)
 
+    def decide(probabilities: Tensor) -> Tensor:
+        chosen = net.decide(probabilities) if hasattr(net, "decide") else probabilities.argmax(1)
+        return chosen.to(torch.uint8)
+
     classes = np.zeros(image.shape[1:], np.uint8)
     box = _filled_box(image)
     brain = image[(slice(None), *box)]
     if not brain.numel():
         return classes
     if len(patch) == 3:
-        classes[box] = _windows(predict, brain[None], patch, batch_size)[0].cpu().numpy()
+        classes[box] = decide(_windows(predict, brain[None], patch, batch_size))[0].cpu().numpy()
     else:
         found = [
-            _windows(predict, batch, patch, batch_size).cpu()
+            decide(_windows(predict, batch, patch, batch_size)).cpu()
             for batch in brain.movedim(1, 0).split(batch_size)
         ]
         classes[box] = torch.cat(found).numpy()
@@ -187,10 +195,9 @@ def _filled_box(image: Tensor) -> tuple[slice, ...]:
 def _windows(predict: Callable, batch: Tensor, patch: Sequence[int], windows: int) -> Tensor:
     from monai.inferers import sliding_window_inference
 
-    probabilities = sliding_window_inference(
+    return sliding_window_inference(
         batch, tuple(patch), windows, predict, overlap=_OVERLAP, mode="gaussian"
     )
-    return probabilities.argmax(1).to(torch.uint8)
 
 
 def _predict_case(

@@ -90,9 +90,10 @@ def study(
     recipes = {(arm.name, seed): _recipe(plan, arm, seed, overrides)
                for seed in _checked_seeds(seeds) for arm in plan.arms}  # fmt: skip
     _refuse_several_processes(recipes.values())
+    first = next(iter(recipes.values()))
     with rundir.locked(out):
-        dataset = cases.discover(data, require_labels=True)
-        split = _split(out, dataset, name, next(iter(recipes.values())))
+        dataset = cases.discover(data, require_labels=True, region=first.region)
+        split = _split(out, dataset, name, first)
         record = {"study": name, "question": plan.question, "data": str(dataset.root.resolve()),
                   "overrides": list(overrides), "seeds": list(seeds), "split": split,
                   "arms": [dataclasses.asdict(arm) for arm in plan.arms], "runs": []}  # fmt: skip
@@ -176,7 +177,7 @@ def _scores(
     predictions = folder / "predictions" / best.name
     sample(best, dataset.root, predictions, part="test", kernels=recipe.kernels)
     report = evaluate(predictions, dataset, folder, cases=test, missing="error", quiet=True)
-    net = build_network(recipe, len(chosen["modalities"]), len(dataset.scheme.classes))
+    net = build_network(recipe, len(chosen["modalities"]), dataset.scheme)
     return {
         "rows": report.rows,
         "regions": report.regions,

@@ -16,6 +16,7 @@ from fastseg import sample as module
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.cases import discover
+from fastseg.data.labels import BRATS
 from fastseg.errors import DataError, UsageError
 from fastseg.sample import load_network, predict_volume, sample
 from fastseg.train import train
@@ -102,7 +103,7 @@ def test_run_folder_or_one_checkpoint_will_do(run, data, tmp_path, what):
 def test_prediction_is_the_networks(run, data, tmp_path):
     path = checkpoint.generations(run / "checkpoints")[0]
     state, groups = checkpoint.load(path)
-    net = load_network(config.from_dict(state["recipe"]), 4, 4, groups)
+    net = load_network(config.from_dict(state["recipe"]), 4, BRATS, groups)
     case = discover(data).cases[0]
     from fastseg.data.pipeline import load_case
 
@@ -152,10 +153,10 @@ def test_averaged_weights_are_preferred(run):
     state, groups = checkpoint.load(checkpoint.generations(run / "checkpoints")[0])
     recipe = config.from_dict(state["recipe"])
     shifted = {name: tensor + 1 for name, tensor in groups["model"].items()}
-    net = load_network(recipe, 4, 4, groups | {"ema": shifted})
+    net = load_network(recipe, 4, BRATS, groups | {"ema": shifted})
     assert all(torch.equal(t, shifted[name]) for name, t in net.state_dict().items())
     with pytest.raises(DataError, match="weights do not fit"):
-        load_network(recipe, 3, 4, groups)
+        load_network(recipe, 3, BRATS, groups)
 
 
 def test_values_are_those_of_the_data_set(run, data, tmp_path, monkeypatch):

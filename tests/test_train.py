@@ -323,7 +323,7 @@ def test_averaged_weights_follow_the_recursion_and_are_used(data, tmp_path, monk
 
 
 def initial_network():
-    return build_network(tiny(), 4, 4)
+    return build_network(tiny(), 4, BRATS)
 
 
 def test_bf16_and_sgd_train_too(data, tmp_path):

@@ -15,6 +15,7 @@ import fastseg.train as module
 from fastseg import checkpoint, config, validate
 from fastseg.config import load_recipe
 from fastseg.data import phantom
+from fastseg.data.labels import BRATS
 from fastseg.sample import build_network, load_network
 from fastseg.stop import Stopped
 from fastseg.train import train
@@ -117,14 +118,14 @@ def test_reference_kernels_give_the_same_losses(data, tmp_path):
 
 def test_sampled_label_maps_follow_the_options():
     recipe = tiny("fno_unet")
-    net = build_network(recipe, 4, 4)
+    net = build_network(recipe, 4, BRATS)
     weights = {"model": net.state_dict()}
     image = torch.rand(1, 4, 32, 32)
 
     def predicted(*overrides: str, seed: int = 1) -> torch.Tensor:
         changed = config.override_sampling(recipe, net.SAMPLING, overrides)
         noise = torch.Generator().manual_seed(seed)
-        return load_network(changed, 4, 4, weights).predict(image, noise)
+        return load_network(changed, 4, BRATS, weights).predict(image, noise)
 
     changes = ("eta=0.5", "sampler=dpm++", "sampling_steps=5", "ensemble=2", "decoder=psi")
     found = [predicted(), predicted(seed=2), *map(predicted, changes)]

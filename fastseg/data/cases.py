@@ -60,18 +60,23 @@ class Dataset:
 
 
 def discover(
-    root: str | Path, modalities: Sequence[str] | None = None, require_labels: bool = False
+    root: str | Path,
+    modalities: Sequence[str] | None = None,
+    require_labels: bool = False,
+    region: str | None = None,
 ) -> Dataset:
     """Find the cases at `root`: a folder, a single case's folder, or a description in JSON.
 
     A dataset.json (nnU-Net) or datalist (MONAI) in the folder decides; without one BraTS names are
     looked for, in either case, with `.nii` or `.nii.gz`. `modalities` selects and orders channels,
     under any of their usual names; by default they come as the description lists them, and as t1,
-    t1ce, t2, flair from BraTS folders. `require_labels` leaves out cases without a label. A file
-    that a case should have but lacks keeps its place in `Case.images`: `check` reports it.
+    t1ce, t2, flair from BraTS folders. `require_labels` leaves out cases without a label. `region`
+    merges the classes of that region to one and all others to background. A file that a case should
+    have but lacks keeps its place in `Case.images`: `check` reports it.
 
     Raises DataError when nothing is found, saying what was looked for, when a wanted modality is
-    not there, and for descriptions that are damaged or point outside their folder.
+    not there, and for descriptions that are damaged or point outside their folder; UsageError for a
+    region that its labels do not have.
     """
     root = Path(root)
     if not root.exists():
@@ -89,6 +94,10 @@ def discover(
     chosen = _choose(root, found.modalities, modalities)
     cases = [replace(case, images={m: case.images[m] for m in chosen}) for case in cases]
     scheme = found.scheme or _scheme(root, found, cases)
+    try:
+        scheme = scheme if region is None else scheme.alone(region)
+    except ValueError as error:
+        raise UsageError(f"{root}: {error}") from None
     return Dataset(root, found.layout, chosen, scheme, tuple(cases))
 
 

@@ -16,12 +16,14 @@ class LabelScheme:
 
     `classes[i]` names class index i, 0 is the background. `values[i]` are the file values accepted
     for it, the first one is written. `regions` maps a region's name to the classes it unites.
+    `merged`: the values of one class are different things that it unites, not other spellings.
     """
 
     name: str
     classes: tuple[str, ...]
     values: tuple[tuple[int, ...], ...]
     regions: dict[str, tuple[str, ...]]
+    merged: bool = False
 
     def __post_init__(self):
         every = [value for accepted in self.values for value in accepted]
@@ -50,6 +52,8 @@ class LabelScheme:
         if classes.max(initial=0) == _UNKNOWN:
             raise self._unknown(np.unique(stored[classes == _UNKNOWN]))
         for name, accepted in zip(self.classes, self.values, strict=True):
+            if self.merged:
+                break
             present = [value for value in accepted if len(accepted) > 1 and (stored == value).any()]
             if len(present) > 1:
                 raise ValueError(f"label values {present} occur together, both mean {name}")
@@ -71,6 +75,22 @@ class LabelScheme:
         values = (tuple(sorted(v, key=lambda value: value not in seen)) for v in self.values)
         return replace(self, values=tuple(values))
 
+    def alone(self, region: str) -> "LabelScheme":
+        """Two classes, `region` and all else. ValueError for a name that is no region or class."""
+        known = {name: (name,) for name in self.classes[1:]} | self.regions
+        if region not in known:
+            raise ValueError(f"region {region!r} is not among {', '.join(known)}")
+        inside, outside = [], []
+        for name, accepted in zip(self.classes, self.values, strict=True):
+            (inside if name in known[region] else outside).extend(accepted)
+        return LabelScheme(f"{self.name}:{region}", (self.classes[0], region),
+                           (tuple(outside), tuple(inside)), {region: (region,)}, True)  # fmt: skip
+
+    def region_indices(self) -> tuple[tuple[int, ...], ...]:
+        """The class indices of each region."""
+        members = self.regions.values()
+        return tuple(tuple(self.classes.index(name) for name in names) for names in members)
+
     def to_dict(self) -> dict:
         """JSON-able form."""
         return {
@@ -78,6 +98,7 @@ class LabelScheme:
             "classes": list(self.classes),
             "values": [list(accepted) for accepted in self.values],
             "regions": {name: list(members) for name, members in self.regions.items()},
+            "merged": self.merged,
         }
 
     @classmethod
@@ -89,6 +110,7 @@ class LabelScheme:
                 classes=tuple(stored["classes"]),
                 values=tuple(tuple(accepted) for accepted in stored["values"]),
                 regions={name: tuple(members) for name, members in stored["regions"].items()},
+                merged=bool(stored.get("merged", False)),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a stored label scheme: {error!r}") from error

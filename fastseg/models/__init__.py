@@ -1,7 +1,8 @@
 """One file a system. Every system is a module with two methods, which the driver calls:
 
 `training_loss(batch, generator) -> (loss, parts)`: a scalar and a dictionary of scalars to log;
-`predict(image, generator=None) -> (B, K, *S)`: class probabilities.
+`predict(image, generator=None) -> (B, K, *S)`: class probabilities. Where the answer is not the
+most probable class, `decide(probabilities) -> (B, *S)` gives it (`heads.Head` serves both).
 
 Next to "image", "label", "case" and "seed" a batch has "progress", the share of the run that is
 done, in [0, 1), and with `labelled_fraction` "unlabelled", images of other patients. A system may
@@ -21,13 +22,15 @@ SYSTEMS = {
 }
 
 
-def build(name: str, *, in_channels: int, classes: int, **options):
+def build(name: str, *, in_channels: int, classes: int, regions=(), **options):
     """The system `name` for images of `in_channels` modalities and `classes` label classes,
-    background included.
+    background included. `regions`, the class indices of each, go to a system with a `head`.
 
     Raises UsageError for an unknown name or an option the system does not have.
     """
     system = _system(name)
+    if options.get("head", "softmax") != "softmax":
+        options["regions"] = regions
     try:
         return system(in_channels, classes, **options)
     except (TypeError, ValueError) as error:
