@@ -223,8 +223,8 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _study_options(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "fastseg study NAME --data DATA --out OUT [--seeds 0,1,2] [name=value ...]"
-    parser.epilog = "name=value: a setting of the recipes; an arm takes those that its recipe has"
+    parser.usage = "fastseg study NAME --data DATA --out OUT [--seeds 0,1,2] [[ARM:]name=value ...]"
+    parser.epilog = "name=value: of the arms whose recipes have it; ARM:name=value: of one arm"
     parser.add_argument("name", help="fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed)")
     parser.add_argument("--data", required=True, help="labelled data set")
     parser.add_argument("--out", required=True, help="folder of the study; a stopped one goes on")

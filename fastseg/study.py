@@ -1,7 +1,7 @@
 """Controlled comparisons: the same patients and schedule for every arm, several seeds.
 
     fastseg study fusion --data DATA --out STUDY
-    fastseg study tracks --data DATA --out STUDY --seeds 0,1,2 epochs=100 data.batch_size=8
+    fastseg study tracks --data DATA --out STUDY --seeds 0,1,2 epochs=100 A:lr=1e-3
 
 STUDY/ARM/seed-S holds a run, its predictions of the test patients and their scores. Stopped at any
 moment, the same command goes on: what is finished is read, the rest is trained on.
@@ -82,9 +82,10 @@ def study(
     """Run the study called `name` on the data set in `data`; returns the path of study.md.
 
     `out` receives split.json, study.json, study.md, study.html and a folder for each arm, written
-    anew after each finished run. `overrides` are `name=value` settings; an arm takes those that its
-    recipe has. UsageError for an unknown study or for a key no arm has, and when `out` holds
-    something else; Stopped after a signal; what `fastseg.train.train` raises.
+    anew after each finished run. `overrides` are `name=value` settings, which each arm takes whose
+    recipe has such a key, or `ARM:name=value` for one arm. UsageError for an unknown study or arm,
+    for a key that no arm has, and when `out` holds something else; Stopped after a signal; what
+    `fastseg.train.train` raises.
     """
     plan, out = _named(name), Path(out)
     recipes = {(arm.name, seed): _recipe(plan, arm, seed, overrides)
@@ -120,17 +121,27 @@ def _checked_seeds(seeds: Sequence[int]) -> Sequence[int]:
 
 
 def _recipe(plan: Study, arm: Arm, seed: int, overrides: Sequence[str]) -> Recipe:
-    known = {other.name: config.option_types(load_recipe(other.recipe)) for other in plan.arms}
-    every = {key for keys in known.values() for key in keys} - {"seed"}
-    mine = []
-    for key, text in map(config.split_override, overrides):
-        if key not in every:
-            hint = config.did_you_mean(key, every)
-            raise UsageError(f"{key}: no arm of the study has such a key{hint}")
-        if key in {setting.partition("=")[0] for setting in arm.settings}:
+    known = {other.name: _keys(other) for other in plan.arms}
+    fixed = {setting.partition("=")[0] for setting in arm.settings}
+    common, own = [], []
+    for item, text in map(config.split_override, overrides):
+        only, _, key = item.rpartition(":")
+        if only and only not in known:
+            raise UsageError(f"{item}: the study has no such arm{config.did_you_mean(only, known)}")
+        keys = known[only] if only else set().union(*known.values())
+        if key not in keys:
+            whose = f"arm {only} has no such" if only else "no arm of the study has such a"
+            raise UsageError(f"{key}: {whose} key{config.did_you_mean(key, keys)}")
+        if only not in ("", arm.name) or key not in known[arm.name]:
+            continue
+        if key in fixed:
             raise UsageError(f"{key}: is what makes the arms differ")
-        mine += [f"{key}={text}"] if key in known[arm.name] else []
-    return load_recipe(arm.recipe, [*plan.common, *arm.settings, *mine, f"seed={seed}"])
+        (own if only else common).append(f"{key}={text}")
+    return load_recipe(arm.recipe, [*plan.common, *arm.settings, *common, *own, f"seed={seed}"])
+
+
+def _keys(arm: Arm) -> set[str]:
+    return set(config.option_types(load_recipe(arm.recipe))) - {"seed"}
 
 
 def _refuse_several_processes(recipes) -> None:
