@@ -40,7 +40,11 @@ def cut_samples(brain: Brain, case_id: str, seeds, config) -> list[Sample]:
         rng = np.random.default_rng(seed)
         centre = pick(rng, _on_tumour(seed[-1], config.foreground_fraction or 0))
         image, label, stats = cut(brain, centre, size, config.normalise)
-        samples.append(Sample(case_id, seed, image, label, stats, augment.draw(rng, config)))
+        transform = augment.draw(rng, config)
+        if config.flip_depth and rng.random() < 0.5:
+            turned = image[:, ::-1], label[::-1], stats[:, :, ::-1]
+            image, label, stats = map(np.ascontiguousarray, turned)
+        samples.append(Sample(case_id, seed, image, label, stats, transform))
     return samples
 
 

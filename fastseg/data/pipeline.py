@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastseg.data import augment, dali, nifti, strong
+from fastseg.data import augment, bezier, dali, nifti, strong
 from fastseg.data.crop import Sample, cut_samples, slice_range
 from fastseg.data.decode import label_classes, locate, read_case
 from fastseg.data.source import CaseSource
@@ -38,8 +38,11 @@ class LoaderConfig:
     `patch` is (H, W) for axial slices or (D, H, W) for volumes, in voxels. `samples_per_case` are
     cut from one decode; `foreground_fraction` of them are centred on tumour, null centres them on
     brain without a look at the label. `flip` mirrors H and
-    W with probability 0.5 each, `rotate90` turns by a random quarter turn, `rotate_degrees` is the
-    largest random in-plane angle. `strong` then makes three more changes (data/strong.py).
+    W with probability 0.5 each, `flip_depth` D, `rotate90` turns by a random quarter turn,
+    `rotate_degrees` is the largest random in-plane angle. `strong` then makes three more changes
+    (data/strong.py). `bezier_domains`, some of 0, 1, 2, sends intensities along random curves
+    (data/bezier.py): with `bezier_apart` each patient has one of these domains, else each sample
+    draws one; `legacy_bezier` has the published mistake that makes 2 the same as 1.
     `normalise` "zscore" is per volume over the brain, "slice_minmax" maps each axial slice to
     [0, 1]. `cache` keeps decoded cases in memory ("ram") or in `cache_dir` ("disk"). `max_bad` is
     the share of cases (at least one case) that may turn out bad.
@@ -52,7 +55,11 @@ class LoaderConfig:
     flip: bool = True
     rotate90: bool = False
     rotate_degrees: float = 0.0
+    flip_depth: bool = False
     strong: bool = False
+    bezier_domains: tuple[int, ...] | None = None
+    bezier_apart: bool = True
+    legacy_bezier: bool = False
     normalise: str = "zscore"
     cache: str = "none"
     cache_dir: str | Path | None = None
@@ -78,11 +85,21 @@ class LoaderConfig:
         _want(self.cache != "disk" or self.cache_dir, "cache_dir", None, "a folder for cache=disk")
         _want(not self.rotate90 or self.patch[-1] == self.patch[-2],
               "rotate90", True, "a patch with H = W")  # fmt: skip
+        _want(not self.flip_depth or len(self.patch) == 3, "flip_depth", True, "a patch (D, H, W)")
+        if self.bezier_domains is not None:
+            object.__setattr__(self, "bezier_domains", tuple(self.bezier_domains))
+            _check_domains(self)
 
 
 def _want(good: bool, name: str, value, wanted: str) -> None:
     if not good:
         raise UsageError(f"{name} is {value!r}; wanted {wanted}")
+
+
+def _check_domains(config: LoaderConfig) -> None:
+    domains = config.bezier_domains
+    _want(domains and len(set(domains)) == len(domains) and set(domains) <= set(bezier.DOMAINS),
+          "bezier_domains", domains, "different ones of 0, 1, 2")  # fmt: skip
 
 
 def _whole(value, least: int) -> bool:
@@ -93,7 +110,8 @@ class Loader:
     """Batches of one rank, a pure function of (seed, epoch, batch number).
 
     A batch is {"image": float32 (B, C, *patch), "label": uint8 class indices (B, *patch), "case":
-    list of ids, "seed": list of (seed, epoch, sample)}, on `device`. Batches are always full: the
+    list of ids, "seed": list of (seed, epoch, sample)}, on `device`; with `bezier_domains` "domain"
+    too, each sample's place in them, int64 (B,). Batches are always full: the
     last one draws further samples from the epoch's first cases. Every rank has the same number.
 
     `dataset` is a `cases.Dataset`; `backend` "auto" takes DALI if it can be imported. A case that
@@ -111,6 +129,7 @@ class Loader:
         self.backend = _resolve(backend, self.device)
         self.modalities = tuple(dataset.modalities)
         self._source = CaseSource(dataset, case_ids, config)
+        self._domains = bezier.Domains(config, self._source.cases)
         self._workers = Workers(config.threads)
         self._end = weakref.finalize(self, self._workers.close)
 
@@ -154,12 +173,10 @@ class Loader:
                 seeds = [sample.seed for sample in samples]
                 if self.config.strong:
                     image, label = strong.augment(image, label, seeds)
-                yield {
-                    "image": image,
-                    "label": label,
-                    "case": [sample.case for sample in samples],
-                    "seed": seeds,
-                }
+                batch = {"label": label, "case": [s.case for s in samples], "seed": seeds}
+                if self.config.bezier_domains is not None:
+                    image, batch["domain"] = self._domains.apply(image, batch["case"], seeds)
+                yield {"image": image} | batch
 
     def _cut_batches(self, epoch: int, start_batch: int) -> Iterator[list[Sample]]:
         size = self.config.batch_size
