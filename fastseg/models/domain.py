@@ -1,4 +1,4 @@
-"""Features that do not tell domains apart: a classifier of the domain behind a reversal of gradients
+"""Features that do not tell domains apart: a classifier of domains behind a reversal of gradients
 (DANN: Ganin et al., JMLR 2016).
 """
 

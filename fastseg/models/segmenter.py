@@ -1,4 +1,4 @@
-"""What the volumetric networks for one source domain share: regions, losses, prediction, bottleneck.
+"""What networks of volumes share: regions, losses, prediction, and the Fourier bottleneck.
 
 Source of the combination: github.com/DillanImans/brats_grl_vffc and its write-up. Parts of it:
 SegResNet (Myronenko, 2018), volumetric fast Fourier convolutions (Quattrini et al., 2023), gradient

@@ -1,4 +1,4 @@
-"""SegResNet with the volumetric fast Fourier bottleneck of github.com/DillanImans/brats_grl_vffc."""
+"""SegResNet with the volumetric fast Fourier bottleneck of DillanImans/brats_grl_vffc."""
 
 from fastseg.models import segresnet
 

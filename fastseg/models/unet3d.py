@@ -1,5 +1,5 @@
-"""The 3-D U-Net (Çiçek et al., MICCAI 2016), optionally with volumetric fast Fourier convolutions in
-place of its coarsest convolutions, and a domain classifier there.
+"""The 3-D U-Net (Çiçek et al., MICCAI 2016), optionally with volumetric fast Fourier convolutions
+in place of its coarsest convolutions, and a domain classifier there.
 
 The baseline of github.com/DillanImans/brats_grl_vffc, which shares one batch norm between the two
 convolutions of a decoder block, mixing their statistics; here each has its own. The count of
@@ -24,8 +24,8 @@ class System(Segmenter):
     """3-D U-Net of volumes (B, in_channels, D, H, W), sizes divisible by 2^(levels − 1).
 
     width: channels of the finest level, doubled at each of the others. vffc_blocks, vffc_ratio,
-    vffc_norm: those of `segmenter.fourier_bottleneck`, which then follows a 1×1×1 convolution on the
-    coarsest level; options: those of `Segmenter`. ValueError for values out of their range.
+    vffc_norm: those of `segmenter.fourier_bottleneck`, which then follows a 1×1×1 convolution on
+    the coarsest level; options: those of `Segmenter`. ValueError for values out of their range.
 
     Parameters: those of downs, bottom, ups, blocks, out and domain.
     """

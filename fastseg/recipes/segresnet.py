@@ -1,8 +1,8 @@
 """E-baseline: SegResNet trained on T2 alone, to be tested on all four modalities.
 
 Sources: D. Imans' exploratory write-up ("the write-up") and github.com/DillanImans/brats_grl_vffc
-("the code"); on BraTS 2021 the write-up has mean Dice 0.74 on T2, 0.04 on T1, 0.29 on T1ce and 0.65
-on FLAIR. In the code the schedule is stepped in validation only, so that the rate hardly moves; test
+("the code"); on BraTS 2021 the write-up has mean Dice 0.74 on T2, 0.04 on T1, 0.29 on T1ce, 0.65 on
+FLAIR. In the code the schedule is stepped in validation only, so that the rate hardly moves; test
 images are cropped at random; the split follows the order of a folder. None of that is kept.
 """
 

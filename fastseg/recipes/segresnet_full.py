@@ -1,5 +1,5 @@
-"""E-full: E-bezier with both the Fourier bottleneck and the gradient reversal. The write-up has mean
-Dice 0.71 on T2, 0.03 on T1, 0.10 on T1ce and 0.58 on FLAIR: no gain, with its two domains alike.
+"""E-full: E-bezier with both the Fourier bottleneck and the gradient reversal. The write-up has
+mean Dice 0.71 on T2, 0.03 on T1, 0.10 on T1ce, 0.58 on FLAIR: no gain, with its two domains alike.
 """
 
 import dataclasses

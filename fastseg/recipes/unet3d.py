@@ -1,5 +1,5 @@
-"""The 3-D U-Net that SegResNet is compared with, trained on T2 alone. The write-up has mean Dice 0.62
-on T2 and 0.08 to 0.11 on the others; 0.73 in validation with four modalities stacked, which is
+"""The 3-D U-Net that SegResNet is compared with, trained on T2 alone. The write-up has mean Dice
+0.62 on T2 and 0.08 to 0.11 on the others; 0.73 in validation with four modalities stacked, which is
 `modalities=t1,t1ce,t2,flair`.
 """
 
