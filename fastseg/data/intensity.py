@@ -10,6 +10,7 @@ from fastseg.errors import UsageError
 
 NORMALISE = ("zscore", "slice_minmax", "percentile", "window")
 PERCENTILES = (0.5, 99.5)
+FLOOR = 2.0**-10  # the darkest brain, as a share of the range's end, where background is 0
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Rule:
     "zscore" is per volume over the brain (x != 0) clipped to its 0.5 and 99.5 percentiles, and
     leaves background 0; "slice_minmax" maps each axial slice to [0, 1]; "percentile" maps each
     volume from `percentiles` of its brain to `value_range`; "window" maps stored values from
-    `window` to it. The last two clip, so that background becomes the lowest value.
+    `window` to it. The last two clip, so that background becomes the lowest value. "percentile" to
+    a range from 0 keeps background 0, whatever the brain's sign, and all brain above it.
     """
 
     name: str = "zscore"
@@ -46,7 +48,11 @@ class Rule:
     @property
     def keeps_zero(self) -> bool:
         """Voxels that were 0 stay 0."""
-        return self.name == "zscore"
+        return self.name == "zscore" or self._apart
+
+    @property
+    def _apart(self) -> bool:
+        return self.name == "percentile" and self.value_range[0] == 0
 
     @property
     def per_slice(self) -> bool:
@@ -63,6 +69,7 @@ class Rule:
         if self.name == "window":
             low, high = (np.full_like(low, limit) for limit in self.window)
         first, last = self.value_range
+        first = FLOOR * last if self._apart else first
         std = np.where(high > low, (high - low) / (last - first), 1)
         return np.stack([low, high, low - first * std, std]).astype(np.float32)
 

@@ -112,6 +112,8 @@ def _check_domains(config: LoaderConfig) -> None:
     domains = config.bezier_domains
     _want(domains and len(set(domains)) == len(domains) and set(domains) <= set(bezier.DOMAINS),
           "bezier_domains", domains, "different ones of 0, 1, 2")  # fmt: skip
+    _want((config.normalise, tuple(config.value_range)) == ("percentile", (0, 1)), "normalise",
+          config.normalise, "percentile to the range 0, 1 for bezier_domains")  # fmt: skip
 
 
 def _whole(value, least: int) -> bool:

@@ -38,7 +38,9 @@ def recipe() -> Recipe:
             flip=True,  # the write-up; commented out in the code
             flip_depth=True,  # the write-up: all three axes
             rotate90=True,  # the write-up
-            normalise="minmax",  # both sources: 1st to 99th percentile of the brain to [0, 1]
+            normalise="percentile",  # both sources
+            percentiles=(1.0, 99.0),  # both sources: of the brain, voxels that are not 0
+            value_range=(0.0, 1.0),  # both sources
         ),
         optimizer="adam",  # both sources
         amsgrad=True,  # both sources
