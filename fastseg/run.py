@@ -16,7 +16,7 @@ from fastseg.config import Recipe
 from fastseg.data import cases
 from fastseg.errors import DataError, UsageError
 from fastseg.feed import Feed, choose_labelled
-from fastseg.sample import build_network, pick_device
+from fastseg.sample import build_network, input_channels, pick_device
 
 log = logging.getLogger("fastseg")
 Saved = tuple[Path, dict[str, Any], dict[str, checkpoint.Tensors]]
@@ -146,7 +146,7 @@ def prepare(
     """Data, network and optimiser, fresh or as `saved` left them; writes the run's small files."""
     dataset, parts = _data(recipe, data, split, saved)
     feed = Feed(dataset, parts, recipe, fabric)
-    module = build_network(recipe, len(dataset.modalities), dataset.scheme)
+    module = build_network(recipe, input_channels(recipe, dataset.modalities), dataset.scheme)
     net, optimizer = fabric.setup(module, _optimizer(recipe, module))
     net.mark_forward_method("training_loss")
     ema = copy.deepcopy(module).requires_grad_(False) if recipe.ema is not None else None

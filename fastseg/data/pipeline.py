@@ -29,6 +29,7 @@ CACHES = ("none", "ram", "disk")
 BACKENDS = ("auto", "dali", "torch")
 # Third words of seeds that are not sample numbers.
 _CASE_ORDER, _SAMPLE_ORDER = 2**32 - 1, 2**32 - 2
+_MODALITY = 2**32 - 6  # fourth word, apart from the sample's other draws
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,12 @@ class LoaderConfig:
     `patch` is (H, W) for axial slices or (D, H, W) for volumes, in voxels. `samples_per_case` are
     cut from one decode; `foreground_fraction` of them are centred on tumour, null centres them on
     brain without a look at the label, which a case then need not have. `flip` mirrors H and W with
-    probability 0.5 each, `flip_depth` D, `rotate90` turns by a random quarter turn,
+    probability 0.5 each, `flip_depth` D of volumes, `rotate90` turns by a random quarter turn,
     `rotate_degrees` is the largest random in-plane angle. `strong` then makes three more changes
     (data/strong.py). `bezier_domains`, some of 0, 1, 2, sends intensities along random curves
     (data/bezier.py): with `bezier_apart` each patient has one of these domains, else each sample
     draws one; `legacy_bezier` has the published mistake that makes 2 the same as 1.
+    `single_modality` shows one modality of each sample, drawn from its seed, in one channel.
     `normalise`, `percentiles`, `window` and `value_range` are those of `data.intensity.Rule`:
     "zscore" is per volume over the brain, "slice_minmax" maps each axial slice to [0, 1],
     "percentile" each volume from two percentiles of its brain to `value_range`, "window" stored
@@ -62,6 +64,7 @@ class LoaderConfig:
     bezier_domains: tuple[int, ...] | None = None
     bezier_apart: bool = True
     legacy_bezier: bool = False
+    single_modality: bool = False
     normalise: str = "zscore"
     percentiles: tuple[float, ...] = PERCENTILES
     window: tuple[float, ...] | None = None
@@ -92,7 +95,6 @@ class LoaderConfig:
         _want(self.cache != "disk" or self.cache_dir, "cache_dir", None, "a folder for cache=disk")
         _want(not self.rotate90 or self.patch[-1] == self.patch[-2],
               "rotate90", True, "a patch with H = W")  # fmt: skip
-        _want(not self.flip_depth or len(self.patch) == 3, "flip_depth", True, "a patch (D, H, W)")
         if self.bezier_domains is not None:
             object.__setattr__(self, "bezier_domains", tuple(self.bezier_domains))
             _check_domains(self)
@@ -185,6 +187,8 @@ class Loader:
         with closing(cut), closing(ready):
             for samples, image, label in ready:
                 seeds = [sample.seed for sample in samples]
+                if self.config.single_modality:
+                    image = _one_modality(image, seeds)
                 if self.config.strong:
                     image, label = strong.augment(image, label, seeds)
                 batch = {"label": label, "case": [s.case for s in samples], "seed": seeds}
@@ -241,6 +245,13 @@ class Loader:
             seed = (self.config.seed, epoch, _SAMPLE_ORDER, window, self.rank)
             np.random.default_rng(seed).shuffle(numbers[first : first + step])
         return numbers.tolist()
+
+
+def _one_modality(image: torch.Tensor, seeds: list) -> torch.Tensor:
+    """One channel (B, 1, *S) of each sample (B, C, *S)."""
+    channels = image.shape[1]
+    chosen = [np.random.default_rng((*seed, _MODALITY)).integers(channels) for seed in seeds]
+    return torch.stack([x[c : c + 1] for x, c in zip(image, chosen, strict=True)])
 
 
 def _resolve(backend: str, device: torch.device) -> str:
