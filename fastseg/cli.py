@@ -91,9 +91,11 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def sample(arguments: argparse.Namespace) -> None:
+    from fastseg import across
     from fastseg.sample import sample
 
-    written = sample(
+    several = arguments.modalities is not None
+    written = (across.sample if several else sample)(
         arguments.checkpoint,
         arguments.data,
         arguments.out,
@@ -102,17 +104,21 @@ def sample(arguments: argparse.Namespace) -> None:
         kernels=arguments.kernels or "auto",
         suffix=arguments.suffix,
         overrides=arguments.rest,
+        **({"modalities": arguments.modalities} if several else {}),
     )
     print(f"{len(written)} predictions in {arguments.out}")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
+    from fastseg import across
     from fastseg.evaluate import evaluate
 
-    evaluate(
+    several = arguments.modalities is not None
+    (across.evaluate if several else evaluate)(
         arguments.predictions,
         arguments.data,
-        arguments.out,
+        out=arguments.out,
+        **({"modalities": arguments.modalities} if several else {}),
         cases=arguments.cases,
         missing=arguments.missing,
         region=arguments.region,
@@ -172,6 +178,11 @@ def _parser() -> argparse.ArgumentParser:
         default="skip",
         help="cases without a prediction: list them, score them as empty, or stop (%(default)s)",
     )
+    scores.add_argument(
+        "--modalities",
+        type=_ids,
+        help="t1,t1ce,t2,flair: score PREDICTIONS/MODALITY of each, one table",
+    )
     scores.add_argument("--region", help="score this region alone, its classes merged")
     _study_options(verb(study, "compare systems: arms, seeds, one split, tables with tests"))
     verb(report, "redraw a run's pictures and summary").add_argument("run_folder", metavar="RUN")
@@ -218,6 +229,11 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder for CASE_pred.nii.gz")
     parser.add_argument("--cases", type=_ids, help="ids: A,B,C (all)")
     parser.add_argument("--part", default="all", help="all, train, val or test of the run's split")
+    parser.add_argument(
+        "--modalities",
+        type=_ids,
+        help="t1,t2,…: what to show a network of one channel, each alone, to OUT/MODALITY",
+    )
     parser.add_argument("--suffix", default="pred", help="CASE_<suffix>.nii.gz (%(default)s)")
     parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
 
@@ -225,7 +241,11 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
 def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "fastseg study NAME --data DATA --out OUT [--seeds 0,1,2] [[ARM:]name=value ...]"
     parser.epilog = "name=value: of the arms whose recipes have it; ARM:name=value: of one arm"
-    parser.add_argument("name", help="fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed)")
+    parser.add_argument(
+        "name",
+        help="fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed),"
+        " domain-generalisation (E, on four modalities)",
+    )
     parser.add_argument("--data", required=True, help="labelled data set")
     parser.add_argument("--out", required=True, help="folder of the study; a stopped one goes on")
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="runs of each arm (0,1,2)")

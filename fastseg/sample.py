@@ -2,6 +2,7 @@
 
 fastseg sample RUN --data DATA --out PREDICTIONS
 fastseg sample RUN --data DATA --out PREDICTIONS --part test
+fastseg sample RUN --data DATA --out PREDICTIONS --modalities t1,t1ce,t2,flair    # across.py
 fastseg sample RUN/checkpoints/last-000012 --data DATA --out PREDICTIONS --cases A,B --suffix seg
 fastseg sample RUN --data DATA --out PREDICTIONS sampler=dpm++ sampling_steps=20 ensemble=5
 """
@@ -27,7 +28,7 @@ from fastseg.progress import progress
 from fastseg.rundir import write_json
 
 _OVERLAP = 0.5  # of neighbouring windows; Gaussian weights hide their seams
-_RECORD = "sample.json"
+RECORD = "sample.json"
 
 
 def sample(
@@ -40,15 +41,17 @@ def sample(
     kernels: str = "auto",
     suffix: str = "pred",
     overrides: Sequence[str] = (),
+    modalities: Sequence[str] | None = None,
 ) -> list[Path]:
     """Write `out/CASE_<suffix>.nii.gz` for each case of `data`; returns the paths.
 
     Class indices become the data set's own label values, in the geometry of the case's images.
     `cases` picks by id, `part` by the checkpoint's split ("train", "val", "test"). Averaged weights
     are used when there are any. `overrides` are `name=value` changes of the system's sampling
-    options. Finished cases are skipped when a stopped call is repeated; the noise of a case depends
-    on the run's seed and its id alone. UsageError for unknown cases or options, or a folder that
-    holds other predictions; DataError names a damaged file.
+    options. `modalities` are shown in place of those trained on, as many. Finished cases are
+    skipped when a stopped call is repeated; the noise of a case depends on the run's seed and its
+    id alone. UsageError for unknown cases or options, or a folder that holds other predictions;
+    DataError names a damaged file.
     """
     out = Path(out)
     paths = checkpoint.find(checkpoint_path)
@@ -56,15 +59,18 @@ def sample(
     recipe = config.from_dict(state["recipe"])
     allowed = models.sampling_options(recipe.system)
     recipe = config.override_sampling(recipe, allowed, overrides)
-    dataset = discover(data, tuple(state["modalities"]), region=recipe.region)
+    shown = _shown(recipe, tuple(state["modalities"]), modalities)
+    dataset = discover(data, shown, region=recipe.region)
     chosen = _choose(dataset, state["split"], cases, part)
     scheme = _scheme(dataset, LabelScheme.from_dict(state["scheme"]))
     record = {"weights": state["sha256"], "data": str(dataset.root.resolve())}
+    if dataset.modalities != tuple(state["modalities"]):
+        record["modalities"] = dataset.modalities
     if allowed:
         record["sampling"] = {key: recipe.model[key] for key in sorted(allowed & set(recipe.model))}
     _claim(out, record, suffix)
     device = pick_device(recipe.device)
-    net = load_network(recipe, len(dataset.modalities), scheme, groups).to(device)
+    net = load_network(recipe, len(shown), scheme, groups).to(device)
     written = []
     with use_kernels(kernels), progress(len(chosen), f"sample {found.name}") as advance:
         for case in chosen:
@@ -75,6 +81,11 @@ def sample(
             written.append(path)
             advance(text=case.id)
     return written
+
+
+def input_channels(recipe: config.Recipe, modalities: Sequence[str]) -> int:
+    """Channels of the network's input, where a run has `modalities`."""
+    return 1 if recipe.data.single_modality else len(modalities)
 
 
 def load_network(
@@ -203,7 +214,7 @@ def _windows(predict: Callable, batch: Tensor, patch: Sequence[int], windows: in
 def _predict_case(
     net: nn.Module, dataset: Dataset, case: Case, recipe: config.Recipe, advance: Callable
 ) -> tuple[np.ndarray, nifti.Header]:
-    arrays = load_case(dataset, case, recipe.data.normalise)
+    arrays = load_case(dataset, case, recipe.data.rule)
     image = torch.from_numpy(arrays.image).to(next(net.parameters()).device)
     done = 0
 
@@ -216,6 +227,20 @@ def _predict_case(
     patch, batch_size = recipe.data.patch, recipe.data.batch_size
     classes = predict_volume(net, image, patch, batch_size, noise, on_windows)
     return classes, arrays.header
+
+
+def _shown(
+    recipe: config.Recipe, trained: tuple[str, ...], wanted: Sequence[str] | None
+) -> tuple[str, ...]:
+    """What the channels of the network's input are; the first of those it saw one at a time."""
+    channels = input_channels(recipe, trained)
+    shown = trained[:channels] if wanted is None else tuple(wanted)
+    if len(shown) != channels:
+        raise UsageError(
+            f"modalities: is {', '.join(shown)}, wanted {channels}, for the network was trained on "
+            f"{', '.join(trained)}"
+        )
+    return shown
 
 
 def _scheme(dataset: Dataset, trained: LabelScheme) -> LabelScheme:
@@ -246,7 +271,7 @@ def _choose(
 def _claim(out: Path, record: dict[str, Any], suffix: str) -> None:
     """Predictions already there are skipped, so they must be this checkpoint's of this data set."""
     out.mkdir(parents=True, exist_ok=True)
-    path = out / _RECORD
+    path = out / RECORD
     try:
         known = config.from_json(json.loads(path.read_text())) if path.exists() else None
     except ValueError:

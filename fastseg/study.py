@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastseg import checkpoint, config, rundir, study_report
+from fastseg import across, checkpoint, config, rundir, study_report
 from fastseg.config import Recipe, load_recipe
 from fastseg.data import cases
 from fastseg.errors import UsageError
 from fastseg.evaluate import evaluate
-from fastseg.sample import build_network, sample
+from fastseg.sample import build_network, input_channels, sample
 from fastseg.train import train
 
 
@@ -39,12 +39,14 @@ class Arm:
 class Study:
     """A comparison of `arms`, the first of which is what the others are tested against.
 
-    `common` are settings that replace those of every arm's recipe.
+    `common` are settings that replace those of every arm's recipe. Networks of one channel are also
+    tested on each of `modalities`, whatever they were trained on.
     """
 
     question: str
     arms: tuple[Arm, ...]
     common: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
 
 
 STUDIES = {
@@ -67,6 +69,23 @@ STUDIES = {
         ),
         # those of B and C, where A's source has none, or others
         ("schedule=poly", "epochs=300", "patience=50", "data.batch_size=32"),
+    ),
+    "domain-generalisation": Study(
+        "Trained on T2 alone, how well do networks segment the other modalities, and what do "
+        "intensity domains (Bézier), Fourier convolutions (VFFC) and gradient reversal (GRL) "
+        "add? +vffc and +grl each stand on +bezier, full on both.",
+        (
+            Arm("segresnet", "segresnet"),
+            Arm("unet3d-stacked", "unet3d", ("modalities=t1,t1ce,t2,flair",)),
+            Arm("unet3d", "unet3d"),
+            Arm("+bezier", "segresnet_bezier"),
+            Arm("+vffc", "segresnet_vffc"),
+            Arm("+grl", "segresnet_grl"),
+            Arm("full", "segresnet_full"),
+            # one at a time: a network of one channel, as the others
+            Arm("t1ce+t2", "segresnet_bezier", ("modalities=t2,t1ce", "data.single_modality=true")),
+        ),
+        modalities=("t1", "t1ce", "t2", "flair"),
     ),
 }
 
@@ -100,7 +119,8 @@ def study(
                   "arms": [dataclasses.asdict(arm) for arm in plan.arms], "runs": []}  # fmt: skip
         for number, ((arm, seed), recipe) in enumerate(recipes.items(), 1):
             _say(f"study {name}, run {number} of {len(recipes)}: {arm} with seed {seed}")
-            result = _result(recipe, dataset, out / arm / f"seed-{seed}", out / "split.json")
+            folder = out / arm / f"seed-{seed}"
+            result = _result(recipe, dataset, folder, out / "split.json", plan.modalities)
             record["runs"].append({"arm": arm, "seed": seed, **result})
             study_report.write_tables(record, out)
         return study_report.write_pictures(record, dataset, out)
@@ -165,7 +185,13 @@ def _split(out: Path, dataset: cases.Dataset, name: str, recipe: Recipe) -> dict
     return split
 
 
-def _result(recipe: Recipe, dataset: cases.Dataset, folder: Path, split: Path) -> dict[str, Any]:
+def _result(
+    recipe: Recipe,
+    dataset: cases.Dataset,
+    folder: Path,
+    split: Path,
+    modalities: Sequence[str] = (),
+) -> dict[str, Any]:
     """Scores of one run, read where they are finished, else made by training and predicting.
 
     Each of its steps does only what is left to do, so being called again costs little.
@@ -175,7 +201,10 @@ def _result(recipe: Recipe, dataset: cases.Dataset, folder: Path, split: Path) -
     known = config.from_json(_read(path)) if path.exists() else {}
     if {key: known.get(key) for key in identity} != identity:
         train(recipe, dataset.root, folder / "run", split=split)
-        rundir.write_json(path, identity | _scores(recipe, dataset, folder, test))
+        scores = _scores(recipe, dataset, folder, test)
+        if modalities:
+            scores["across"] = _across(recipe, dataset, folder, modalities, scores)
+        rundir.write_json(path, identity | scores)
     return _read(path)
 
 
@@ -188,7 +217,8 @@ def _scores(
     predictions = folder / "predictions" / best.name
     sample(best, dataset.root, predictions, part="test", kernels=recipe.kernels)
     report = evaluate(predictions, dataset, folder, cases=test, missing="error", quiet=True)
-    net = build_network(recipe, len(chosen["modalities"]), dataset.scheme)
+    channels = input_channels(recipe, chosen["modalities"])
+    net = build_network(recipe, channels, dataset.scheme)
     return {
         "rows": report.rows,
         "regions": report.regions,
@@ -199,6 +229,27 @@ def _scores(
         "best_epoch": chosen["position"]["epoch"],
         "time_s": last["position"]["time_s"],
     }
+
+
+def _across(
+    recipe: Recipe,
+    dataset: cases.Dataset,
+    folder: Path,
+    modalities: Sequence[str],
+    scores: dict[str, Any],
+) -> dict[str, dict[str, float]]:
+    """Mean scores of the test patients by modality, and of the validation patients as trained."""
+    best = checkpoint.find(folder / "run")[0]
+    options = {"kernels": recipe.kernels}
+    means, trained = {}, recipe.modalities or dataset.modalities
+    if input_channels(recipe, trained) == 1:
+        shown = folder / "across" / Path(scores["predictions"]).name
+        across.sample(best, dataset.root, shown, modalities, part="test", **options)
+        reports = across.evaluate(shown, dataset, modalities, quiet=True)
+        means = {name: report.mean for name, report in reports.items()}
+    own = folder / "validation" / Path(scores["predictions"]).name
+    sample(best, dataset.root, own, part="val", **options)
+    return means | {"validation": evaluate(own, dataset, quiet=True).mean}
 
 
 def _read(path: Path) -> Any:

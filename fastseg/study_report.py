@@ -135,7 +135,25 @@ def _tables(record: Mapping, summary: Sequence[Mapping]) -> list[Table]:
         counts = [str(run[key]) for key in ("seed", "epochs", "best_epoch")]
         runs.append([run["arm"], *counts, f"{score:.3f}", f"{run['time_s'] / 60:.1f}"])
     run_head = ["arm", "seed", "epochs", "best epoch", "patient region Dice", "minutes of training"]
-    return [Table("Scores", head, rows), Table("Runs", run_head, runs), _settings(record)]
+    tables = [Table("Scores", head, rows), Table("Runs", run_head, runs), _settings(record)]
+    return [*tables, _across(record)] if "across" in record["runs"][0] else tables
+
+
+def _across(record: Mapping) -> Table:
+    """Dice of the test patients as each modality shows them, and of the validation patients."""
+    names = list(dict.fromkeys(name for run in record["runs"] for name in run["across"]))
+    names = [*(name for name in names if name != "validation"), "validation"]
+    keys = ["dice_regions", *(f"dice_{region}" for region in record["runs"][0]["regions"])]
+    rows = []
+    for arm, runs in _by_arm(record).items():
+        cells = []
+        for name in names:
+            found = [run["across"][name] for run in runs.values() if name in run["across"]]
+            figures = [f"{np.mean([scores[key] for scores in found]):.3f}" for key in keys if found]
+            cells.append(f"{figures[0]} ({' '.join(figures[1:])})" if figures else "–")
+        rows.append([arm, *cells])
+    regions = ", ".join(record["runs"][0]["regions"])
+    return Table(f"Across modalities: mean ({regions})", ["arm", *names], rows)
 
 
 def _settings(record: Mapping) -> Table:

@@ -10,7 +10,7 @@ from fastseg.data.cases import LabelScheme
 from fastseg.data.pipeline import CaseArrays, load_case
 from fastseg.errors import DataError
 from fastseg.run import Run
-from fastseg.sample import case_generator, predict_volume
+from fastseg.sample import case_generator, input_channels, predict_volume
 from fastseg.stop import StopSignal
 
 log = logging.getLogger("fastseg")
@@ -31,15 +31,17 @@ def validate(run: Run, stop: StopSignal) -> float | None:
         if stop.name:
             break
         try:
-            case = load_case(run.dataset, run.dataset.by_id(case_id), data.normalise)
+            case = load_case(run.dataset, run.dataset.by_id(case_id), data.rule)
         except DataError as error:
             log.warning("validation leaves out %s", error)
             continue
         image = torch.from_numpy(case.image).to(run.fabric.device)
         noise = case_generator(run.recipe.seed, case_id, image.device)
-        with run.fabric.autocast():
-            classes = predict_volume(net, image, data.patch, data.batch_size, noise)
-        total, count = total + region_dice(run.dataset.scheme, classes, case.label), count + 1
+        # a network of one channel sees one modality at a time; each counts alike
+        for shown in image.split(input_channels(run.recipe, run.dataset.modalities)):
+            with run.fabric.autocast():
+                classes = predict_volume(net, shown, data.patch, data.batch_size, noise)
+            total, count = total + region_dice(run.dataset.scheme, classes, case.label), count + 1
         if number < _OVERLAYS and run.fabric.is_global_zero:
             _draw(run, case_id, case, classes)
     run.module.train()

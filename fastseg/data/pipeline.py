@@ -16,19 +16,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastseg.data import augment, dali, nifti, strong
+from fastseg.data import augment, bezier, dali, nifti, strong
 from fastseg.data.crop import Sample, cut_samples, slice_range
 from fastseg.data.decode import label_classes, locate, read_case
+from fastseg.data.intensity import PERCENTILES, Rule, as_rule
 from fastseg.data.source import CaseSource
 from fastseg.data.workers import Workers
 from fastseg.errors import UsageError
 
 log = logging.getLogger(__name__)
-NORMALISE = ("zscore", "slice_minmax")
 CACHES = ("none", "ram", "disk")
 BACKENDS = ("auto", "dali", "torch")
 # Third words of seeds that are not sample numbers.
 _CASE_ORDER, _SAMPLE_ORDER = 2**32 - 1, 2**32 - 2
+_MODALITY = 2**32 - 6  # fourth word, apart from the sample's other draws
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,18 @@ class LoaderConfig:
 
     `patch` is (H, W) for axial slices or (D, H, W) for volumes, in voxels. `samples_per_case` are
     cut from one decode; `foreground_fraction` of them are centred on tumour, null centres them on
-    brain without a look at the label. `flip` mirrors H and
-    W with probability 0.5 each, `rotate90` turns by a random quarter turn, `rotate_degrees` is the
-    largest random in-plane angle. `strong` then makes three more changes (data/strong.py).
-    `normalise` "zscore" is per volume over the brain, "slice_minmax" maps each axial slice to
-    [0, 1]. `cache` keeps decoded cases in memory ("ram") or in `cache_dir` ("disk"). `max_bad` is
-    the share of cases (at least one case) that may turn out bad.
+    brain without a look at the label, which a case then need not have. `flip` mirrors H and W with
+    probability 0.5 each, `flip_depth` D of volumes, `rotate90` turns by a random quarter turn,
+    `rotate_degrees` is the largest random in-plane angle. `strong` then makes three more changes
+    (data/strong.py). `bezier_domains`, some of 0, 1, 2, sends intensities along random curves
+    (data/bezier.py): with `bezier_apart` each patient has one of these domains, else each sample
+    draws one; `legacy_bezier` has the published mistake that makes 2 the same as 1.
+    `single_modality` shows one modality of each sample, drawn from its seed, in one channel.
+    `normalise`, `percentiles`, `window` and `value_range` are those of `data.intensity.Rule`:
+    "zscore" is per volume over the brain, "slice_minmax" maps each axial slice to [0, 1],
+    "percentile" each volume from two percentiles of its brain to `value_range`, "window" stored
+    values from `window` to it. `cache` keeps decoded cases in memory ("ram") or in `cache_dir`
+    ("disk"). `max_bad` is the share of cases (at least one case) that may turn out bad.
     """
 
     patch: tuple[int, ...]
@@ -52,8 +59,16 @@ class LoaderConfig:
     flip: bool = True
     rotate90: bool = False
     rotate_degrees: float = 0.0
+    flip_depth: bool = False
     strong: bool = False
+    bezier_domains: tuple[int, ...] | None = None
+    bezier_apart: bool = True
+    legacy_bezier: bool = False
+    single_modality: bool = False
     normalise: str = "zscore"
+    percentiles: tuple[float, ...] = PERCENTILES
+    window: tuple[float, ...] | None = None
+    value_range: tuple[float, ...] = (0.0, 1.0)
     cache: str = "none"
     cache_dir: str | Path | None = None
     threads: int = 2
@@ -73,16 +88,34 @@ class LoaderConfig:
             blind = name == "foreground_fraction" and value is None
             _want(blind or 0 <= value <= 1, name, value, "between 0 and 1")
         _want(0 <= self.rotate_degrees <= 180, "rotate_degrees", self.rotate_degrees, "0 to 180")
-        _want(self.normalise in NORMALISE, "normalise", self.normalise, " or ".join(NORMALISE))
+        ranged = self.rule.name in ("percentile", "window")
+        _want(not (self.rotate_degrees and ranged and self.value_range[0]), "rotate_degrees",
+              self.rotate_degrees, "0 where background is not: corners turn to 0")  # fmt: skip
         _want(self.cache in CACHES, "cache", self.cache, ", ".join(CACHES))
         _want(self.cache != "disk" or self.cache_dir, "cache_dir", None, "a folder for cache=disk")
         _want(not self.rotate90 or self.patch[-1] == self.patch[-2],
               "rotate90", True, "a patch with H = W")  # fmt: skip
+        if self.bezier_domains is not None:
+            object.__setattr__(self, "bezier_domains", tuple(self.bezier_domains))
+            _check_domains(self)
+
+    @property
+    def rule(self) -> Rule:
+        """How intensities are normalised."""
+        return Rule(self.normalise, self.percentiles, self.window, self.value_range)
 
 
 def _want(good: bool, name: str, value, wanted: str) -> None:
     if not good:
         raise UsageError(f"{name} is {value!r}; wanted {wanted}")
+
+
+def _check_domains(config: LoaderConfig) -> None:
+    domains = config.bezier_domains
+    _want(domains and len(set(domains)) == len(domains) and set(domains) <= set(bezier.DOMAINS),
+          "bezier_domains", domains, "different ones of 0, 1, 2")  # fmt: skip
+    _want((config.normalise, tuple(config.value_range)) == ("percentile", (0, 1)), "normalise",
+          config.normalise, "percentile to the range 0, 1 for bezier_domains")  # fmt: skip
 
 
 def _whole(value, least: int) -> bool:
@@ -93,7 +126,8 @@ class Loader:
     """Batches of one rank, a pure function of (seed, epoch, batch number).
 
     A batch is {"image": float32 (B, C, *patch), "label": uint8 class indices (B, *patch), "case":
-    list of ids, "seed": list of (seed, epoch, sample)}, on `device`. Batches are always full: the
+    list of ids, "seed": list of (seed, epoch, sample)}, on `device`; with `bezier_domains` "domain"
+    too, each sample's place in them, int64 (B,). Batches are always full: the
     last one draws further samples from the epoch's first cases. Every rank has the same number.
 
     `dataset` is a `cases.Dataset`; `backend` "auto" takes DALI if it can be imported. A case that
@@ -111,6 +145,7 @@ class Loader:
         self.backend = _resolve(backend, self.device)
         self.modalities = tuple(dataset.modalities)
         self._source = CaseSource(dataset, case_ids, config)
+        self._domains = bezier.Domains(config, self._source.cases)
         self._workers = Workers(config.threads)
         self._end = weakref.finalize(self, self._workers.close)
 
@@ -152,14 +187,14 @@ class Loader:
         with closing(cut), closing(ready):
             for samples, image, label in ready:
                 seeds = [sample.seed for sample in samples]
+                if self.config.single_modality:
+                    image = _one_modality(image, seeds)
                 if self.config.strong:
                     image, label = strong.augment(image, label, seeds)
-                yield {
-                    "image": image,
-                    "label": label,
-                    "case": [sample.case for sample in samples],
-                    "seed": seeds,
-                }
+                batch = {"label": label, "case": [s.case for s in samples], "seed": seeds}
+                if self.config.bezier_domains is not None:
+                    image, batch["domain"] = self._domains.apply(image, batch["case"], seeds)
+                yield {"image": image} | batch
 
     def _cut_batches(self, epoch: int, start_batch: int) -> Iterator[list[Sample]]:
         size = self.config.batch_size
@@ -212,6 +247,13 @@ class Loader:
         return numbers.tolist()
 
 
+def _one_modality(image: torch.Tensor, seeds: list) -> torch.Tensor:
+    """One channel (B, 1, *S) of each sample (B, C, *S)."""
+    channels = image.shape[1]
+    chosen = [np.random.default_rng((*seed, _MODALITY)).integers(channels) for seed in seeds]
+    return torch.stack([x[c : c + 1] for x, c in zip(image, chosen, strict=True)])
+
+
 def _resolve(backend: str, device: torch.device) -> str:
     if backend == "torch":
         return backend
@@ -241,22 +283,23 @@ class CaseArrays:
     header: nifti.Header
 
 
-def load_case(dataset, case, config_normalise: str = "zscore") -> CaseArrays:
+def load_case(dataset, case, rule: Rule | str = "zscore") -> CaseArrays:
     """Read a whole case (a `Case` or its id), normalised exactly as training batches are.
 
-    Raises DataError naming the file when it cannot be used, UsageError for an unknown rule.
+    rule: `LoaderConfig.rule`, or the name of one without numbers. Raises DataError naming the file
+    when it cannot be used, UsageError for an unknown rule.
     """
-    _want(config_normalise in NORMALISE, "normalise", config_normalise, " or ".join(NORMALISE))
+    rule = as_rule(rule)
     case = dataset.by_id(case) if isinstance(case, str) else case
     raw = read_case(case, dataset.modalities)
     label = None if raw.label is None else label_classes(raw, case, dataset.scheme)
-    if config_normalise == "zscore":
-        stats = locate(raw, case).stats[:, :, None]
-    else:
+    if rule.per_slice:
         stats = slice_range(raw.images)
+    else:
+        stats = rule.rows(locate(raw, case, rule.percentiles).stats)[:, :, None]
     image = np.empty((len(raw.images), *raw.images[0].shape), np.float32)
     for channel, volume in enumerate(raw.images):
         rows = torch.from_numpy(stats[:, channel, :, None, None])
         out = torch.from_numpy(image[channel])
-        augment.normalise(torch.from_numpy(volume), rows, config_normalise == "zscore", out)
+        augment.normalise(torch.from_numpy(volume), rows, rule.keeps_zero, out)
     return CaseArrays(image, label, raw.header)

@@ -19,6 +19,9 @@ SYSTEMS = {
     "diffusion-unet": "fastseg.models.diffusion_unet",
     "fno-diffusion": "fastseg.models.fno_diffusion",
     "fno-unet": "fastseg.models.fno_unet",
+    "segresnet": "fastseg.models.segresnet",
+    "segresnet-vffc": "fastseg.models.segresnet_vffc",
+    "unet3d": "fastseg.models.unet3d",
 }
 
 
