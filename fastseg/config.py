@@ -94,6 +94,7 @@ _FIXED = {"name", "system", "model", "data", "data.seed"}
 # names of the systems' configurations in the comparisons they come from
 ALIASES = {"A": "fno", "B-supervised": "diffusion_unet", "B-ssl": "diffusion_unet_ssl"}
 ALIASES |= {"C-legacy": "fno_diffusion_legacy", "C-fixed": "fno_diffusion"}
+ALIASES |= {"F-v1": "medsegdiff_v1", "F-v2": "medsegdiff_v2", "F-v2-small": "medsegdiff_v2_small"}
 
 
 def recipe_names() -> list[str]:

@@ -19,6 +19,8 @@ SYSTEMS = {
     "diffusion-unet": "fastseg.models.diffusion_unet",
     "fno-diffusion": "fastseg.models.fno_diffusion",
     "fno-unet": "fastseg.models.fno_unet",
+    "medsegdiff-v1": "fastseg.models.medsegdiff_v1",
+    "medsegdiff-v2": "fastseg.models.medsegdiff_v2",
 }
 
 
