@@ -40,6 +40,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     from fastseg.data.cases import check, discover, summarise
+    from fastseg.data.intensity import CT_ADVICE
     from fastseg.progress import progress
 
     dataset = discover(arguments.data)
@@ -48,6 +49,8 @@ def check(arguments: argparse.Namespace) -> int:
     for problem in problems:
         print(f"{problem.path}: {problem.kind}: {problem.message}")
     print(f"{summarise(dataset)}: {len(problems)} problems")
+    if "ct" in dataset.modalities:
+        print(f"channel ct {CT_ADVICE}")
     return 3 if problems else 0
 
 
@@ -195,7 +198,8 @@ def _phantom_options(parser: argparse.ArgumentParser) -> None:
         "--task",
         default="nested",
         help="nested: tumours that local sight can segment; global-cue: a weak field over the whole"
-        " brain decides which of NCR and ET is the rim (%(default)s)",
+        " brain decides which of NCR and ET is the rim; organs: abdominal CT in nnU-Net's layout"
+        " (%(default)s)",
     )
 
 
@@ -225,7 +229,10 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
 def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "fastseg study NAME --data DATA --out OUT [--seeds 0,1,2] [name=value ...]"
     parser.epilog = "name=value: a setting of the recipes; an arm takes those that its recipe has"
-    parser.add_argument("name", help="fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed)")
+    parser.add_argument(
+        "name",
+        help="fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed), medsegdiff (its five rows)",
+    )
     parser.add_argument("--data", required=True, help="labelled data set")
     parser.add_argument("--out", required=True, help="folder of the study; a stopped one goes on")
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="runs of each arm (0,1,2)")
