@@ -231,7 +231,7 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "name=value: a setting of the recipes; an arm takes those that its recipe has"
     parser.add_argument(
         "name",
-        help="fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed), medsegdiff (its five rows)",
+        help="fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed), medsegdiff (its parts)",
     )
     parser.add_argument("--data", required=True, help="labelled data set")
     parser.add_argument("--out", required=True, help="folder of the study; a stopped one goes on")

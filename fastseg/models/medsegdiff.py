@@ -32,7 +32,7 @@ class Scheme:
 
     head: str = "softmax"
     timesteps: int = 1000
-    prediction: str = "epsilon"  # or v, or x0: logits of the clean map, no learnt variance
+    parameterisation: str = "epsilon"  # or v, or x0: logits of the clean map, no learnt variance
     anchor_loss: str = "dice_ce"  # of the condition net; or "mse"
     anchor_every: int = 5  # it counts for steps t divisible by this
     anchor_weight: float = 1.0
@@ -46,7 +46,7 @@ class Scheme:
     max_batch: int = 64
 
     def __post_init__(self):
-        words = {"prediction": PARAMETERISATIONS, "anchor_loss": ANCHOR_LOSSES}
+        words = {"parameterisation": PARAMETERISATIONS, "anchor_loss": ANCHOR_LOSSES}
         for name, known in (words | {"fuse": FUSES, "sampler": SAMPLERS}).items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name}: got {value!r}, want one of {', '.join(known)}")
@@ -57,7 +57,7 @@ class Scheme:
     @property
     def learned_variance(self) -> bool:
         """x̂_0 of a network that predicts it is off by more than any variance at small t."""
-        return self.prediction != "x0"
+        return self.parameterisation != "x0"
 
 
 class MedSegDiff(nn.Module):
@@ -103,7 +103,7 @@ class MedSegDiff(nn.Module):
     def _noise_loss(
         self, output: Tensor, clean: Tensor, noise: Tensor, x_t: Tensor, t: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        how = self.scheme.prediction
+        how = self.scheme.parameterisation
         if how == "x0":
             mask = dice_ce(self.head, output, (clean + 1) / 2, 1.0).mean()
             error = F.mse_loss(self._clean(output), clean)
@@ -140,7 +140,7 @@ class MedSegDiff(nn.Module):
             model_for, (len(image), self.head.outputs, *image.shape[2:]), self.schedule,
             members=scheme.ensemble, generator=generator, max_batch=scheme.max_batch,
             device=image.device, steps=min(scheme.sampling_steps, scheme.timesteps),
-            sampler=scheme.sampler, eta=scheme.eta, parameterisation=scheme.prediction,
+            sampler=scheme.sampler, eta=scheme.eta, parameterisation=scheme.parameterisation,
             dynamic_quantile=scheme.dynamic_quantile or None,
             learned_variance=scheme.learned_variance,
         )  # fmt: skip

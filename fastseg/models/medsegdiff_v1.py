@@ -53,7 +53,7 @@ class System(MedSegDiff):
 
     def __init__(
         self, in_channels: int, classes: int, *, regions: Sequence[Sequence[int]] = (),
-        base: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4, 4), blocks: int = 2,
+        width: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4, 4), blocks: int = 2,
         attention_levels: Sequence[int] = (4,), heads: int = 1, film: bool = False,
         size: Sequence[int] = (256, 256), condition_width: int = 32, enhance: bool = True,
         **options,
@@ -61,7 +61,7 @@ class System(MedSegDiff):
         super().__init__(classes, regions, **options)
         levels, self.blocks = len(multipliers), blocks
         self.unet = UNet(
-            in_channels + self.head.outputs, self.outputs_of_net, base, multipliers, blocks,
+            in_channels + self.head.outputs, self.outputs_of_net, width, multipliers, blocks,
             attention_levels, heads, film,
         )  # fmt: skip
         if len(size) != 2 or any(n % self.unet.multiple or n < 1 for n in size):

@@ -48,7 +48,7 @@ class System(MedSegDiff):
 
     def __init__(
         self, in_channels: int, classes: int, *, regions: Sequence[Sequence[int]] = (),
-        base: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4, 4), blocks: int = 2,
+        width: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4, 4), blocks: int = 2,
         attention_levels: Sequence[int] = (4,), heads: int = 1, film: bool = False,
         anchor: str = "usa", radius: int = 2, sigma: float = 1.0, condition_width: int = 32,
         anchor_levels: int = 2, ssformer: str = "nbp", ssformer_channels: int = 512,
@@ -58,7 +58,7 @@ class System(MedSegDiff):
         if anchor not in ANCHORS:
             raise ValueError(f"anchor: got {anchor!r}, want one of {', '.join(ANCHORS)}")
         self.unet = UNet(
-            in_channels + self.head.outputs, self.outputs_of_net, base, multipliers, blocks,
+            in_channels + self.head.outputs, self.outputs_of_net, width, multipliers, blocks,
             attention_levels, heads, film,
         )  # fmt: skip
         self.condition = self.gate = self.ssformer = None

@@ -16,7 +16,7 @@ def recipe() -> Recipe:
         name="medsegdiff_v2",
         system="medsegdiff-v2",
         model={
-            "base": 128,  # the code: channels of the finest level
+            "width": 128,  # the code: channels of the finest level
             "multipliers": (1, 1, 2, 2, 4, 4),  # the code, of each level, finest first
             "blocks": 2,  # the code: residual blocks of a level
             "attention_levels": (4,),  # the code: where a slice of 256 has 16 x 16 points
@@ -33,7 +33,7 @@ def recipe() -> Recipe:
             "ssformer_heads": 8,  # ours
             "head": "softmax",  # for more classes than one; "regions" for nested ones
             "timesteps": 1000,  # the code; betas 1e-4 to 0.02, scaled for other numbers
-            "prediction": "epsilon",  # the code, with learnt variance; or v, x0
+            "parameterisation": "epsilon",  # the code, with learnt variance; or v, x0
             "anchor_loss": "dice_ce",  # the paper; the code: mse
             "anchor_every": 5,  # the paper's alpha, of unknown value: ours
             "anchor_weight": 1.0,  # the paper

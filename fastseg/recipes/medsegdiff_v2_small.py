@@ -14,9 +14,9 @@ def recipe() -> Recipe:
     """F-v2 with what a single GPU asks for; values with their reasons."""
     large = medsegdiff_v2.recipe()
     model = large.model | {
-        "base": 64,  # half
+        "width": 64,  # half
         "ssformer_channels": 256,  # the deepest feature's, as ever
-        "prediction": "x0",  # no learnt variance, which only the ancestral sampler would use
+        "parameterisation": "x0",  # no learnt variance, which only the ancestral sampler would use
         "sampling_steps": 20,  # enough where a single step already segments
     }
     return dataclasses.replace(
