@@ -23,10 +23,12 @@ def staple(decisions: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     prior = d.mean((-1, -2), keepdim=True)
     p = q = torch.full_like(d[..., :1], _START)
     for _ in range(MOST_ROUNDS):
-        w = _inside(d, prior, p, q)
-        before, p, q = (p, q), *_performance(d, w)
-        if max((p - before[0]).abs().max(), (q - before[1]).abs().max()) < tolerance:
+        new_p, new_q = _performance(d, _inside(d, prior, p, q))
+        moved = torch.maximum((new_p - p).abs(), (new_q - q).abs()).amax(-2, keepdim=True)
+        if not (moving := moved >= tolerance).any():
             break
+        # an image stops by itself, whatever others it is fused beside
+        p, q = torch.where(moving, new_p, p), torch.where(moving, new_q, q)
     return _inside(d, prior, p, q).squeeze(-2).unflatten(-1, decisions.shape[-2:]).float()
 
 
