@@ -68,7 +68,7 @@ class System(MedSegDiff):
             multiple = self.unet.multiple
             raise ValueError(f"size: got {tuple(size)}, want two multiples of {multiple}")
         self.condition = ConditionNet(
-            in_channels, self.head.outputs, width=condition_width, levels=levels
+            in_channels, self.head.outputs, width=condition_width, levels=levels, anchor_levels=1
         )
         # between the finest level and the deepest: the source's four
         self.highways = nn.ModuleList(
