@@ -7,8 +7,10 @@ multiclass map is a real one-hot map, with as many outputs of the condition net,
 merged on the way: what classes there are is the data set's label scheme.
 
 Differs from the source in what stopped its users: the variance is learnt whenever the checkpoint
-says so, sampling has no flag for it; members of an ensemble run as one batch; a patient's slices
-are stacked and scored as a volume, after a mean over members and one threshold.
+says so, sampling has no flag for it; members of an ensemble run as one batch; averaged weights are
+those that sample; a patient's slices are stacked and scored as a volume, after a mean over members
+and one threshold; intensities are normalised, and nothing is resized, so that no label is ever
+interpolated. A loss that is cross-entropy alone drowns small regions: Dice comes with it.
 """
 
 import math
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastseg import diffusion
-from fastseg.models.heads import Head
+from fastseg.models.heads import KINDS, Head
 from fastseg.models.staple import staple
 from fastseg.schedules import PARAMETERISATIONS
 
@@ -46,8 +48,9 @@ class Scheme:
     max_batch: int = 64
 
     def __post_init__(self):
-        words = {"parameterisation": PARAMETERISATIONS, "anchor_loss": ANCHOR_LOSSES}
-        for name, known in (words | {"fuse": FUSES, "sampler": SAMPLERS}).items():
+        words = {"head": KINDS, "parameterisation": PARAMETERISATIONS, "fuse": FUSES}
+        words |= {"anchor_loss": ANCHOR_LOSSES, "sampler": SAMPLERS}
+        for name, known in words.items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name}: got {value!r}, want one of {', '.join(known)}")
         for name in ("timesteps", "anchor_every", "sampling_steps", "ensemble", "max_batch"):
