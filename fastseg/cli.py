@@ -40,6 +40,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     from fastseg.data.cases import check, discover, summarise
+    from fastseg.data.intensity import CT_ADVICE
     from fastseg.progress import progress
 
     dataset = discover(arguments.data)
@@ -48,6 +49,8 @@ def check(arguments: argparse.Namespace) -> int:
     for problem in problems:
         print(f"{problem.path}: {problem.kind}: {problem.message}")
     print(f"{summarise(dataset)}: {len(problems)} problems")
+    if "ct" in dataset.modalities:
+        print(f"channel ct {CT_ADVICE}")
     return 3 if problems else 0
 
 
@@ -206,7 +209,8 @@ def _phantom_options(parser: argparse.ArgumentParser) -> None:
         "--task",
         default="nested",
         help="nested: tumours that local sight can segment; global-cue: a weak field over the whole"
-        " brain decides which of NCR and ET is the rim (%(default)s)",
+        " brain decides which of NCR and ET is the rim; organs: abdominal CT in nnU-Net's layout"
+        " (%(default)s)",
     )
 
 
@@ -244,7 +248,7 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name",
         help="fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed),"
-        " domain-generalisation (E, on four modalities)",
+        " domain-generalisation (E, on four modalities), medsegdiff (its parts)",
     )
     parser.add_argument("--data", required=True, help="labelled data set")
     parser.add_argument("--out", required=True, help="folder of the study; a stopped one goes on")

@@ -99,6 +99,7 @@ ALIASES = {"A": "fno", "B-supervised": "diffusion_unet", "B-ssl": "diffusion_une
 ALIASES |= {"C-legacy": "fno_diffusion_legacy", "C-fixed": "fno_diffusion"}
 ALIASES |= {"E-baseline": "segresnet", "E-bezier": "segresnet_bezier", "E-vffc": "segresnet_vffc"}
 ALIASES |= {"E-grl": "segresnet_grl", "E-full": "segresnet_full"}
+ALIASES |= {"F-v1": "medsegdiff_v1", "F-v2": "medsegdiff_v2", "F-v2-small": "medsegdiff_v2_small"}
 
 
 def recipe_names() -> list[str]:

@@ -43,7 +43,8 @@ def sample(
     overrides: Sequence[str] = (),
     modalities: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write `out/CASE_<suffix>.nii.gz` for each case of `data`; returns the paths.
+    """Write `out/CASE_<suffix>.nii.gz` for each case of `data`; returns the paths. A system with an
+    ensemble writes CASE_uncertainty.nii.gz beside it, the members' variance in float32.
 
     Class indices become the data set's own label values, in the geometry of the case's images.
     `cases` picks by id, `part` by the checkpoint's split ("train", "val", "test"). Averaged weights
@@ -76,7 +77,9 @@ def sample(
         for case in chosen:
             path = out / f"{case.id}_{suffix}.nii.gz"
             if not path.exists():
-                classes, header = _predict_case(net, dataset, case, recipe, advance)
+                classes, variance, header = _predict_case(net, dataset, case, recipe, advance)
+                if variance is not None:
+                    nifti.write(out / f"{case.id}_uncertainty.nii.gz", variance, header)
                 nifti.write(path, scheme.to_values(classes), header)
             written.append(path)
             advance(text=case.id)
@@ -126,6 +129,7 @@ def predict_volume(
     batch_size: int,
     generator: torch.Generator | None = None,
     on_windows: Callable[[int], None] | None = None,
+    variance: np.ndarray | None = None,
 ) -> np.ndarray:
     """Class indices uint8 (D, H, W) of a volume (C, D, H, W) on the network's device.
 
@@ -133,17 +137,21 @@ def predict_volume(
     gets its slices in batches, whole where the training patch holds them, else in windows of that
     size; a volume network gets windows of its patch. Overlapping windows are blended with Gaussian
     weights. `generator` is what a sampling network draws from; `on_windows` is told the number of
-    windows of each batch before it is predicted.
+    windows of each batch before it is predicted; `variance`, float32 (D, H, W), receives what the
+    network's `predict_with_variance` gives with the probabilities.
     """
 
     def predict(windows: Tensor) -> Tensor:
         if on_windows is not None:
             on_windows(len(windows))
-        return net.predict(windows, generator)
+        if variance is None:
+            return net.predict(windows, generator)
+        return torch.cat(net.predict_with_variance(windows, generator), 1)
 
-    def decide(probabilities: Tensor) -> Tensor:
-        chosen = net.decide(probabilities) if hasattr(net, "decide") else probabilities.argmax(1)
-        return chosen.to(torch.uint8)
+    def decide(found: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        p = found if variance is None else found[:, :-1]
+        chosen = net.decide(p) if hasattr(net, "decide") else p.argmax(1)
+        return chosen.to(torch.uint8).cpu().numpy(), found[:, -1].cpu().numpy()
 
     classes = np.zeros(image.shape[1:], np.uint8)
     box = _filled_box(image)
@@ -151,13 +159,15 @@ def predict_volume(
     if not brain.numel():
         return classes
     if len(patch) == 3:
-        classes[box] = decide(_windows(predict, brain[None], patch, batch_size))[0].cpu().numpy()
+        found = decide(_windows(predict, brain[None], patch, batch_size))
+        chosen, last = (array[0] for array in found)
     else:
-        found = [
-            decide(_windows(predict, batch, patch, batch_size)).cpu()
-            for batch in brain.movedim(1, 0).split(batch_size)
-        ]
-        classes[box] = torch.cat(found).numpy()
+        batches = brain.movedim(1, 0).split(batch_size)
+        found = [decide(_windows(predict, batch, patch, batch_size)) for batch in batches]
+        chosen, last = map(np.concatenate, zip(*found, strict=True))
+    classes[box] = chosen
+    if variance is not None:
+        variance[box] = last
     return classes
 
 
@@ -213,7 +223,7 @@ def _windows(predict: Callable, batch: Tensor, patch: Sequence[int], windows: in
 
 def _predict_case(
     net: nn.Module, dataset: Dataset, case: Case, recipe: config.Recipe, advance: Callable
-) -> tuple[np.ndarray, nifti.Header]:
+) -> tuple[np.ndarray, np.ndarray | None, nifti.Header]:
     arrays = load_case(dataset, case, recipe.data.rule)
     image = torch.from_numpy(arrays.image).to(next(net.parameters()).device)
     done = 0
@@ -225,8 +235,11 @@ def _predict_case(
 
     noise = case_generator(recipe.seed, case.id, image.device)
     patch, batch_size = recipe.data.patch, recipe.data.batch_size
-    classes = predict_volume(net, image, patch, batch_size, noise, on_windows)
-    return classes, arrays.header
+    variance = None
+    if hasattr(net, "predict_with_variance"):
+        variance = np.zeros(arrays.image.shape[1:], np.float32)
+    classes = predict_volume(net, image, patch, batch_size, noise, on_windows, variance)
+    return classes, variance, arrays.header
 
 
 def _shown(

@@ -50,6 +50,20 @@ class Study:
 
 
 STUDIES = {
+    "medsegdiff": Study(
+        "What do MedSegDiff-V2's parts add: spatial attention (SA), its uncertain form (U-SA), the "
+        "spectrum-space transformer without its filter, and the filter?",
+        tuple(
+            Arm(name, "medsegdiff_v2_small", (f"model.anchor={anchor}", f"model.ssformer={former}"))
+            for name, anchor, former in (
+                ("none", "none", "off"),
+                ("sa", "sa", "off"),
+                ("usa", "usa", "off"),
+                ("usa-nofilter", "usa", "nofilter"),
+                ("all", "usa", "nbp"),
+            )
+        ),
+    ),
     "fusion": Study(
         "Does a global spectral branch give a U-shaped network what more width does not?",
         tuple(

@@ -11,6 +11,10 @@ from fastseg.errors import UsageError
 NORMALISE = ("zscore", "slice_minmax", "percentile", "window")
 PERCENTILES = (0.5, 99.5)
 FLOOR = 2.0**-10  # the darkest brain, as a share of the range's end, where background is 0
+CT_ADVICE = (
+    "is CT, where air is at -1000 and 0 is water: data.normalise=window data.window=-160,240 "
+    "(soft tissue of an abdomen) maps Hounsfield units to 0 … 1"
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,23 @@ class Rule:
     @property
     def _apart(self) -> bool:
         return self.name == "percentile" and self.value_range[0] == 0
+
+    @property
+    def floor(self) -> float:
+        """The stored value that is background, as anything below it is: 0, or where the window
+        begins (CT has air at -1000 and water at 0). Outside of an image it goes on for ever.
+        """
+        return self.window[0] if self.name == "window" else 0.0
+
+    def filled(self, x: np.ndarray) -> np.ndarray:
+        """Where stored values are more than background, as booleans."""
+        return x > self.floor if self.name == "window" else x != 0
+
+    @property
+    def located_by(self) -> tuple:
+        """All that the box and the statistics of a case depend on, besides its files."""
+        floor = () if self.name != "window" else (self.floor,)
+        return (*self.percentiles, *floor)
 
     @property
     def per_slice(self) -> bool:

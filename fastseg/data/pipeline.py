@@ -19,7 +19,7 @@ import torch
 from fastseg.data import augment, bezier, dali, nifti, strong
 from fastseg.data.crop import Sample, cut_samples, slice_range
 from fastseg.data.decode import label_classes, locate, read_case
-from fastseg.data.intensity import PERCENTILES, Rule, as_rule
+from fastseg.data.intensity import CT_ADVICE, PERCENTILES, Rule, as_rule
 from fastseg.data.source import CaseSource
 from fastseg.data.workers import Workers
 from fastseg.errors import UsageError
@@ -144,6 +144,8 @@ class Loader:
         self.device = torch.device(device)
         self.backend = _resolve(backend, self.device)
         self.modalities = tuple(dataset.modalities)
+        if "ct" in self.modalities and config.normalise != "window":
+            log.warning("%s: channel ct %s", dataset.root, CT_ADVICE)
         self._source = CaseSource(dataset, case_ids, config)
         self._domains = bezier.Domains(config, self._source.cases)
         self._workers = Workers(config.threads)
@@ -296,7 +298,7 @@ def load_case(dataset, case, rule: Rule | str = "zscore") -> CaseArrays:
     if rule.per_slice:
         stats = slice_range(raw.images)
     else:
-        stats = rule.rows(locate(raw, case, rule.percentiles).stats)[:, :, None]
+        stats = rule.rows(locate(raw, case, rule).stats)[:, :, None]
     image = np.empty((len(raw.images), *raw.images[0].shape), np.float32)
     for channel, volume in enumerate(raw.images):
         rows = torch.from_numpy(stats[:, channel, :, None, None])
