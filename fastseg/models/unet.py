@@ -1,0 +1,186 @@
+"""The 2-D U-Net of diffusion models, in the form of Dhariwal & Nichol ("guided diffusion", 2021):
+residual blocks that know the time step, self-attention at chosen levels, skips concatenated.
+
+Own code, because MONAI's has no place to reach into the first and the deepest feature.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastseg.nn.time import TimeEmbedding, TimeFiLM, TimeShift
+
+Hook = Callable[[Tensor, Tensor], Tensor]  # (features (B, C, h, w), temb (B, E)) → features
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """32 groups where they have two channels or more each, else the most that do."""
+    groups = math.gcd(32, channels)
+    while groups > 1 and channels // groups < 2:
+        groups //= 2
+    return nn.GroupNorm(groups, channels)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, convolution, twice, beside a skip; time enters at the second norm: as scale and
+    shift of it (`film`), else as a shift before it. The last convolution starts at zero.
+
+    x: (B, inputs, h, w), temb: (B, embedding) → (B, outputs, h, w).
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, embedding: int, *, film: bool, dropout: float = 0.0
+    ):
+        super().__init__()
+        self.norm_in, self.conv_in = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm_out, self.dropout = group_norm(outputs), nn.Dropout(dropout)
+        self.film, self.time = film, (TimeFiLM if film else TimeShift)(embedding, outputs)
+        self.conv_out = _zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        h = self.conv_in(F.silu(self.norm_in(x)))
+        h = self.time(self.norm_out(h), temb) if self.film else self.norm_out(self.time(h, temb))
+        return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
+
+
+class SelfAttention(nn.Module):
+    """Attention of all points to all, in `heads`, added to x (B, channels, h, w)."""
+
+    def __init__(self, channels: int, heads: int):
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"heads: got {heads} for {channels} channels, want a divisor of them")
+        self.heads, self.norm = heads, group_norm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.project = _zeroed(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
+        tokens = self.qkv(self.norm(x).flatten(2))
+        q, k, v = tokens.unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)
+        found = F.scaled_dot_product_attention(q, k, v)
+        return x + self.project(found.transpose(-1, -2).flatten(1, 2)).view_as(x)
+
+
+class UNet(nn.Module):
+    """x (B, in_channels, H, W), t (B,) steps → (B, out_channels, H, W), zero at the start.
+
+    Level i has base·multipliers[i] channels at 1/2^i of the size and `blocks` residual blocks on
+    the way down, one more on the way up; levels in `attention_levels`, finest 0, and the middle
+    attend. `film`: time as scale and shift, else added. time_channels: of the time embedding,
+    4·base unless given. H and W must be divisible by 2^(levels − 1), else ValueError.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, base: int = 64,
+        multipliers: Sequence[int] = (1, 2, 3, 4), blocks: int = 2,
+        attention_levels: Sequence[int] = (2,), heads: int = 1, film: bool = True,
+        time_channels: int | None = None, dropout: float = 0.0,
+    ):  # fmt: skip
+        super().__init__()
+        _check(base, multipliers, blocks, attention_levels)
+        self.embedding = time_channels or 4 * base
+        self.widths = [base * multiplier for multiplier in multipliers]
+        self.multiple = 2 ** (len(multipliers) - 1)
+        self.attends, self.heads = frozenset(attention_levels), heads
+        self.options = {"film": film, "dropout": dropout}
+        self.time = TimeEmbedding(self.embedding, base)
+        self.first = nn.Conv2d(in_channels, self.widths[0], 3, padding=1)
+        self._build_encoder(blocks)
+        deepest = self.widths[-1]
+        around = [self._block(deepest, deepest) for _ in range(2)]
+        self.middle = nn.ModuleList([around[0], SelfAttention(deepest, heads), around[1]])
+        self._build_decoder(blocks)
+        self.norm = group_norm(self.widths[0])
+        self.last = _zeroed(nn.Conv2d(self.widths[0], out_channels, 3, padding=1))
+
+    def forward(
+        self, x: Tensor, t: Tensor, embedding: Tensor | None = None,
+        at_first: Hook | None = None, at_deepest: Hook | None = None,
+    ) -> Tensor:  # fmt: skip
+        """`embedding` (B, time_channels) is added to that of time. `at_first` replaces the feature
+        after the first convolution (B, base, H, W), `at_deepest` the encoder's last one (B,
+        base·multipliers[-1], H/multiple, W/multiple), which the middle then gets.
+        """
+        temb = self.time(t) if embedding is None else self.time(t) + embedding
+        skips = self.encode(x, temb, at_first)
+        h = skips[-1] if at_deepest is None else at_deepest(skips[-1], temb)
+        return self.decode(h, skips, temb)
+
+    def encode(self, x: Tensor, temb: Tensor, at_first: Hook | None = None) -> list[Tensor]:
+        """All features of the encoder, the deepest last."""
+        sizes = tuple(x.shape[2:])
+        if len(sizes) != 2 or any(n % self.multiple or not n for n in sizes):
+            raise ValueError(f"image: has sizes {sizes}, wanted two multiples of {self.multiple}")
+        h = self.first(x)
+        features = [h if at_first is None else at_first(h, temb)]
+        for stage in self.encoder:
+            features.append(_through(stage, features[-1], temb))
+        return features
+
+    def decode(self, h: Tensor, skips: Sequence[Tensor], temb: Tensor) -> Tensor:
+        """The output from the deepest feature and all features of the encoder."""
+        h = _through(self.middle, h, temb)
+        for stage, skip in zip(self.decoder, reversed(skips), strict=True):
+            h = _through(stage, torch.cat([h, skip], 1), temb)
+        return self.last(F.silu(self.norm(h)))
+
+    def _block(self, inputs: int, outputs: int) -> ResidualBlock:
+        return ResidualBlock(inputs, outputs, self.embedding, **self.options)
+
+    def _stage(self, level: int, inputs: int) -> nn.ModuleList:
+        width = self.widths[level]
+        attention = [SelfAttention(width, self.heads)] if level in self.attends else []
+        return nn.ModuleList([self._block(inputs, width), *attention])
+
+    def _build_encoder(self, blocks: int) -> None:
+        self.encoder, self._skips, width = nn.ModuleList(), [self.widths[0]], self.widths[0]
+        for level in range(len(self.widths)):
+            if level:
+                down = nn.Conv2d(width, width, 3, stride=2, padding=1)
+                self.encoder.append(nn.ModuleList([down]))
+                self._skips.append(width)
+            for _ in range(blocks):
+                self.encoder.append(self._stage(level, width))
+                width = self.widths[level]
+                self._skips.append(width)
+
+    def _build_decoder(self, blocks: int) -> None:
+        self.decoder, width = nn.ModuleList(), self.widths[-1]
+        skips = list(self._skips)
+        for level in reversed(range(len(self.widths))):
+            for number in range(blocks + 1):
+                stage = self._stage(level, width + skips.pop())
+                width = self.widths[level]
+                if level and number == blocks:
+                    conv = nn.Conv2d(width, width, 3, padding=1)
+                    stage.append(nn.Sequential(nn.Upsample(scale_factor=2.0), conv))
+                self.decoder.append(stage)
+
+
+def _through(stage: nn.ModuleList, x: Tensor, temb: Tensor) -> Tensor:
+    for part in stage:
+        x = part(x, temb) if isinstance(part, ResidualBlock) else part(x)
+    return x
+
+
+def _zeroed(conv: nn.Module) -> nn.Module:
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _check(base: int, multipliers: Sequence[int], blocks: int, levels: Sequence[int]) -> None:
+    if base < 4 or base % 2:
+        raise ValueError(f"base: got {base}, want an even count from 4 up")
+    if not multipliers or min(multipliers) < 1:
+        raise ValueError(f"multipliers: got {multipliers}, want whole numbers from 1")
+    if blocks < 1:
+        raise ValueError(f"blocks: got {blocks}, want at least 1")
+    if any(not 0 <= level < len(multipliers) for level in levels):
+        raise ValueError(
+            f"attention_levels: got {levels}, want numbers from 0 to {len(multipliers) - 1}"
+        )
