@@ -203,7 +203,7 @@ def _windows(predict: Callable, batch: Tensor, patch: Sequence[int], windows: in
 def _predict_case(
     net: nn.Module, dataset: Dataset, case: Case, recipe: config.Recipe, advance: Callable
 ) -> tuple[np.ndarray, nifti.Header]:
-    arrays = load_case(dataset, case, recipe.data.normalise)
+    arrays = load_case(dataset, case, recipe.data.rule)
     image = torch.from_numpy(arrays.image).to(next(net.parameters()).device)
     done = 0
 

@@ -31,7 +31,7 @@ def validate(run: Run, stop: StopSignal) -> float | None:
         if stop.name:
             break
         try:
-            case = load_case(run.dataset, run.dataset.by_id(case_id), data.normalise)
+            case = load_case(run.dataset, run.dataset.by_id(case_id), data.rule)
         except DataError as error:
             log.warning("validation leaves out %s", error)
             continue

@@ -358,6 +358,52 @@ def test_a_modality_of_one_value_normalises_to_zero(tmp_path, value):
     assert_equal(ours, theirs)
 
 
+RANGES = (
+    {"normalise": "percentile", "percentiles": (1, 99), "value_range": (-1, 1)},
+    {"normalise": "window", "window": (-160, 240), "value_range": (0, 1)},
+)
+
+
+@pytest.mark.parametrize("values", RANGES)
+@pytest.mark.parametrize("patch", [(24, 24), (64, 48), (8, 16, 16)])
+def test_volumes_are_mapped_to_a_range(dataset, patch, values, tmp_path):
+    config = LoaderConfig(patch, 3, 4, flip=False, seed=5, **values)
+    ours, theirs = (batches(dataset, config, b) for b in BACKENDS)
+    assert_equal(ours, theirs)
+    cached = LoaderConfig(patch, 3, 4, flip=False, seed=5, cache="disk",
+                          cache_dir=tmp_path, **values)  # fmt: skip
+    batches(dataset, LoaderConfig(patch, 3, 4, cache="disk", cache_dir=tmp_path))  # other entries
+    for _ in range(2):
+        assert_equal(ours, batches(dataset, cached))
+    case = load_case(dataset, "Case_01", config.rule)
+    raw = np.asarray(nibabel.load(dataset.by_id("Case_01").images["t2"]).dataobj).T.astype(float)
+    low, high = values.get("window") or np.percentile(raw[raw != 0], values["percentiles"])
+    first, last = values["value_range"]
+    exact = first + (raw.clip(low, high) - low) / (high - low) * (last - first)
+    channel = case.image[dataset.modalities.index("t2")]
+    np.testing.assert_allclose(channel, exact, rtol=1e-5, atol=1e-5)
+    assert ours[0]["image"].min() == pytest.approx(first, abs=1e-5)
+
+
+def test_ranges_need_their_numbers_and_serve_volumes_of_one_value(tmp_path, dataset):
+    with pytest.raises(UsageError, match="percentile"):
+        load_case(dataset, "Case_01", "percentile")
+    root = write_cases(tmp_path, 1)
+    rewrite(root, "Case_00", lambda data: 7 * (data != 0).astype(np.int16))
+    config = LoaderConfig((24, 24), normalise="percentile", value_range=(-1, 1))
+    assert (load_case(discover(root), "Case_00", config.rule).image[0] == -1).all()
+
+
+def test_without_a_look_at_labels_none_are_needed(tmp_path):
+    root = write_cases(tmp_path, 2)
+    for name in ("Case_00", "Case_01"):
+        os.unlink(root / name / f"{name}_seg.nii.gz")
+    config = LoaderConfig((24, 24), 4, 4, foreground_fraction=None)
+    ours, theirs = (batches(discover(root), config, b) for b in BACKENDS)
+    assert_equal(ours, theirs)
+    assert not ours[0]["label"].any()
+
+
 def test_stored_types_mix(tmp_path):
     root = tmp_path / "data"
     for index, dtype in enumerate((np.int16, np.uint8, np.float32, ">i2", np.int32, np.float64)):
@@ -535,6 +581,14 @@ WRONG = [
     ({"max_bad": float("nan")}, "max_bad"),
     ({"rotate_degrees": 270}, "rotate_degrees"),
     ({"normalise": "minmax"}, "normalise"),
+    ({"normalise": "percentile", "percentiles": (99, 1)}, "percentiles"),
+    ({"normalise": "percentile", "percentiles": (1, 101)}, "percentiles"),
+    ({"normalise": "window"}, "window"),
+    ({"normalise": "percentile", "value_range": (1, 1)}, "value_range"),
+    (
+        {"normalise": "window", "window": (0, 9), "value_range": (-1, 1), "rotate_degrees": 5},
+        "rotate_degrees",
+    ),
     ({"cache": "disc"}, "cache"),
     ({"cache": "disk"}, "cache_dir"),
     ({"patch": (8, 9), "rotate90": True}, "rotate90"),

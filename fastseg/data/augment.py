@@ -119,7 +119,7 @@ def _nearest(label: torch.Tensor, index: torch.Tensor, size: torch.Tensor) -> to
 
 def run(batches: Iterable[list], config, device: torch.device) -> Iterator[tuple]:
     """Yield (samples, image, label) on `device` for every list of `crop.Sample`."""
-    keep_zero = config.normalise == "zscore"
+    keep_zero = config.rule.keeps_zero
     for samples in batches:
         count, first = len(samples), samples[0]
         image = torch.empty((count, *first.image.shape), device=device)

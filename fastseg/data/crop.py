@@ -7,6 +7,7 @@ import numpy as np
 
 from fastseg.data import augment
 from fastseg.data.decode import Brain
+from fastseg.data.intensity import Rule
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def cut_samples(brain: Brain, case_id: str, seeds, config) -> list[Sample]:
     for seed in seeds:
         rng = np.random.default_rng(seed)
         centre = pick(rng, _on_tumour(seed[-1], config.foreground_fraction or 0))
-        image, label, stats = cut(brain, centre, size, config.normalise)
+        image, label, stats = cut(brain, centre, size, config.rule)
         samples.append(Sample(case_id, seed, image, label, stats, augment.draw(rng, config)))
     return samples
 
@@ -99,7 +100,7 @@ def _random_voxel(rng, mask: np.ndarray) -> tuple[int, ...]:
     return np.unravel_index(rng.choice(np.flatnonzero(mask)), mask.shape)
 
 
-def cut(brain: Brain, centre, size: tuple[int, int, int], normalise: str):
+def cut(brain: Brain, centre, size: tuple[int, int, int], rule: Rule):
     """Image (C, *size), label (*size) and stats (4, C, 1 or D, 1, 1) around a voxel of the box.
 
     The crop is moved to lie inside the volume; along an axis where it is larger than the volume
@@ -112,8 +113,8 @@ def cut(brain: Brain, centre, size: tuple[int, int, int], normalise: str):
         channel[target] = source[inside]
     label = np.zeros(size, np.uint8)
     label[target] = brain.label[inside]
-    if normalise == "zscore":
-        return image, label, brain.stats[:, :, None, None, None]
+    if not rule.per_slice:
+        return image, label, rule.rows(brain.stats)[:, :, None, None, None]
     stats = np.full((4, len(image), size[0]), np.inf, np.float32)
     stats[:3] = 0
     planes = [image[inside[0]] for image in brain.images]

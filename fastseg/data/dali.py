@@ -45,8 +45,8 @@ def build(config, channels: int, device_id: int | None, source):
     height, width = config.patch[-2:]
     frames = {"shape": [-1, height, width, 1], "layout": "FHWC"}
     turn = {"perm": [0, 2, 1, 3], "transpose_layout": False}
-    per_volume, rotate = config.normalise == "zscore", config.rotate_degrees > 0
-    axes = [1, 2, 3] if per_volume else [2, 3]
+    rule, rotate = config.rule, config.rotate_degrees > 0
+    axes = [2, 3] if rule.per_slice else [1, 2, 3]
 
     @pipeline_def(enable_conditionals=True)
     def graph():
@@ -60,7 +60,7 @@ def build(config, channels: int, device_id: int | None, source):
         raw = fn.cast(image, dtype=types.FLOAT)
         image = dali_math.min(dali_math.max(raw, low), high)
         image = fn.normalize(image, mean=mean, stddev=std, axes=axes)
-        if per_volume:
+        if rule.keeps_zero:
             image = image * (raw != 0) + 0.0  # turns -0 into 0
         image, label = fn.reshape(image, **frames), fn.reshape(label, **frames)
         if transpose:

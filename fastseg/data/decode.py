@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastseg.data import nifti
+from fastseg.data.intensity import PERCENTILES
 from fastseg.errors import DataError, NiftiError
 
 AFFINE_TOLERANCE_MM = 1e-3
-PERCENTILES = (0.5, 99.5)
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,10 @@ def brain_box(volumes: list[np.ndarray]) -> tuple[slice, slice, slice]:
     return slice(first, last + 1), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
-def statistics(image: np.ndarray) -> np.ndarray:
+def statistics(image: np.ndarray, percentiles=PERCENTILES) -> np.ndarray:
     """Low, high, mean and std (float32) of one modality's brain voxels (x != 0).
 
-    Low and high are the 0.5 and 99.5 percentiles (linear interpolation, as numpy's default); mean
+    Low and high are the `percentiles` (linear interpolation, as numpy's default); mean
     and standard deviation are those of the brain clipped to them. A brain of one value, or
     none, has std = inf, so that it normalises to 0.
     """
@@ -128,10 +128,10 @@ def statistics(image: np.ndarray) -> np.ndarray:
         return np.array([0, 0, 0, np.inf], np.float32)
     if brain.dtype == np.int16:
         values, counts = _histogram(brain)
-        low, high = _percentiles(values, counts)
+        low, high = _percentiles(values, counts, percentiles)
     else:
         values, counts = brain.astype(np.float64), np.ones(1)
-        low, high = np.percentile(values, PERCENTILES)
+        low, high = np.percentile(values, percentiles)
     clipped = values.clip(low, high)
     mean = (clipped * counts).sum() / brain.size
     std = np.sqrt((np.square(clipped - mean) * counts).sum() / brain.size)
@@ -146,9 +146,9 @@ def _histogram(brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (present - (1 << 15)).astype(np.float64), counts[present]
 
 
-def _percentiles(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _percentiles(values: np.ndarray, counts: np.ndarray, percentiles) -> np.ndarray:
     ends = counts.cumsum()
-    position = np.asarray(PERCENTILES) / 100 * (ends[-1] - 1)
+    position = np.asarray(percentiles) / 100 * (ends[-1] - 1)
     below, above = (
         values[np.searchsorted(ends, rank, side="right")]
         for rank in (np.floor(position), np.ceil(position))
@@ -165,13 +165,13 @@ class Located:
     stats: np.ndarray
 
 
-def locate(raw: RawCase, case) -> Located:
+def locate(raw: RawCase, case, percentiles=PERCENTILES) -> Located:
     """Boxes and statistics, float32 (4, C), of a case. Raises DataError when it has no brain."""
     try:
         box = brain_box(raw.images)
     except ValueError:
         raise DataError(f"case {case.id}: every modality is 0 everywhere") from None
-    stats = np.stack([statistics(image[box]) for image in raw.images], axis=1)
+    stats = np.stack([statistics(image[box], percentiles) for image in raw.images], axis=1)
     marked = box
     if raw.label is not None and raw.label.any():
         marked = brain_box([raw.label])
@@ -191,12 +191,15 @@ def label_classes(raw: RawCase, case, scheme, box=...) -> np.ndarray:
 
 
 def crop_to_brain(raw: RawCase, case, scheme, located: Located) -> Brain:
-    """Views of `raw` inside the box that `locate` found, with the label as class indices."""
+    """Views of `raw` inside the box that `locate` found, with the label as class indices; 0
+    everywhere for a case without a label.
+    """
     box, marked = located.box, located.label_box
     pairs = zip(marked, box, strict=True)
     inner = tuple(slice(m.start - b.start, m.stop - b.start) for m, b in pairs)
     label = np.zeros(raw.images[0][box].shape, np.uint8)
-    label[inner] = label_classes(raw, case, scheme, marked)
+    if raw.label is not None:
+        label[inner] = label_classes(raw, case, scheme, marked)
     return Brain(
         images=[image[box] for image in raw.images],
         label=label,

@@ -19,12 +19,12 @@ import torch
 from fastseg.data import augment, dali, nifti, strong
 from fastseg.data.crop import Sample, cut_samples, slice_range
 from fastseg.data.decode import label_classes, locate, read_case
+from fastseg.data.intensity import PERCENTILES, Rule, as_rule
 from fastseg.data.source import CaseSource
 from fastseg.data.workers import Workers
 from fastseg.errors import UsageError
 
 log = logging.getLogger(__name__)
-NORMALISE = ("zscore", "slice_minmax")
 CACHES = ("none", "ram", "disk")
 BACKENDS = ("auto", "dali", "torch")
 # Third words of seeds that are not sample numbers.
@@ -37,12 +37,14 @@ class LoaderConfig:
 
     `patch` is (H, W) for axial slices or (D, H, W) for volumes, in voxels. `samples_per_case` are
     cut from one decode; `foreground_fraction` of them are centred on tumour, null centres them on
-    brain without a look at the label. `flip` mirrors H and
-    W with probability 0.5 each, `rotate90` turns by a random quarter turn, `rotate_degrees` is the
-    largest random in-plane angle. `strong` then makes three more changes (data/strong.py).
-    `normalise` "zscore" is per volume over the brain, "slice_minmax" maps each axial slice to
-    [0, 1]. `cache` keeps decoded cases in memory ("ram") or in `cache_dir` ("disk"). `max_bad` is
-    the share of cases (at least one case) that may turn out bad.
+    brain without a look at the label, which a case then need not have. `flip` mirrors H and W with
+    probability 0.5 each, `rotate90` turns by a random quarter turn, `rotate_degrees` is the largest
+    random in-plane angle. `strong` then makes three more changes (data/strong.py).
+    `normalise`, `percentiles`, `window` and `value_range` are those of `data.intensity.Rule`:
+    "zscore" is per volume over the brain, "slice_minmax" maps each axial slice to [0, 1],
+    "percentile" each volume from two percentiles of its brain to `value_range`, "window" stored
+    values from `window` to it. `cache` keeps decoded cases in memory ("ram") or in `cache_dir`
+    ("disk"). `max_bad` is the share of cases (at least one case) that may turn out bad.
     """
 
     patch: tuple[int, ...]
@@ -54,6 +56,9 @@ class LoaderConfig:
     rotate_degrees: float = 0.0
     strong: bool = False
     normalise: str = "zscore"
+    percentiles: tuple[float, ...] = PERCENTILES
+    window: tuple[float, ...] | None = None
+    value_range: tuple[float, ...] = (0.0, 1.0)
     cache: str = "none"
     cache_dir: str | Path | None = None
     threads: int = 2
@@ -73,11 +78,18 @@ class LoaderConfig:
             blind = name == "foreground_fraction" and value is None
             _want(blind or 0 <= value <= 1, name, value, "between 0 and 1")
         _want(0 <= self.rotate_degrees <= 180, "rotate_degrees", self.rotate_degrees, "0 to 180")
-        _want(self.normalise in NORMALISE, "normalise", self.normalise, " or ".join(NORMALISE))
+        ranged = self.rule.name in ("percentile", "window")
+        _want(not (self.rotate_degrees and ranged and self.value_range[0]), "rotate_degrees",
+              self.rotate_degrees, "0 where background is not: corners turn to 0")  # fmt: skip
         _want(self.cache in CACHES, "cache", self.cache, ", ".join(CACHES))
         _want(self.cache != "disk" or self.cache_dir, "cache_dir", None, "a folder for cache=disk")
         _want(not self.rotate90 or self.patch[-1] == self.patch[-2],
               "rotate90", True, "a patch with H = W")  # fmt: skip
+
+    @property
+    def rule(self) -> Rule:
+        """How intensities are normalised."""
+        return Rule(self.normalise, self.percentiles, self.window, self.value_range)
 
 
 def _want(good: bool, name: str, value, wanted: str) -> None:
@@ -241,22 +253,23 @@ class CaseArrays:
     header: nifti.Header
 
 
-def load_case(dataset, case, config_normalise: str = "zscore") -> CaseArrays:
+def load_case(dataset, case, rule: Rule | str = "zscore") -> CaseArrays:
     """Read a whole case (a `Case` or its id), normalised exactly as training batches are.
 
-    Raises DataError naming the file when it cannot be used, UsageError for an unknown rule.
+    rule: `LoaderConfig.rule`, or the name of one without numbers. Raises DataError naming the file
+    when it cannot be used, UsageError for an unknown rule.
     """
-    _want(config_normalise in NORMALISE, "normalise", config_normalise, " or ".join(NORMALISE))
+    rule = as_rule(rule)
     case = dataset.by_id(case) if isinstance(case, str) else case
     raw = read_case(case, dataset.modalities)
     label = None if raw.label is None else label_classes(raw, case, dataset.scheme)
-    if config_normalise == "zscore":
-        stats = locate(raw, case).stats[:, :, None]
-    else:
+    if rule.per_slice:
         stats = slice_range(raw.images)
+    else:
+        stats = rule.rows(locate(raw, case, rule.percentiles).stats)[:, :, None]
     image = np.empty((len(raw.images), *raw.images[0].shape), np.float32)
     for channel, volume in enumerate(raw.images):
         rows = torch.from_numpy(stats[:, channel, :, None, None])
         out = torch.from_numpy(image[channel])
-        augment.normalise(torch.from_numpy(volume), rows, config_normalise == "zscore", out)
+        augment.normalise(torch.from_numpy(volume), rows, rule.keeps_zero, out)
     return CaseArrays(image, label, raw.header)

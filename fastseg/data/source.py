@@ -32,7 +32,7 @@ class CaseSource:
             raise UsageError("case_ids is empty; wanted at least one case")
         self.cases = [known[name] for name in sorted(set(ids))]
         unlabelled = [case.id for case in self.cases if case.label is None]
-        if unlabelled:
+        if unlabelled and config.foreground_fraction is not None:
             raise DataError(
                 f"{dataset.root}: training needs labels; {len(unlabelled)} of {len(self.cases)} "
                 f"cases have none: {', '.join(unlabelled[:5])}"
@@ -41,7 +41,7 @@ class CaseSource:
         self._dataset, self._config = dataset, config
         self._buffers, self._located = Buffers(), {}
         self._locks = {case.id: threading.Lock() for case in self.cases}
-        self._cache = open_cache(config.cache, config.cache_dir, dataset)
+        self._cache = open_cache(config.cache, config.cache_dir, dataset, config.rule.percentiles)
 
     def get(self, index: int) -> tuple[str, Brain]:
         """Id and brain box of case `index` or, if it is bad, of the next good one in id order.
@@ -91,7 +91,7 @@ class CaseSource:
         # Box and statistics cost as much as a third of the decoding and depend on the files alone.
         mark = fingerprint(case)
         if self._located.get(case.id, (None,))[0] != mark:
-            self._located[case.id] = mark, locate(raw, case)
+            self._located[case.id] = mark, locate(raw, case, self._config.rule.percentiles)
         brain = crop_to_brain(raw, case, self._dataset.scheme, self._located[case.id][1])
         return self._cache.put(case, brain)
 
