@@ -102,6 +102,7 @@ def sample(arguments: argparse.Namespace) -> None:
         kernels=arguments.kernels or "auto",
         suffix=arguments.suffix,
         overrides=arguments.rest,
+        hide=arguments.hide or (),
     )
     print(f"{len(written)} predictions in {arguments.out}")
 
@@ -218,6 +219,10 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder for CASE_pred.nii.gz")
     parser.add_argument("--cases", type=_ids, help="ids: A,B,C (all)")
     parser.add_argument("--part", default="all", help="all, train, val or test of the run's split")
+    parser.add_argument(
+        "--hide", type=_ids, help="synthesis: modalities to synthesise though they are there:"
+        " t1ce,t2; or every, each subset in a folder of its own"
+    )  # fmt: skip
     parser.add_argument("--suffix", default="pred", help="CASE_<suffix>.nii.gz (%(default)s)")
     parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
 

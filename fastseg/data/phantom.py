@@ -68,11 +68,12 @@ def write(
 
 
 def patient(
-    size: tuple[int, int, int], seed: int, index: int, task: str = "nested"
+    size: tuple[int, int, int], seed: int, index: int, task: str = "nested", noise: bool = True
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """One synthetic patient: modality name → int16 (z, y, x), and labels uint8 (z, y, x).
 
     Background is exactly 0, brain is ≥ 1; label values are 0, 1 (NCR), 2 (ED) and 4 (ET).
+    Without `noise` it is the same patient but for the Rician noise of the images.
     """
     rng = np.random.default_rng((seed, index))
     shape = size[::-1]
@@ -83,7 +84,7 @@ def patient(
     # infiltration is patchy: some of the tissue that was there still shines through
     strength = np.clip(0.80 + 0.16 * smooth_field(rng, shape, 12), 0.4, 1.0).astype(np.float32)
     layers = (healthy, tissue, strength, brain)
-    images = {name: acquire(rng, layers, SIGNAL[name], rules.shading) for name in MODALITIES}
+    images = {name: acquire(rng, layers, SIGNAL[name], rules.shading, noise) for name in MODALITIES}
     return images, np.where(brain, rules.label_of_tissue[tissue], np.uint8(0))
 
 
