@@ -63,6 +63,7 @@ def phantom(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             progress=lambda *_: advance(),
             task=arguments.task,
+            noise=not arguments.noise_free,
         )
     print(arguments.out)
 
@@ -108,6 +109,13 @@ def sample(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
+    if arguments.task == "synthesis":
+        from fastseg.evaluate_synthesis import evaluate_synthesis
+
+        evaluate_synthesis(
+            arguments.predictions, arguments.data, arguments.out, cases=arguments.cases
+        )
+        return
     from fastseg.evaluate import evaluate
 
     evaluate(
@@ -164,7 +172,11 @@ def _parser() -> argparse.ArgumentParser:
     _sample_options(verb(sample, "predict whole patients with a trained network"))
     scores = verb(evaluate, "score predictions: Dice, IoU, HD95 per patient and region")
     scores.add_argument("predictions", help="folder of predicted NIfTI files")
-    scores.add_argument("--data", required=True, help="data set with the true labels")
+    scores.add_argument("--data", required=True, help="data set with the true labels, or images")
+    scores.add_argument(
+        "--task", choices=("segmentation", "synthesis"), default="segmentation",
+        help="what was predicted; synthesis: PSNR, SSIM per modality and subset (%(default)s)",
+    )  # fmt: skip
     scores.add_argument("--out", help="folder for the tables")
     scores.add_argument("--cases", type=_ids, help="ids: A,B,C (all)")
     scores.add_argument(
@@ -197,6 +209,9 @@ def _phantom_options(parser: argparse.ArgumentParser) -> None:
         default="nested",
         help="nested: tumours that local sight can segment; global-cue: a weak field over the whole"
         " brain decides which of NCR and ET is the rim (%(default)s)",
+    )
+    parser.add_argument(
+        "--noise-free", action="store_true", help="the same patients without the images' noise"
     )
 
 

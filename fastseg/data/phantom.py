@@ -42,26 +42,27 @@ def write(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     task: str = "nested",
+    noise: bool = True,
 ) -> Path:
     """Write `cases` patients below `out` in the BraTS 2021 layout and return `out`.
 
     size: voxels along (x, y, z), 1 mm each, 24 to 512.
     progress: called as progress(done, cases) after every patient.
-    task: one of TASKS.
-    Patient i is a function of (seed, size, i, task) alone, to the byte. A second call with the
-    same seed, size and task continues where the first one stopped; finished patients are left as
-    they are.
+    task: one of TASKS. noise: whether images have Rician noise; patients are the same without.
+    Patient i is a function of (seed, size, i, task, noise) alone, to the byte. A second call with
+    the same of these continues where the first one stopped; finished patients are left as they are.
     Raises UsageError for a bad argument, or when `out` holds anything but such an earlier set.
     """
     out, size = Path(out), tuple(int(n) for n in size)
     _check_arguments(cases, size, seed, task)
     identity = {"made_by": "fastseg phantom", "size": list(size), "seed": seed}
     # sets written before there were tasks are continued
-    phantom_files.claim(out, cases, identity | ({} if task == TASKS[0] else {"task": task}))
+    identity |= ({} if task == TASKS[0] else {"task": task}) | ({} if noise else {"noise": False})
+    phantom_files.claim(out, cases, identity)
     for index in range(cases):
         name = f"Phantom{index:05d}"
         if not (out / name).is_dir():
-            phantom_files.write_case(out, name, *patient(size, seed, index, task))
+            phantom_files.write_case(out, name, *patient(size, seed, index, task, noise))
         if progress is not None:
             progress(index + 1, cases)
     return out
