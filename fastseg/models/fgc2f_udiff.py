@@ -52,6 +52,8 @@ class Options:
         for name in ("timesteps", "sampling_steps", "ensemble", "max_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1")
+        if self.timesteps <= 20:
+            raise ValueError(f"timesteps: got {self.timesteps}, want more than 20: betas below 1")
         if self.sampling_steps > self.timesteps:
             raise ValueError(
                 f"sampling_steps: got {self.sampling_steps}, want at most timesteps, "
