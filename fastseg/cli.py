@@ -66,6 +66,7 @@ def phantom(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             progress=lambda *_: advance(),
             task=arguments.task,
+            noise=not arguments.noise_free,
         )
     print(arguments.out)
 
@@ -108,11 +109,19 @@ def sample(arguments: argparse.Namespace) -> None:
         suffix=arguments.suffix,
         overrides=arguments.rest,
         **({"modalities": arguments.modalities} if several else {}),
+        hide=arguments.hide or (),
     )
     print(f"{len(written)} predictions in {arguments.out}")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
+    if arguments.task == "synthesis":
+        from fastseg.evaluate_synthesis import evaluate_synthesis
+
+        evaluate_synthesis(
+            arguments.predictions, arguments.data, arguments.out, cases=arguments.cases
+        )
+        return
     from fastseg import across
     from fastseg.evaluate import evaluate
 
@@ -172,7 +181,11 @@ def _parser() -> argparse.ArgumentParser:
     _sample_options(verb(sample, "predict whole patients with a trained network"))
     scores = verb(evaluate, "score predictions: Dice, IoU, HD95 per patient and region")
     scores.add_argument("predictions", help="folder of predicted NIfTI files")
-    scores.add_argument("--data", required=True, help="data set with the true labels")
+    scores.add_argument("--data", required=True, help="data set with the true labels, or images")
+    scores.add_argument(
+        "--task", choices=("segmentation", "synthesis"), default="segmentation",
+        help="what was predicted; synthesis: PSNR, SSIM per modality and subset (%(default)s)",
+    )  # fmt: skip
     scores.add_argument("--out", help="folder for the tables")
     scores.add_argument("--cases", type=_ids, help="ids: A,B,C (all)")
     scores.add_argument(
@@ -212,6 +225,9 @@ def _phantom_options(parser: argparse.ArgumentParser) -> None:
         " brain decides which of NCR and ET is the rim; organs: abdominal CT in nnU-Net's layout"
         " (%(default)s)",
     )
+    parser.add_argument(
+        "--noise-free", action="store_true", help="the same patients without the images' noise"
+    )
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
@@ -238,6 +254,10 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
         type=_ids,
         help="t1,t2,…: what to show a network of one channel, each alone, to OUT/MODALITY",
     )
+    parser.add_argument(
+        "--hide", type=_ids, help="synthesis: modalities to synthesise though they are there:"
+        " t1ce,t2; or every, each subset in a folder of its own"
+    )  # fmt: skip
     parser.add_argument("--suffix", default="pred", help="CASE_<suffix>.nii.gz (%(default)s)")
     parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
 

@@ -62,17 +62,22 @@ def draw_curves(left, right, rows: list[dict]) -> None:
         left.plot(steps, _smooth(values), color=CLASS_COLOURS[0], label="smoothed")
         left.legend(frameon=False, fontsize=8)
     left.set(title="training loss", xlabel="step")
-    scores = [(r["step"], r["val_dice"]) for r in rows if r.get("val_dice") is not None]
+    psnr = any("val_psnr" in r for r in rows)
+    key = "val_psnr" if psnr else "val_dice"
+    scores = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
     curves: dict[str, list] = {}
     for step, value in scores:
-        named = value if isinstance(value, Mapping) else {"mean over regions": value}
+        title = "mean over masks" if psnr else "mean over regions"
+        named = value if isinstance(value, Mapping) else {title: value}
         for name, figure in named.items():
             curves.setdefault(name, []).append((step, figure))
     for (name, points), colour in zip(curves.items(), CLASS_COLOURS, strict=False):
         right.plot(*np.array(points, float).T, marker="o", ms=3, color=colour, label=name)
     if curves:
         right.legend(frameon=False, fontsize=8, loc="lower right")
-    right.set(title="validation Dice", xlabel="step", ylim=(0, 1))
+    right.set(title="validation PSNR, dB" if psnr else "validation Dice", xlabel="step")
+    if not psnr:
+        right.set(ylim=(0, 1))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
 

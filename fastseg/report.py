@@ -136,7 +136,7 @@ def _last_values(metrics_jsonl: Path) -> str:
     rows = read_metrics(metrics_jsonl)
     last = {key: value for row in rows for key, value in row.items()}
     skipped = sum("skipped" in row for row in rows)
-    wanted = ("step", "epoch", "loss", "val_dice", "lr", "samples_per_s", "time_s")
+    wanted = ("step", "epoch", "loss", "val_dice", "val_psnr", "lr", "samples_per_s", "time_s")
     shown = {key: last[key] for key in wanted if key in last} | {"skipped steps": skipped}
     cells = "".join(
         f"<tr><td>{k}</td><td>{html.escape(str(v))}</td></tr>" for k, v in shown.items()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastseg import checkpoint, config, rundir
+from fastseg import checkpoint, config, models, rundir, synthesis
 from fastseg.config import Recipe
 from fastseg.data import cases
 from fastseg.errors import DataError, UsageError
@@ -146,7 +146,10 @@ def prepare(
     """Data, network and optimiser, fresh or as `saved` left them; writes the run's small files."""
     dataset, parts = _data(recipe, data, split, saved)
     feed = Feed(dataset, parts, recipe, fabric)
-    module = build_network(recipe, input_channels(recipe, dataset.modalities), dataset.scheme)
+    channels = input_channels(recipe, dataset.modalities)
+    module = build_network(recipe, channels, dataset.scheme, dataset.modalities)
+    if models.task(recipe.system) == "synthesis" and not saved:
+        synthesis.learn_scales(module, dataset, parts["train"], recipe.data.rule)
     net, optimizer = fabric.setup(module, _optimizer(recipe, module))
     net.mark_forward_method("training_loss")
     ema = copy.deepcopy(module).requires_grad_(False) if recipe.ema is not None else None
@@ -189,13 +192,23 @@ def save(run: Run, kind: str = "last") -> Path:
     return path
 
 
+def discover(recipe: Recipe, data: str | Path, modalities: tuple[str, ...] | None) -> cases.Dataset:
+    """The cases of a data set that the recipe can train on."""
+    segments = models.task(recipe.system) != "synthesis"
+    dataset = cases.discover(data, modalities, require_labels=segments, region=recipe.region)
+    if segments:
+        return dataset
+    looks = recipe.data.foreground_fraction is not None
+    return synthesis.trainable(dataset, recipe.data.rule, looks)
+
+
 def _data(
     recipe: Recipe, data: str | Path, split: str | Path | None, saved: Saved | None
 ) -> tuple[cases.Dataset, dict[str, list[str]]]:
     modalities = recipe.modalities
     if saved:
         modalities = tuple(saved[1]["modalities"])
-    dataset = cases.discover(data, modalities, require_labels=True, region=recipe.region)
+    dataset = discover(recipe, data, modalities)
     if saved:
         if tuple(saved[1]["scheme"]["classes"]) != dataset.scheme.classes:
             raise UsageError(

@@ -42,6 +42,7 @@ def sample(
     suffix: str = "pred",
     overrides: Sequence[str] = (),
     modalities: Sequence[str] | None = None,
+    hide: Sequence[str] = (),
 ) -> list[Path]:
     """Write `out/CASE_<suffix>.nii.gz` for each case of `data`; returns the paths. A system with an
     ensemble writes CASE_uncertainty.nii.gz beside it, the members' variance in float32.
@@ -51,8 +52,9 @@ def sample(
     are used when there are any. `overrides` are `name=value` changes of the system's sampling
     options. `modalities` are shown in place of those trained on, as many. Finished cases are
     skipped when a stopped call is repeated; the noise of a case depends on the run's seed and its
-    id alone. UsageError for unknown cases or options, or a folder that holds other predictions;
-    DataError names a damaged file.
+    id alone. A system of synthesis writes missing modalities instead, and can be made to `hide`
+    some (`fastseg.synthesis`). UsageError for unknown cases or options, or a folder that holds
+    other predictions; DataError names a damaged file.
     """
     out = Path(out)
     paths = checkpoint.find(checkpoint_path)
@@ -60,15 +62,24 @@ def sample(
     recipe = config.from_dict(state["recipe"])
     allowed = models.sampling_options(recipe.system)
     recipe = config.override_sampling(recipe, allowed, overrides)
-    shown = _shown(recipe, tuple(state["modalities"]), modalities)
-    dataset = discover(data, shown, region=recipe.region)
-    chosen = _choose(dataset, state["split"], cases, part)
-    scheme = _scheme(dataset, LabelScheme.from_dict(state["scheme"]))
-    record = {"weights": state["sha256"], "data": str(dataset.root.resolve())}
-    if dataset.modalities != tuple(state["modalities"]):
-        record["modalities"] = dataset.modalities
+    record = {"weights": state["sha256"], "data": str(Path(data).resolve())}
     if allowed:
         record["sampling"] = {key: recipe.model[key] for key in sorted(allowed & set(recipe.model))}
+    if models.task(recipe.system) == "synthesis":
+        from fastseg.sample_synthesis import sample_cases
+
+        return sample_cases(
+            recipe, state, groups, record, data, out, cases=cases, part=part, kernels=kernels,
+            suffix=suffix, hide=hide,
+        )  # fmt: skip
+    if hide:
+        raise UsageError(f"hide: system {recipe.system} does not synthesise modalities")
+    shown = _shown(recipe, tuple(state["modalities"]), modalities)
+    dataset = discover(data, shown, region=recipe.region)
+    if dataset.modalities != tuple(state["modalities"]):
+        record["modalities"] = dataset.modalities
+    chosen = _choose(dataset, state["split"], cases, part)
+    scheme = _scheme(dataset, LabelScheme.from_dict(state["scheme"]))
     _claim(out, record, suffix)
     device = pick_device(recipe.device)
     net = load_network(recipe, len(shown), scheme, groups).to(device)
@@ -96,9 +107,10 @@ def load_network(
     channels: int,
     scheme: LabelScheme,
     groups: dict[str, dict[str, Tensor]],
+    modalities: Sequence[str] = (),
 ) -> nn.Module:
     """The recipe's network for evaluation, with averaged weights where there are any."""
-    net = build_network(recipe, channels, scheme)
+    net = build_network(recipe, channels, scheme, modalities)
     try:
         net.load_state_dict(groups.get("ema", groups["model"]))
     except RuntimeError as error:
@@ -108,14 +120,18 @@ def load_network(
     return net.eval().requires_grad_(False)
 
 
-def build_network(recipe: config.Recipe, channels: int, scheme: LabelScheme) -> nn.Module:
-    """The recipe's untrained network; its weights follow from the recipe's seed alone."""
+def build_network(
+    recipe: config.Recipe, channels: int, scheme: LabelScheme, modalities: Sequence[str] = ()
+) -> nn.Module:
+    """The recipe's untrained network; its weights follow from the recipe's seed alone. A system of
+    synthesis needs the names of the `modalities` too.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         try:
             return models.build(
                 recipe.system, in_channels=channels, classes=len(scheme.classes),
-                regions=scheme.region_indices(), **recipe.model,
+                regions=scheme.region_indices(), modalities=tuple(modalities), **recipe.model,
             )  # fmt: skip
         except ValueError as error:
             raise UsageError(f"model: {error}") from error

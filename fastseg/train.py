@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastseg import report, rundir
+from fastseg import models, report, rundir
 from fastseg.config import Recipe
 from fastseg.errors import NonFiniteError
 from fastseg.progress import progress
@@ -185,7 +185,8 @@ def _end_epoch(run: Run, stop: StopSignal) -> Path | None:
     if _stopping(run, stop):
         return None
     if score is not None:
-        _log(run, {"step": at.step, "epoch": at.epoch, "val_dice": score})
+        name = "val_psnr" if models.task(recipe.system) == "synthesis" else "val_dice"
+        _log(run, {"step": at.step, "epoch": at.epoch, name: score})
     at.validated = at.epoch
     improved = score is not None and score > at.best
     if improved:

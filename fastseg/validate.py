@@ -4,50 +4,77 @@ import logging
 
 import numpy as np
 import torch
+from torch import nn
 
-from fastseg import metrics, report
+from fastseg import metrics, models, report, synthesis
 from fastseg.data.cases import LabelScheme
 from fastseg.data.pipeline import CaseArrays, load_case
 from fastseg.errors import DataError
 from fastseg.run import Run
 from fastseg.sample import case_generator, input_channels, predict_volume
 from fastseg.stop import StopSignal
+from fastseg.synthesis_picture import Shown, synthesis_png
 
 log = logging.getLogger("fastseg")
 _OVERLAYS = 2  # patients drawn each time
 
 
 def validate(run: Run, stop: StopSignal) -> float | None:
-    """Mean over the validation patients of the mean region Dice; None when stopped before the end.
+    """Mean over the validation patients of the mean region Dice, or of a system of synthesis' PSNR
+    in dB, mean over availability masks; None when stopped before the end.
 
     With several processes each takes its share of the patients. Averaged weights are used when the
     recipe keeps them, and the same noise each time. A patient that cannot be read is left out with
     a warning.
     """
-    total, count, data = 0.0, 0, run.recipe.data
+    total, count = 0.0, 0
+    score = _synthesise if models.task(run.recipe.system) == "synthesis" else _segment
     net = (run.ema or run.module).eval()
     mine = run.split["val"][: run.recipe.val_cases][run.fabric.global_rank :: run.fabric.world_size]
     for number, case_id in enumerate(mine):
         if stop.name:
             break
         try:
-            case = load_case(run.dataset, run.dataset.by_id(case_id), data.rule)
+            found = score(
+                run, net, case_id, number, number < _OVERLAYS and run.fabric.is_global_zero
+            )
         except DataError as error:
             log.warning("validation leaves out %s", error)
             continue
-        image = torch.from_numpy(case.image).to(run.fabric.device)
-        noise = case_generator(run.recipe.seed, case_id, image.device)
-        # a network of one channel sees one modality at a time; each counts alike
-        for shown in image.split(input_channels(run.recipe, run.dataset.modalities)):
-            with run.fabric.autocast():
-                classes = predict_volume(net, shown, data.patch, data.batch_size, noise)
-            total, count = total + region_dice(run.dataset.scheme, classes, case.label), count + 1
-        if number < _OVERLAYS and run.fabric.is_global_zero:
-            _draw(run, case_id, case, classes)
+        total, count = total + found, count + 1
     run.module.train()
     sums = torch.tensor([total, count, bool(stop.name)], device=run.fabric.device)
     total, count, stopped = run.fabric.all_reduce(sums, reduce_op="sum").tolist()
     return None if stopped or not count else total / count
+
+
+def _segment(run: Run, net: nn.Module, case_id: str, number: int, draw: bool) -> float:
+    data = run.recipe.data
+    case = load_case(run.dataset, run.dataset.by_id(case_id), data.rule)
+    image = torch.from_numpy(case.image).to(run.fabric.device)
+    noise = case_generator(run.recipe.seed, case_id, image.device)
+    found = []
+    # a network of one channel sees one modality at a time; each counts alike
+    for shown in image.split(input_channels(run.recipe, run.dataset.modalities)):
+        with run.fabric.autocast():
+            classes = predict_volume(net, shown, data.patch, data.batch_size, noise)
+        found.append(region_dice(run.dataset.scheme, classes, case.label))
+    if draw:
+        _draw(run, case_id, case, classes)
+    return float(np.mean(found))
+
+
+def _synthesise(run: Run, net: nn.Module, case_id: str, number: int, draw: bool) -> float:
+    data, modalities = run.recipe.data, run.dataset.modalities
+    known = synthesis.load_known(run.dataset.by_id(case_id), modalities, data.rule)
+    noise = case_generator(run.recipe.seed, case_id, run.fabric.device)
+    with run.fabric.autocast():
+        score, shown = synthesis.validation_score(
+            net, known, data.patch, data.batch_size, noise, number
+        )
+    if draw:
+        _draw_synthesis(run, case_id, known, shown)
+    return score
 
 
 def region_dice(scheme: LabelScheme, classes: np.ndarray, truth: np.ndarray) -> float:
@@ -63,3 +90,14 @@ def _draw(run: Run, case_id: str, case: CaseArrays, classes: np.ndarray) -> None
     path = run.out / "overlays" / f"epoch-{run.at.epoch:04d}-{case_id}.png"
     path.parent.mkdir(exist_ok=True)
     report.overlay_png(case.image, case.label, classes, path, title=case_id, **names)
+
+
+def _draw_synthesis(run: Run, case_id: str, known: synthesis.Known, shown: list) -> None:
+    slices, counts = [], set()
+    for index, available, filled in shown:
+        if (count := int(available.sum())) not in counts:  # one each of 1, 2, 3 missing
+            counts.add(count)
+            title = f"{case_id}\nslice {index}"
+            slices.append(Shown(title, available, filled, known.image[:, index]))
+    path = run.out / "overlays" / f"epoch-{run.at.epoch:04d}-{case_id}.png"
+    synthesis_png(slices, run.dataset.modalities, path)

@@ -43,42 +43,45 @@ def write(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     task: str = "nested",
+    noise: bool = True,
 ) -> Path:
     """Write `cases` patients below `out` in the BraTS 2021 layout, those of task "organs" in
     nnU-Net's, and return `out`.
 
     size: voxels along (x, y, z), 1 mm each, 24 to 512.
     progress: called as progress(done, cases) after every patient.
-    task: one of TASKS.
-    Patient i is a function of (seed, size, i, task) alone, to the byte. A second call with the
-    same seed, size and task continues where the first one stopped; finished patients are left as
-    they are.
+    task: one of TASKS. noise: whether images have Rician noise; patients are the same without.
+    Patient i is a function of (seed, size, i, task, noise) alone, to the byte. A second call with
+    the same of these continues where the first one stopped; finished patients are left as they are.
     Raises UsageError for a bad argument, or when `out` holds anything but such an earlier set.
     """
     out, size = Path(out), tuple(int(n) for n in size)
     _check_arguments(cases, size, seed, task)
     identity = {"made_by": "fastseg phantom", "size": list(size), "seed": seed}
     # sets written before there were tasks are continued
-    identity |= {} if task == TASKS[0] else {"task": task}
+    identity |= ({} if task == TASKS[0] else {"task": task}) | ({} if noise else {"noise": False})
     if task == "organs":
+        if not noise:
+            raise UsageError("noise: task organs has no images without noise")
         return phantom_organs.write(out, cases, size, seed, identity, progress)
     phantom_files.claim(out, cases, identity)
     for index in range(cases):
         name = f"Phantom{index:05d}"
         if not (out / name).is_dir():
-            phantom_files.write_case(out, name, *patient(size, seed, index, task))
+            phantom_files.write_case(out, name, *patient(size, seed, index, task, noise))
         if progress is not None:
             progress(index + 1, cases)
     return out
 
 
 def patient(
-    size: tuple[int, int, int], seed: int, index: int, task: str = "nested"
+    size: tuple[int, int, int], seed: int, index: int, task: str = "nested", noise: bool = True
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """One synthetic patient: modality name → int16 (z, y, x), and labels uint8 (z, y, x).
 
     Background is exactly 0, brain is ≥ 1; label values are 0, 1 (NCR), 2 (ED) and 4 (ET). Those of
-    task "organs" are `phantom_organs.patient`'s.
+    task "organs" are `phantom_organs.patient`'s. Without `noise` it is the same patient but for the
+    Rician noise of the images.
     """
     if task == "organs":
         image, labels = phantom_organs.patient(size, seed, index)
@@ -92,7 +95,7 @@ def patient(
     # infiltration is patchy: some of the tissue that was there still shines through
     strength = np.clip(0.80 + 0.16 * smooth_field(rng, shape, 12), 0.4, 1.0).astype(np.float32)
     layers = (healthy, tissue, strength, brain)
-    images = {name: acquire(rng, layers, SIGNAL[name], rules.shading) for name in MODALITIES}
+    images = {name: acquire(rng, layers, SIGNAL[name], rules.shading, noise) for name in MODALITIES}
     return images, np.where(brain, rules.label_of_tissue[tissue], np.uint8(0))
 
 

@@ -20,11 +20,13 @@ def acquire(
     layers: tuple[np.ndarray, ...],
     signal: tuple[float, ...],
     shading: np.ndarray | float = 1.0,
+    noisy: bool = True,
 ) -> np.ndarray:
     """An int16 magnitude image: partial volume, texture, bias field, Rician noise.
 
     layers: tissue without and with the tumour, share of the tumour's own signal, brain mask.
-    shading: a further factor of the signal, broadcast over (z, y, x).
+    shading: a further factor of the signal, broadcast over (z, y, x). noisy: with Rician noise; the
+    same numbers are drawn without.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -36,7 +38,7 @@ def acquire(
     bias = np.exp(0.12 * smooth_field(rng, tissue.shape, 2.5))
     signal_brain = (clean * texture * bias * shading)[brain]
     noise = rng.uniform(0.035, 0.065) * rng.standard_normal((2, signal_brain.size))
-    magnitude = np.hypot(signal_brain + noise[0], noise[1])
+    magnitude = np.hypot(signal_brain + noise[0], noise[1]) if noisy else signal_brain
     image = np.zeros(tissue.shape, np.int16)
     # scanners scale freely: the same tissue differs by a factor of two between patients
     image[brain] = np.clip(np.rint(magnitude * rng.uniform(300, 650)), 1, 32767)

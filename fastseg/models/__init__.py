@@ -10,6 +10,10 @@ have `after_step()`, called after each step of the optimiser, and `SAMPLING`, th
 that only change how it predicts, and `predict_with_variance(image, generator)`, which gives the
 variance of an ensemble, (B, 1, *S), with the probabilities. What it keeps between steps lives in
 registered float buffers.
+
+A system whose `TASK` is "synthesis" fills in missing modalities instead of segmenting: in the place
+of `predict` it has `synthesise(images, available, generator=None) -> images` (B, M, *S) and
+`masks()`, the choices of available modalities (N, M) that it serves.
 """
 
 import importlib
@@ -26,18 +30,22 @@ SYSTEMS = {
     "unet3d": "fastseg.models.unet3d",
     "medsegdiff-v1": "fastseg.models.medsegdiff_v1",
     "medsegdiff-v2": "fastseg.models.medsegdiff_v2",
+    "fgc2f-udiff": "fastseg.models.fgc2f_udiff",
 }
 
 
-def build(name: str, *, in_channels: int, classes: int, regions=(), **options):
+def build(name: str, *, in_channels: int, classes: int, regions=(), modalities=(), **options):
     """The system `name` for images of `in_channels` modalities and `classes` label classes,
-    background included. `regions`, the class indices of each, go to a system with a `head`.
+    background included. `regions`, the class indices of each, go to a system with a `head`, the
+    names of the `modalities` to one of synthesis.
 
     Raises UsageError for an unknown name or an option the system does not have.
     """
     system = _system(name)
     if options.get("head", "softmax") != "softmax":
         options["regions"] = regions
+    if task(name) == "synthesis":
+        options["modalities"] = modalities
     try:
         return system(in_channels, classes, **options)
     except (TypeError, ValueError) as error:
@@ -47,6 +55,11 @@ def build(name: str, *, in_channels: int, classes: int, regions=(), **options):
 def sampling_options(name: str) -> frozenset[str]:
     """Names of the system's options that only change how it predicts: its `SAMPLING`."""
     return getattr(_system(name), "SAMPLING", frozenset())
+
+
+def task(name: str) -> str:
+    """What the system does: "segmentation", or its `TASK`."""
+    return getattr(_system(name), "TASK", "segmentation")
 
 
 def _system(name: str):

@@ -1,0 +1,247 @@
+"""Score synthesised modalities against the true ones: PSNR and SSIM, by modality and by subset.
+
+fastseg evaluate PREDICTIONS --data DATA --task synthesis
+"""
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastseg.data import nifti
+from fastseg.data.cases import Dataset, discover
+from fastseg.data.decode import statistics
+from fastseg.errors import DataError, UsageError
+from fastseg.evaluate import AFFINE_TOLERANCE_MM
+from fastseg.perceptual import Lpips
+from fastseg.progress import progress
+from fastseg.rundir import write_json
+from fastseg.synthesis import RECORD, read_record
+
+MEASURES = {
+    "psnr": "PSNR", "ssim": "SSIM", "psnr_brain": "PSNR brain",
+    "psnr_tumour": "PSNR tumour", "ssim_tumour": "SSIM tumour", "lpips": "LPIPS",
+}  # fmt: skip
+CONVENTIONS = {
+    "range": "both images mapped to 0 … 1 by the 0.5 and 99.5 percentiles of the true volume's "
+    "brain, and clipped; a modality that the sampled case lacked, by its own recorded scale",
+    "psnr": "dB, -10 log10 of the mean squared error of a whole axial slice, at most 100; mean "
+    "over the slices that contain brain",
+    "ssim": "Gaussian window of 11, sigma 1.5, K1 0.01, K2 0.03; mean over the same slices",
+    "psnr_brain": "of all brain voxels of a volume at once",
+    "tumour": "in the box around the label, at least 11 voxels wide in the plane; null without one",
+    "mean": "over cases and modalities of a subset, then over subsets",
+}
+_WINDOW = 11
+_LEAST_ERROR = 1e-10
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of every synthesised volume and their means.
+
+    rows: one dict a volume: "given" ("t1+flair"), "case", "modality", and `MEASURES`, None where
+    there is no label (or no LPIPS). by_given and by_modality: mean measures by name; mean: over
+    subsets. missing: what of the record has no true image.
+    """
+
+    rows: list[dict]
+    by_given: dict[str, dict]
+    by_modality: dict[str, dict]
+    mean: dict[str, float | None]
+    missing: list[str]
+
+    def to_dict(self) -> dict:
+        """JSON-able form, with the conventions that the figures follow."""
+        return {
+            "task": "synthesis", "conventions": CONVENTIONS, "mean": self.mean,
+            "by_given": self.by_given, "by_modality": self.by_modality, "rows": self.rows,
+            "missing": self.missing,
+        }  # fmt: skip
+
+    def table(self) -> str:
+        """A plain-text table: a line for each subset, each modality, and the mean."""
+        keys = [key for key in MEASURES if self.mean[key] is not None]
+        lines = [["given", *(MEASURES[key] for key in keys)]]
+        named = [*self.by_given.items(), *((f"→ {k}", v) for k, v in self.by_modality.items())]
+        for name, row in [*named, ("mean", self.mean)]:
+            lines.append([name, *(_shown(row[key], key) for key in keys)])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+            for line in lines
+        )
+
+
+def evaluate_synthesis(
+    predictions: str | Path,
+    data: str | Path | Dataset,
+    out: str | Path | None = None,
+    *,
+    cases: Sequence[str] | None = None,
+    threads: int | None = None,
+    quiet: bool = False,
+) -> Report:
+    """Score the folder that `fastseg sample` of a system of synthesis wrote and print the table.
+
+    data: data set with the true images. out: folder for evaluation.csv and evaluation.json, or
+    None. cases: ids to score, default all. LPIPS is there if its package and weights are; nothing
+    is downloaded. DataError, naming the file, where a prediction does not lie on the true image's
+    grid, or nothing can be scored; UsageError for a folder of something else.
+    """
+    folder = Path(predictions)
+    dataset = data if isinstance(data, Dataset) else discover(data)
+    found = _predicted(folder, cases)
+    true = {case.id: case for case in dataset.cases}
+    work, missing = [], []
+    for path, row in found:
+        case = true.get(row["case"])
+        image = case and case.images.get(row["modality"])
+        if image and image.exists():
+            work.append((path, row, case))
+        else:
+            missing.append(str(path.relative_to(folder)))
+    if not work:
+        raise DataError(f"{dataset.root}: has no true image of {len(found)} synthesised ones")
+    report = summarise(_score_all(work, dataset, threads, quiet), missing)
+    if not quiet:
+        print(report.table())
+        if missing:
+            print(f"\nno true image of {len(missing)}: {', '.join(missing[:5])}")
+    if out is not None:
+        _save(report, Path(out))
+    return report
+
+
+def score_volume(
+    pred: np.ndarray, true: np.ndarray, brain: np.ndarray, label: np.ndarray | None, lpips=None
+) -> dict:
+    """All measures of one volume from images (D, H, W) in 0 … 1; brain, label > 0: where."""
+    slices = brain.any((1, 2))
+    row = {"psnr": _psnr(pred[slices], true[slices]), "ssim": _ssim(pred[slices], true[slices])}
+    error = np.square(pred[brain] - true[brain]).mean()
+    row["psnr_brain"] = float(-10 * np.log10(max(error, _LEAST_ERROR)))
+    row |= {"psnr_tumour": None, "ssim_tumour": None, "lpips": None}
+    if label is not None and label.any():
+        box = tumour_box(label)
+        row["psnr_tumour"], row["ssim_tumour"] = (f(pred[box], true[box]) for f in (_psnr, _ssim))
+    if lpips is not None:
+        row["lpips"] = lpips(pred[slices], true[slices])
+    return row
+
+
+def tumour_box(label: np.ndarray) -> tuple[slice, slice, slice]:
+    """The box around label > 0 (D, H, W), in the plane at least as wide as SSIM's window."""
+    box = []
+    for axis, size in enumerate(label.shape):
+        places = np.flatnonzero((label > 0).any(tuple({0, 1, 2} - {axis})))
+        start, stop = int(places[0]), int(places[-1]) + 1
+        least = min(_WINDOW if axis else 1, size)
+        start = min(max(0, start - max(0, least - (stop - start)) // 2), size - least)
+        box.append(slice(start, max(stop, start + least)))
+    return tuple(box)
+
+
+def _psnr(pred: np.ndarray, true: np.ndarray) -> float:
+    error = np.square(pred.astype(np.float64) - true).mean((1, 2))
+    return float((-10 * np.log10(error.clip(_LEAST_ERROR))).mean())
+
+
+def _ssim(pred: np.ndarray, true: np.ndarray) -> float:
+    import torch
+    from monai.metrics import SSIMMetric
+
+    pair = [torch.from_numpy(x.astype(np.float32))[:, None] for x in (pred, true)]
+    window = min(_WINDOW, *pred.shape[1:])
+    metric = SSIMMetric(2, data_range=1.0, win_size=window, kernel_sigma=1.5, k1=0.01, k2=0.03)
+    return float(metric(*pair).mean())
+
+
+def summarise(rows: list[dict], missing: Sequence[str] = ()) -> Report:
+    """The means of rows."""
+
+    def means(some: Sequence[dict]) -> dict[str, float | None]:
+        columns = {key: [row[key] for row in some if row[key] is not None] for key in MEASURES}
+        return {key: float(np.mean(column)) if column else None for key, column in columns.items()}
+
+    def by(key: str) -> dict[str, dict]:
+        names = dict.fromkeys(row[key] for row in rows)
+        return {name: means([row for row in rows if row[key] == name]) for name in names}
+
+    given = by("given")
+    return Report(rows, given, by("modality"), means(list(given.values())), list(missing))
+
+
+def _predicted(folder: Path, cases: Sequence[str] | None) -> list[tuple[Path, dict]]:
+    """Files and what was recorded of them, in the folder and those for subsets."""
+    found = []
+    for record in [folder / RECORD, *sorted(folder.glob(f"*/{RECORD}"))]:
+        rows = sorted(read_record(record.parent).items())
+        found += [(record.parent / name, row) for name, row in rows]
+    if not found:
+        raise UsageError(f"{folder}: has no {RECORD}; wanted what fastseg sample writes")
+    found = [(path, row) for path, row in found if cases is None or row["case"] in cases]
+    if unknown := set(cases or ()) - {row["case"] for _, row in found}:
+        raise UsageError(f"cases: nothing synthesised for {', '.join(sorted(unknown))}")
+    return sorted(found, key=lambda item: (-len(item[1]["given"]), item[0]))
+
+
+def _score_all(work: list, dataset: Dataset, threads: int | None, quiet: bool) -> list[dict]:
+    lpips = Lpips.at_hand()
+
+    def score(item) -> dict:
+        path, row, case = item
+        names = {"given": "+".join(row["given"]), "case": case.id, "modality": row["modality"]}
+        return names | _score_file(path, row, case, dataset.scheme, lpips)
+
+    rows, workers = [], ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
+    try:
+        with progress(len(work), "evaluate", quiet=quiet) as advance:
+            for row in workers.map(score, work):
+                rows.append(row)
+                advance()
+    finally:
+        workers.shutdown(cancel_futures=True)
+    return rows
+
+
+def _score_file(path: Path, row: dict, case, scheme, lpips) -> dict:
+    true, pred = (nifti.read(p) for p in (case.images[row["modality"]], path))
+    if pred.data.shape != true.data.shape:
+        raise DataError(f"{path}: shape is {pred.data.shape}, want {true.data.shape}")
+    difference = np.abs(pred.header.affine - true.header.affine).max()
+    if not difference <= AFFINE_TOLERANCE_MM:
+        raise DataError(f"{path}: affine differs from the true image's by up to {difference:.4g}")
+    image, label = true.scaled(np.float32), None
+    scale = tuple(statistics(image)[:2])
+    own = scale if row["own_scale"] else row["scale"]
+    if case.label is not None:
+        label = scheme.to_classes(nifti.read(case.label).data)
+    mapped = _unit(pred.scaled(np.float32), own), _unit(image, scale)
+    return score_volume(*mapped, image != 0, label, lpips)
+
+
+def _unit(image: np.ndarray, scale: Sequence[float]) -> np.ndarray:
+    low, high = scale
+    return ((image - low) / max(high - low, 1e-6)).clip(0, 1)
+
+
+def _save(report: Report, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(report.rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(report.rows)
+    part = out / ".evaluation.csv.tmp"
+    part.write_text(text.getvalue())
+    os.replace(part, out / "evaluation.csv")
+    write_json(out / "evaluation.json", report.to_dict())
+
+
+def _shown(value: float | None, key: str) -> str:
+    return "–" if value is None else f"{value:.2f}" if key.startswith("psnr") else f"{value:.3f}"

@@ -1,0 +1,91 @@
+"""`fastseg sample` of a system of synthesis: the missing modalities of whole patients as NIfTI."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fastseg import sample, synthesis
+from fastseg.config import Recipe
+from fastseg.data.cases import Case, LabelScheme, discover
+from fastseg.errors import UsageError
+from fastseg.progress import progress
+from fastseg.synthesis_picture import Shown, synthesis_png
+
+log = logging.getLogger("fastseg")
+
+
+def sample_cases(
+    recipe: Recipe,
+    state: dict[str, Any],
+    groups: dict,
+    record: dict[str, Any],
+    data: str | Path,
+    out: Path,
+    *,
+    cases: Sequence[str] | None,
+    part: str,
+    kernels: str,
+    suffix: str,
+    hide: Sequence[str],
+) -> list[Path]:
+    """What `fastseg.sample.sample` does for a system of synthesis, arguments as there.
+
+    Writes CASE_MODALITY_<suffix>.nii.gz and a picture of one slice a case; with hide "every" in a
+    folder for each subset of the modalities, such as t1+flair. UsageError where nothing is missing.
+    """
+    modalities = tuple(state["modalities"])
+    hide = synthesis.check_hidden(hide, modalities) if hide else ()
+    dataset = discover(data)
+    chosen = sample._choose(dataset, state["split"], cases, part)
+    sample._claim(out, record | {"hide": list(hide)}, suffix)
+    scheme = LabelScheme.from_dict(state["scheme"])
+    net = sample.load_network(recipe, len(modalities), scheme, groups, modalities)
+    net, written = net.to(sample.pick_device(recipe.device)), []
+    with sample.use_kernels(kernels), progress(len(chosen), "synthesise") as advance:
+        for case in chosen:
+            written += _case(net, case, recipe, out, suffix, hide, advance)
+            advance(text=case.id)
+    if not written:
+        raise UsageError(
+            f"{dataset.root}: no case lacks any of {', '.join(modalities)}; --hide takes some away"
+        )
+    return written
+
+
+def _case(
+    net: nn.Module, case: Case, recipe: Recipe, out: Path, suffix: str, hide: Sequence[str],
+    advance: Callable,
+) -> list[Path]:  # fmt: skip
+    known = synthesis.load_known(case, net.modalities, recipe.data.rule)
+    written, done = [], 0
+
+    def on_slices(count: int) -> None:
+        nonlocal done
+        done += count
+        advance(0, f"{case.id}, slice {done}")
+
+    for folder, available in synthesis.plans(net, net.modalities, known.available, hide):
+        paths = [out / folder / f"{case.id}_{name}_{suffix}.nii.gz"
+                 for name, there in zip(net.modalities, available, strict=True)
+                 if not there]  # fmt: skip
+        if not all(path.exists() for path in paths):
+            noise = sample.case_generator(recipe.seed, f"{case.id} {folder}", torch.device("cpu"))
+            filled = synthesis.synthesise_volume(
+                net, known, available, recipe.data.patch, recipe.data.batch_size, noise, on_slices
+            )
+            synthesis.write_missing(net, case, known, available, filled, out / folder, suffix)
+            _draw(case, known, available, filled, net.modalities, out / folder)
+        written += paths
+    return written
+
+
+def _draw(case: Case, known, available, filled, modalities: Sequence[str], out: Path) -> None:
+    index = int(known.brain.sum((1, 2)).argmax())
+    truth = np.where(known.available[:, None, None], known.image[:, index], np.nan)
+    shown = Shown(f"{case.id}\nslice {index}", available, filled[:, index], truth)
+    synthesis_png([shown], modalities, out / f"{case.id}_synthesis.png")
