@@ -24,6 +24,7 @@ from fastseg.data.cases import Case, Dataset, LabelScheme, discover
 from fastseg.data.pipeline import load_case
 from fastseg.errors import UsageError
 from fastseg.heap import keep_freed_memory
+from fastseg.processes import Place, launched
 from fastseg.progress import progress
 from fastseg.rundir import write_json
 
@@ -45,6 +46,8 @@ def sample(
 ) -> list[Path]:
     """Write `out/CASE_<suffix>.nii.gz` for each case of `data`; returns the paths.
 
+    Started by torchrun or srun, each process predicts its share of the cases.
+
     Class indices become the data set's own label values, in the geometry of the case's images.
     `cases` picks by id, `part` by the checkpoint's split ("train", "val", "test"). Averaged weights
     are used when there are any. `overrides` are `name=value` changes of the system's sampling
@@ -61,7 +64,9 @@ def sample(
     recipe = config.override_sampling(recipe, allowed, overrides)
     shown = _shown(recipe, tuple(state["modalities"]), modalities)
     dataset = discover(data, shown, region=recipe.region)
-    chosen = _choose(dataset, state["split"], cases, part)
+    place = launched() or Place()
+    # each process takes its share of the cases
+    chosen = _choose(dataset, state["split"], cases, part)[place.rank :: place.world]
     scheme = _scheme(dataset, LabelScheme.from_dict(state["scheme"]))
     record = {"weights": state["sha256"], "data": str(dataset.root.resolve())}
     if dataset.modalities != tuple(state["modalities"]):
@@ -70,6 +75,8 @@ def sample(
         record["sampling"] = {key: recipe.model[key] for key in sorted(allowed & set(recipe.model))}
     _claim(out, record, suffix)
     device = pick_device(recipe.device)
+    if device.type == "cuda" and place.world > 1:
+        device = torch.device("cuda", place.local_rank)
     net = load_network(recipe, len(shown), scheme, groups).to(device)
     written = []
     with use_kernels(kernels), progress(len(chosen), f"sample {found.name}") as advance:
@@ -272,10 +279,13 @@ def _claim(out: Path, record: dict[str, Any], suffix: str) -> None:
     """Predictions already there are skipped, so they must be this checkpoint's of this data set."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / RECORD
+    # before the record is read: another process may write it, and then predictions, now
+    some = any(out.glob(f"*_{suffix}.nii.gz"))
     try:
         known = config.from_json(json.loads(path.read_text())) if path.exists() else None
     except ValueError:
         known = {}
-    if known != record and (known is not None or any(out.glob(f"*_{suffix}.nii.gz"))):
+    if known != record and (known is not None or some):
         raise UsageError(f"{out}: holds other predictions; choose another folder")
-    write_json(path, record)
+    if known != record:
+        write_json(path, record)
