@@ -2,6 +2,9 @@
 
 torchrun --nproc-per-node 4 -m fastseg train RECIPE --data DATA --out RUN
 srun --ntasks-per-node 4 --nodes 2 fastseg train RECIPE --data DATA --out RUN
+
+When a process dies, torchrun ends the others. Under srun they notice by themselves: at once on CPUs
+(gloo), after torch's timeout of ten minutes on GPUs (NCCL).
 """
 
 import os
