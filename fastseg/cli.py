@@ -5,7 +5,6 @@ Exit codes: 0 fine, 1 failed, 2 usage, 3 bad data, 4 non-finite training, 143 st
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
@@ -87,10 +86,11 @@ def train(arguments: argparse.Namespace) -> None:
         raise UsageError("train: wants --data DATA and --out RUN")
     overrides = [*arguments.rest, *([f"kernels={arguments.kernels}"] if arguments.kernels else [])]
     recipe = config.load_recipe(arguments.recipe, overrides)
+    from fastseg.processes import Place, launched
     from fastseg.train import train
 
     last = train(recipe, arguments.data, arguments.out, split=arguments.split)
-    if os.environ.get("RANK", "0") == "0":
+    if (launched() or Place()).rank == 0:
         print(last)
 
 

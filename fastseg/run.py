@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from fastseg.config import Recipe
 from fastseg.data import cases
 from fastseg.errors import DataError, UsageError
 from fastseg.feed import Feed, choose_labelled
+from fastseg.processes import launched
 from fastseg.sample import build_network, input_channels, pick_device
 
 log = logging.getLogger("fastseg")
@@ -82,17 +82,18 @@ class Run:
 
 
 def launch(recipe: Recipe) -> Any:
-    """A launched Lightning Fabric: one process, `devices` of them, or what torchrun started."""
+    """A launched Lightning Fabric: one process, `devices` of them, or what torchrun or srun has."""
     from lightning_fabric import Fabric
 
     # "highest" forbids TF32 in matrix products, "high" allows it
     torch.set_float32_matmul_precision("high" if recipe.precision == "tf32" else "highest")
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", recipe.devices))
+    place = launched()
+    local = place.per_node if place else recipe.devices
     device = pick_device(recipe.device).type
     fabric = Fabric(
         accelerator=device,
         devices=local,
-        num_nodes=int(os.environ.get("WORLD_SIZE", local)) // local,
+        num_nodes=place.world // local if place else 1,
         **_precision(recipe, device),
     )
     fabric.launch()

@@ -44,7 +44,8 @@ def locked(out: Path) -> Iterator[None]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` so that `path` holds the old or the new text, never half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    # processes that write the same file must not share it
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(temporary, path)
 

@@ -24,6 +24,7 @@ from fastseg.data.cases import Case, Dataset, LabelScheme, discover
 from fastseg.data.pipeline import load_case
 from fastseg.errors import UsageError
 from fastseg.heap import keep_freed_memory
+from fastseg.processes import Place, launched
 from fastseg.progress import progress
 from fastseg.rundir import write_json
 
@@ -46,6 +47,8 @@ def sample(
 ) -> list[Path]:
     """Write `out/CASE_<suffix>.nii.gz` for each case of `data`; returns the paths. A system with an
     ensemble writes CASE_uncertainty.nii.gz beside it, the members' variance in float32.
+
+    Started by torchrun or srun, each process predicts its share of the cases.
 
     Class indices become the data set's own label values, in the geometry of the case's images.
     `cases` picks by id, `part` by the checkpoint's split ("train", "val", "test"). Averaged weights
@@ -78,10 +81,14 @@ def sample(
     dataset = discover(data, shown, region=recipe.region)
     if dataset.modalities != tuple(state["modalities"]):
         record["modalities"] = dataset.modalities
-    chosen = _choose(dataset, state["split"], cases, part)
+    place = launched() or Place()
+    # each process takes its share of the cases
+    chosen = _choose(dataset, state["split"], cases, part)[place.rank :: place.world]
     scheme = _scheme(dataset, LabelScheme.from_dict(state["scheme"]))
     _claim(out, record, suffix)
     device = pick_device(recipe.device)
+    if device.type == "cuda" and place.world > 1:
+        device = torch.device("cuda", place.local_rank)
     net = load_network(recipe, len(shown), scheme, groups).to(device)
     written = []
     with use_kernels(kernels), progress(len(chosen), f"sample {found.name}") as advance:
@@ -301,10 +308,13 @@ def _claim(out: Path, record: dict[str, Any], suffix: str) -> None:
     """Predictions already there are skipped, so they must be this checkpoint's of this data set."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / RECORD
+    # before the record is read: another process may write it, and then predictions, now
+    some = any(out.glob(f"*_{suffix}.nii.gz"))
     try:
         known = config.from_json(json.loads(path.read_text())) if path.exists() else None
     except ValueError:
         known = {}
-    if known != record and (known is not None or any(out.glob(f"*_{suffix}.nii.gz"))):
+    if known != record and (known is not None or some):
         raise UsageError(f"{out}: holds other predictions; choose another folder")
-    write_json(path, record)
+    if known != record:
+        write_json(path, record)

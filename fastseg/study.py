@@ -10,7 +10,6 @@ moment, the same command goes on: what is finished is read, the rest is trained 
 import dataclasses
 import difflib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from fastseg.config import Recipe, load_recipe
 from fastseg.data import cases
 from fastseg.errors import UsageError
 from fastseg.evaluate import evaluate
+from fastseg.processes import Place, launched
 from fastseg.sample import build_network, input_channels, sample
 from fastseg.train import train
 
@@ -179,7 +179,7 @@ def _keys(arm: Arm) -> set[str]:
 
 
 def _refuse_several_processes(recipes) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or any(recipe.devices > 1 for recipe in recipes):
+    if (launched() or Place()).world > 1 or any(recipe.devices > 1 for recipe in recipes):
         raise UsageError("study: runs in one process; give each GPU its own seeds and folder")
 
 

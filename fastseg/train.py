@@ -2,7 +2,7 @@
 
     fastseg train fno --data DATA --out RUN
     fastseg train fno --data DATA --out RUN epochs=100 data.batch_size=16 kernels=reference
-    torchrun --nproc-per-node 4 -m fastseg train fno --data DATA --out RUN
+    torchrun --nproc-per-node 4 -m fastseg train fno --data DATA --out RUN    # processes.py
 
 Every random draw comes from (seed, step) or (seed, epoch, sample): a position is all to resume.
 """
@@ -20,7 +20,8 @@ from torch import nn
 
 from fastseg import models, report, rundir
 from fastseg.config import Recipe
-from fastseg.errors import NonFiniteError
+from fastseg.errors import FastsegError, NonFiniteError
+from fastseg.processes import lost_another
 from fastseg.progress import progress
 from fastseg.run import Position, Run, find_saved, launch, prepare, save
 from fastseg.sample import use_kernels
@@ -44,7 +45,8 @@ def train(
     checkpoints/. A run found there goes on from its newest sound checkpoint, unless `resume` is
     False (then UsageError). `split` names a saved split to use instead of a new one.
     UsageError when the recipe differs from the run's or another process trains there; DataError;
-    NonFiniteError after recipe.max_skipped bad steps in a row; Stopped after a signal.
+    NonFiniteError after recipe.max_skipped bad steps in a row; Stopped after a signal;
+    FastsegError when another process of the run has ended.
     """
     out = Path(out)
     with ExitStack() as stack:
@@ -62,7 +64,15 @@ def train(
             return saved[0]
         run = prepare(recipe, data, out, fabric, split, saved)
         stack.callback(run.feed.close)
-        return _loop(run, stop)
+        try:
+            return _loop(run, stop)
+        except RuntimeError as error:
+            if fabric.world_size == 1 or not lost_another(error):
+                raise
+            reason = f"process {fabric.global_rank} lost the others after step {run.at.step}"
+            raise FastsegError(
+                f"{reason}; start all again to go on from the last checkpoint in {out} ({error})"
+            ) from error
 
 
 def lr_at(recipe: Recipe, step: int, steps: int) -> float:

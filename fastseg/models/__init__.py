@@ -5,11 +5,11 @@
 most probable class, `decide(probabilities) -> (B, *S)` gives it (`heads.Head` serves both).
 
 Next to "image", "label", "case" and "seed" a batch has "progress", the share of the run that is
-done, in [0, 1), and with `labelled_fraction` "unlabelled", images of other patients. A system may
-have `after_step()`, called after each step of the optimiser, and `SAMPLING`, the names of options
-that only change how it predicts, and `predict_with_variance(image, generator)`, which gives the
-variance of an ensemble, (B, 1, *S), with the probabilities. What it keeps between steps lives in
-registered float buffers.
+done, in [0, 1), with `labelled_fraction` "unlabelled", images of other patients, and with
+`data.bezier_domains` "domain". A system may have `after_step()`, called after each step of the
+optimiser, `SAMPLING`, the names of options that only change how it predicts, and
+`predict_with_variance(image, generator)`, which gives the variance of an ensemble, (B, 1, *S), with
+the probabilities. What it keeps between steps lives in registered float buffers.
 
 A system whose `TASK` is "synthesis" fills in missing modalities instead of segmenting: in the place
 of `predict` it has `synthesise(images, available, generator=None) -> images` (B, M, *S) and

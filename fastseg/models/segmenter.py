@@ -28,7 +28,8 @@ class Segmenter(nn.Module):
     (B, features, *S) being the coarsest map. head "regions" has a sigmoid for each nested region,
     "softmax" one for each class. domains, domain_weight, domain_schedule: those of `DomainHead`, 0
     domains for none. flips: predictions are means over all mirror images, mirrored back.
-    checkpointing: blocks are computed again in the backward pass instead of being kept.
+    checkpointing: blocks are computed again in the backward pass instead of being kept; batch norms
+    then move their averages twice a step.
     """
 
     SAMPLING = frozenset({"flips"})
@@ -40,7 +41,7 @@ class Segmenter(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.head = Head(head, classes, regions)
-        self.dice = DiceLoss(sigmoid=True) if self.head.rings else DiceLoss(softmax=True)
+        self.dice = DiceLoss(sigmoid=head == "regions", softmax=head == "softmax")
         self.flips, self.checkpointing, self.domain = flips, checkpointing, None
         if domains:
             options = {"weight": domain_weight, "schedule": domain_schedule}

@@ -1,0 +1,162 @@
+"""Several processes: the same gradients, no case twice, and an end when one of them dies."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import two_processes
+from torch import distributed as dist
+
+from fastseg import checkpoint, validate
+from fastseg import train as train_module
+from fastseg.config import load_recipe
+from fastseg.data import phantom
+from fastseg.data.cases import discover
+from fastseg.processes import Place, launched, lost_another
+from fastseg.sample import build_network
+from fastseg.train import train
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch without gloo")
+STARTERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Five patients, three of them to train on: an odd number for two processes."""
+    return phantom.write(tmp_path_factory.mktemp("data"), 5, size=(24, 24, 24), seed=6)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    monkeypatch.setattr(train_module.report, "progress_png", lambda *_: None)
+    monkeypatch.setattr(validate, "_draw", lambda *_: None)
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
+
+
+def metrics(out: Path) -> list[dict]:
+    path = out / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def pair(data, tmp_path_factory):
+    """What two processes under torchrun made."""
+    out = tmp_path_factory.mktemp("pair")
+    script = Path(two_processes.__file__)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [*command, str(script), str(data), str(out)]
+    done = subprocess.run([sys.executable, *arguments], env=environment(), capture_output=True,
+                          text=True, timeout=200)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return out, [json.loads((out / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_gradients_are_those_of_one_process_with_both_batches(pair, data):
+    module = build_network(two_processes.recipe(), 1, discover(data).scheme)
+    backward = torch.Tensor.backward
+    one = two_processes.gradients(module, module, two_processes.batch(), backward)
+    for found in pair[1]:
+        assert found["world"] == 2
+        assert found["gradients"].keys() == one.keys()
+        for name, expected in one.items():
+            assert found["gradients"][name] == pytest.approx(expected, abs=1e-6)
+    assert max(abs(value) for value in one["net.convInit.conv.weight"]) > 1e-4
+
+
+def test_uneven_shards_end_and_every_case_is_predicted_once(pair):
+    out, shares = pair
+    steps = [row["step"] for row in metrics(out / "run") if "loss" in row]
+    assert steps == [1, 2]
+    names = [name for found in shares for name in found["paths"]]
+    assert [len(found["paths"]) for found in shares] == [3, 2]
+    assert sorted(names) == [f"Phantom0000{i}_pred.nii.gz" for i in range(5)]
+    assert {path.name for path in (out / "pred").glob("*.nii.gz")} == set(names)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(pair, data, caplog):
+    out = pair[0] / "run"
+    before = checkpoint.load(checkpoint.generations(out / "checkpoints")[0])[0]["position"]
+    train(two_processes.recipe("epochs=3"), data, out)
+    after = checkpoint.load(checkpoint.generations(out / "checkpoints")[0])[0]["position"]
+    assert "3 batches an epoch, 2 before: the epoch begins again" in caplog.text
+    assert (before["step"], after["step"], after["epoch"]) == (2, 8, 3)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(data, tmp_path):
+    """Started as srun does, so that nothing but the process itself can end it."""
+    settings = ["data.patch=16,16", "data.batch_size=4", "data.threads=1", "model.width=4",
+                "model.blocks=1", "model.modes=4,3", "fractions=0.6,0.2,0.2", "log_every=1",
+                "save_every=1", "val_every=0"]  # fmt: skip
+    command = [sys.executable, "-m", "fastseg", "train", "fno", "--data", str(data), "--out",
+               str(tmp_path), *settings, "epochs=999"]  # fmt: skip
+    shared = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1",
+              "SLURM_NODEID": "0", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train",
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}  # fmt: skip
+    both = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+                         env=environment(**shared, SLURM_PROCID=rank, SLURM_LOCALID=rank))
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while len(metrics(tmp_path)) < 2:
+            assert time.monotonic() < deadline
+            assert [process.poll() for process in both] == [None, None]
+            time.sleep(0.05)
+        both[1].send_signal(signal.SIGKILL)
+        _, errors = both[0].communicate(timeout=60)
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+    assert both[0].returncode == 1
+    assert "process 0 lost the others after step" in errors
+    assert "start all again" in errors
+    assert "Traceback" not in errors
+    saved = checkpoint.load_newest(checkpoint.generations(tmp_path / "checkpoints"))[1]
+    assert saved["position"]["step"] >= 1
+    more = saved["position"]["epoch"] + 1
+    train(load_recipe("fno", [*settings, f"epochs={more}"]), data, tmp_path)
+    assert metrics(tmp_path)[-1]["epoch"] == more - 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({}, None),
+        ({"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"},
+         Place(5, 1, 8, 4)),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "6", "SLURM_LOCALID": "2", "SLURM_NNODES": "2"},
+         Place(6, 2, 8, 4)),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "bash"}, None),
+    ],
+)  # fmt: skip
+def test_place_is_what_the_starter_says(monkeypatch, variables, place):
+    for name in (*STARTERS, "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert launched() == place
+
+
+def test_errors_of_our_own_are_not_taken_for_a_lost_process():
+    assert lost_another(dist.DistBackendError("timed out"))
+    assert lost_another(RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"))
+    assert not lost_another(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
