@@ -56,9 +56,9 @@ class Scheme:
         for name in ("timesteps", "anchor_every", "sampling_steps", "ensemble", "max_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1")
-        if (steps := self.sampling_steps) > self.timesteps:
+        if self.sampling_steps > self.timesteps:
             raise ValueError(
-                f"sampling_steps: got {steps}, want at most timesteps {self.timesteps}"
+                f"sampling_steps: got {self.sampling_steps}, want at most {self.timesteps} timesteps"
             )
 
     @property
