@@ -355,7 +355,7 @@ def test_the_highway_is_the_product(enhance):
         ({"sampler": "euler"}, "sampler"),
         ({"anchor_every": 0}, "anchor_every: got 0"),
         ({"ensemble": 0}, "ensemble: got 0"),
-        ({"sampling_steps": 101}, "sampling_steps: got 101, want at most 100 timesteps"),
+        ({"sampling_steps": 101}, "sampling_steps: got 101, want at most 100"),
         ({"anchor_levels": 3}, "anchor_levels: got 3, want 1 to 2"),
         ({"head": "region"}, "head: got 'region', want one of softmax, regions"),
         ({"ssformer_heads": 3}, "heads: got 3"),

@@ -58,7 +58,7 @@ class Scheme:
                 raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1")
         if self.sampling_steps > self.timesteps:
             raise ValueError(
-                f"sampling_steps: got {self.sampling_steps}, want at most {self.timesteps} timesteps"
+                f"sampling_steps: got {self.sampling_steps}, want at most {self.timesteps}"
             )
 
     @property
