@@ -176,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verb(doctor, "what was built, what is live on this machine, and why not")
     verb(check, "look for damaged or inconsistent files").add_argument("data")
-    _phantom_options(verb(phantom, "write synthetic patients in BraTS 2021 layout"))
+    _phantom_options(verb(phantom, "write synthetic patients, as BraTS 2021 or nnU-Net has them"))
     _train_options(verb(train, "train a recipe, or go on with a run", add_help=False))
     _sample_options(verb(sample, "predict whole patients with a trained network"))
     scores = verb(evaluate, "score predictions: Dice, IoU, HD95 per patient and region")

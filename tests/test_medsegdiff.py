@@ -355,6 +355,7 @@ def test_the_highway_is_the_product(enhance):
         ({"sampler": "euler"}, "sampler"),
         ({"anchor_every": 0}, "anchor_every: got 0"),
         ({"ensemble": 0}, "ensemble: got 0"),
+        ({"sampling_steps": 101}, "sampling_steps: got 101, want at most 100"),
         ({"anchor_levels": 3}, "anchor_levels: got 3, want 1 to 2"),
         ({"head": "region"}, "head: got 'region', want one of softmax, regions"),
         ({"ssformer_heads": 3}, "heads: got 3"),
@@ -394,12 +395,12 @@ def test_kernels_give_the_losses_of_the_reference(name, steps):
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "head"),
-    [("medsegdiff-v2", 4, "softmax"), ("medsegdiff-v2", 4, "regions"),
-     ("medsegdiff-v1", 2, "softmax")],
+    ("name", "classes", "head", "how"),
+    [("medsegdiff-v2", 4, "softmax", "x0"), ("medsegdiff-v2", 4, "regions", "x0"),
+     ("medsegdiff-v1", 2, "softmax", "epsilon")],
 )  # fmt: skip
-def test_four_slices_are_learnt(name, classes, head):
-    net = tiny(name, classes, head=head, width=8, parameterisation="x0")
+def test_four_slices_are_learnt(name, classes, head, how):
+    net = tiny(name, classes, head=head, width=8, parameterisation=how, sampling_steps=5)
     found, generator = batch(classes, count=4), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(net.parameters(), 4e-3)
     for _ in range(120):

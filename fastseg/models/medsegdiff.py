@@ -56,6 +56,10 @@ class Scheme:
         for name in ("timesteps", "anchor_every", "sampling_steps", "ensemble", "max_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1")
+        if self.sampling_steps > self.timesteps:
+            raise ValueError(
+                f"sampling_steps: got {self.sampling_steps}, want at most {self.timesteps}"
+            )
 
     @property
     def learned_variance(self) -> bool:
@@ -142,7 +146,7 @@ class MedSegDiff(nn.Module):
         found = diffusion.ensemble(
             model_for, (len(image), self.head.outputs, *image.shape[2:]), self.schedule,
             members=scheme.ensemble, generator=generator, max_batch=scheme.max_batch,
-            device=image.device, steps=min(scheme.sampling_steps, scheme.timesteps),
+            device=image.device, steps=scheme.sampling_steps,
             sampler=scheme.sampler, eta=scheme.eta, parameterisation=scheme.parameterisation,
             dynamic_quantile=scheme.dynamic_quantile or None,
             learned_variance=scheme.learned_variance,
