@@ -245,8 +245,9 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
 def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "fastseg study NAME --data DATA --out OUT [--seeds 0,1,2] [name=value ...]"
     parser.epilog = "name=value: a setting of the recipes; an arm takes those that its recipe has"
-    parser.add_argument("name", help="fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed)")
-    parser.add_argument("--data", required=True, help="labelled data set")
+    names = "fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed), synthesis (arms of "
+    parser.add_argument("name", help=names + "fgc2f_udiff), synthesis-task (one task alone)")
+    parser.add_argument("--data", required=True, help="data set, labelled unless for synthesis")
     parser.add_argument("--out", required=True, help="folder of the study; a stopped one goes on")
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="runs of each arm (0,1,2)")
     parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
