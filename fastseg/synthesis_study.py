@@ -66,7 +66,8 @@ def checks(
         path.parent.mkdir(exist_ok=True)
         test = record["split"]["test"]
         found = {"degraded": degraded(out / run["metrics"], dataset, test[:CHECKED_CASES])}
-        if all(dataset.by_id(case).label for part in record["split"].values() for case in part):
+        labels = [dataset.by_id(case).label for ids in record["split"].values() for case in ids]
+        if all(label is not None and label.exists() for label in labels):
             found["segmented"] = segmented(
                 dataset, record["split"], out / run["predictions"], out / "checks", overrides
             )

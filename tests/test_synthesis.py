@@ -17,6 +17,7 @@ from fastseg.data.cases import discover
 from fastseg.data.intensity import Rule
 from fastseg.errors import DataError, UsageError
 from fastseg.evaluate_synthesis import evaluate_synthesis, score_volume, summarise, tumour_box
+from fastseg.report import report as report_page
 from fastseg.sample import sample
 from fastseg.synthesis_baselines import LinearRegression, MeanOfGiven
 from fastseg.train import train
@@ -112,26 +113,35 @@ def test_hidden_modalities_are_written_in_their_own_scale(run, data, tmp_path, u
         sample(run, data, tmp_path, cases=["Phantom00001"], hide=["t2"])
 
 
-def test_every_subset_has_a_folder_and_scores(run, data, tmp_path, undrawn, capsys):
+def test_every_subset_of_what_is_there_has_a_folder_and_scores(
+    run, data, tmp_path, undrawn, capsys
+):
     arguments = ["sample", str(run), "--data", str(data), "--out", str(tmp_path / "p"), "--cases",
-                 "Phantom00001,Phantom00004", "--hide", "every"]  # fmt: skip
+                 "Phantom00004", "--hide", "every"]  # fmt: skip
     assert main(arguments) == 0
     folders = {path.name for path in (tmp_path / "p").iterdir() if path.is_dir()}
-    assert len(folders) == 14
-    mine = list((tmp_path / "p").glob("*/Phantom00001_*_pred.nii.gz"))
-    assert len(mine) == 28
-    lacking = list((tmp_path / "p").glob("*/Phantom00004_*_pred.nii.gz"))
-    assert {"t1ce" in path.parent.name.split("+") for path in lacking} == {False}
+    assert folders == {"t1+t2+flair", "t1+t2", "t1+flair", "t2+flair", "t1", "t2", "flair"}
+    made = list((tmp_path / "p").glob("*/Phantom00004_*_pred.nii.gz"))
+    assert len(made) == 1 + 3 * 2 + 3 * 3
     command = ["evaluate", str(tmp_path / "p"), "--data", str(data), "--task", "synthesis", "--out",
                str(tmp_path / "s")]  # fmt: skip
     assert main(command) == 0
     found = json.loads((tmp_path / "s" / "evaluation.json").read_text())
-    assert set(found["by_given"]) == folders
-    assert set(found["by_modality"]) == set(NAMES)
-    assert len(found["missing"]) == len([p for p in lacking if "_t1ce_" in p.name]) == 7
+    assert set(found["by_given"]) == folders - {"t1+t2+flair"}
+    assert set(found["by_modality"]) == {"t1", "t2", "flair"}
+    assert len(found["missing"]) == len([path for path in made if "_t1ce_" in path.name]) == 7
     assert found["mean"]["psnr_tumour"] is None
-    assert len((tmp_path / "s" / "evaluation.csv").read_text().splitlines()) == 1 + 28 + 9
-    assert "t1+t1ce+flair" in capsys.readouterr().out
+    assert len((tmp_path / "s" / "evaluation.csv").read_text().splitlines()) == 1 + 3 * 1 + 3 * 2
+    assert "t2+flair" in capsys.readouterr().out
+
+
+def test_a_complete_case_has_fourteen_subsets():
+    net = MeanOfGiven(NAMES)
+    found = synthesis.plans(net, NAMES, np.ones(4, bool), ("every",))
+    assert len({name for name, _ in found}) == 14
+    assert all(name == "+".join(np.array(NAMES)[mask]) for name, mask in found)
+    assert synthesis.plans(net, NAMES, np.ones(4, bool), ()) == []
+    assert synthesis.plans(net, NAMES, np.array([True, False, False, False]), ("t1",)) == []
 
 
 def test_bad_requests_are_named(run, data, tmp_path):
@@ -252,3 +262,35 @@ def test_the_record_is_read_back(tmp_path):
     (tmp_path / synthesis.RECORD).write_text("{")
     with pytest.raises(DataError, match=synthesis.RECORD):
         synthesis.read_record(tmp_path)
+
+
+def test_three_modalities_of_a_datalist(data, tmp_path, undrawn, monkeypatch):
+    monkeypatch.setattr(train_module.report, "progress_png", lambda *_: None)
+    entries = []
+    for number in range(3):
+        for source, name in (("t1", "T1"), ("t2", "T2"), ("flair", "PD")):
+            (tmp_path / "ixi").mkdir(exist_ok=True)
+            path = tmp_path / "ixi" / f"IXI{number:03d}-{name}.nii.gz"
+            path.symlink_to(data / f"Phantom0000{number}" / f"Phantom0000{number}_{source}.nii.gz")
+        names = [f"IXI{number:03d}-{name}.nii.gz" for name in ("T1", "T2", "PD")]
+        entries.append({"image": names})
+    listed = {"modality": {"0": "T1", "1": "T2", "2": "PD"}, "training": entries}
+    (tmp_path / "ixi" / "list.json").write_text(json.dumps(listed))
+    train(load_recipe("fgc2f_udiff", [*TINY, "val_every=0"]), tmp_path / "ixi", tmp_path / "run")
+    written = sample(tmp_path / "run", tmp_path / "ixi", tmp_path / "out", hide=["PD"], part="test")
+    assert [path.name for path in written] == [
+        f"{path.name[:6]}_pd_pred.nii.gz" for path in written
+    ]
+    report = evaluate_synthesis(tmp_path / "out", tmp_path / "ixi", quiet=True)
+    assert list(report.by_given) == ["t1+t2"]
+
+
+def test_report_shows_the_scores_of_a_folder(run, tmp_path):
+    found = summarise(
+        [{"given": "t1", "case": "A", "modality": "t2", "psnr": 21.5, "ssim": 0.5,
+          "psnr_brain": 18.0, "psnr_tumour": None, "ssim_tumour": None, "lpips": None}]
+    )  # fmt: skip
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    (tmp_path / "run" / "evaluation.json").write_text(json.dumps(found.to_dict()))
+    page = report_page(tmp_path / "run").read_text()
+    assert "<td>t1</td><td>21.500</td><td>0.500</td><td>18.000</td>" in page
