@@ -40,6 +40,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     from fastseg.data.cases import check, discover, summarise
+    from fastseg.data.intensity import CT_ADVICE
     from fastseg.progress import progress
 
     dataset = discover(arguments.data)
@@ -48,6 +49,8 @@ def check(arguments: argparse.Namespace) -> int:
     for problem in problems:
         print(f"{problem.path}: {problem.kind}: {problem.message}")
     print(f"{summarise(dataset)}: {len(problems)} problems")
+    if "ct" in dataset.modalities:
+        print(f"channel ct {CT_ADVICE}")
     return 3 if problems else 0
 
 
@@ -92,9 +95,11 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def sample(arguments: argparse.Namespace) -> None:
+    from fastseg import across
     from fastseg.sample import sample
 
-    written = sample(
+    several = arguments.modalities is not None
+    written = (across.sample if several else sample)(
         arguments.checkpoint,
         arguments.data,
         arguments.out,
@@ -103,6 +108,7 @@ def sample(arguments: argparse.Namespace) -> None:
         kernels=arguments.kernels or "auto",
         suffix=arguments.suffix,
         overrides=arguments.rest,
+        **({"modalities": arguments.modalities} if several else {}),
         hide=arguments.hide or (),
     )
     print(f"{len(written)} predictions in {arguments.out}")
@@ -116,12 +122,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
             arguments.predictions, arguments.data, arguments.out, cases=arguments.cases
         )
         return
+    from fastseg import across
     from fastseg.evaluate import evaluate
 
-    evaluate(
+    several = arguments.modalities is not None
+    (across.evaluate if several else evaluate)(
         arguments.predictions,
         arguments.data,
-        arguments.out,
+        out=arguments.out,
+        **({"modalities": arguments.modalities} if several else {}),
         cases=arguments.cases,
         missing=arguments.missing,
         region=arguments.region,
@@ -185,6 +194,11 @@ def _parser() -> argparse.ArgumentParser:
         default="skip",
         help="cases without a prediction: list them, score them as empty, or stop (%(default)s)",
     )
+    scores.add_argument(
+        "--modalities",
+        type=_ids,
+        help="t1,t1ce,t2,flair: score PREDICTIONS/MODALITY of each, one table",
+    )
     scores.add_argument("--region", help="score this region alone, its classes merged")
     _study_options(verb(study, "compare systems: arms, seeds, one split, tables with tests"))
     verb(report, "redraw a run's pictures and summary").add_argument("run_folder", metavar="RUN")
@@ -208,7 +222,8 @@ def _phantom_options(parser: argparse.ArgumentParser) -> None:
         "--task",
         default="nested",
         help="nested: tumours that local sight can segment; global-cue: a weak field over the whole"
-        " brain decides which of NCR and ET is the rim (%(default)s)",
+        " brain decides which of NCR and ET is the rim; organs: abdominal CT in nnU-Net's layout"
+        " (%(default)s)",
     )
     parser.add_argument(
         "--noise-free", action="store_true", help="the same patients without the images' noise"
@@ -235,6 +250,11 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cases", type=_ids, help="ids: A,B,C (all)")
     parser.add_argument("--part", default="all", help="all, train, val or test of the run's split")
     parser.add_argument(
+        "--modalities",
+        type=_ids,
+        help="t1,t2,…: what to show a network of one channel, each alone, to OUT/MODALITY",
+    )
+    parser.add_argument(
         "--hide", type=_ids, help="synthesis: modalities to synthesise though they are there:"
         " t1ce,t2; or every, each subset in a folder of its own"
     )  # fmt: skip
@@ -243,10 +263,14 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _study_options(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "fastseg study NAME --data DATA --out OUT [--seeds 0,1,2] [name=value ...]"
-    parser.epilog = "name=value: a setting of the recipes; an arm takes those that its recipe has"
-    names = "fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed), synthesis (arms of "
-    parser.add_argument("name", help=names + "fgc2f_udiff), synthesis-task (one task alone)")
+    parser.usage = "fastseg study NAME --data DATA --out OUT [--seeds 0,1,2] [[ARM:]name=value ...]"
+    parser.epilog = "name=value: of the arms whose recipes have it; ARM:name=value: of one arm"
+    parser.add_argument(
+        "name",
+        help="fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed),"
+        " domain-generalisation (E, on four modalities), medsegdiff (its parts), synthesis (arms of"
+        " fgc2f_udiff), synthesis-task (one task alone)",
+    )
     parser.add_argument("--data", required=True, help="data set, labelled unless for synthesis")
     parser.add_argument("--out", required=True, help="folder of the study; a stopped one goes on")
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="runs of each arm (0,1,2)")

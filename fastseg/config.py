@@ -32,6 +32,7 @@ class Recipe:
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"  # update rule
     lr: float = 3e-4  # learning rate at the start
     betas: tuple[float, ...] = (0.9, 0.999)  # Adam's averages; SGD's momentum is the first
+    amsgrad: bool = False  # Adam divides by the largest average so far
     nesterov: bool = False  # SGD's momentum looks ahead; Adam has no such thing
     weight_decay: float = 0.0  # L2 penalty (Adam, SGD), decoupled decay (AdamW)
     schedule: Literal["constant", "cosine", "poly"] = "constant"  # learning rate over the whole run
@@ -74,6 +75,8 @@ class Recipe:
             raise UsageError(
                 f"labelled_fraction: is {self.labelled_fraction}, wanted between 0 and 1, or null"
             )
+        if self.amsgrad and self.optimizer == "sgd":
+            raise UsageError("amsgrad: is true, wanted with optimizer adam or adamw only")
         if self.nesterov and not self.betas[0]:
             raise UsageError(f"betas: is {self.betas}, nesterov wants a momentum above 0")
 
@@ -94,6 +97,9 @@ _FIXED = {"name", "system", "model", "data", "data.seed"}
 # names of the systems' configurations in the comparisons they come from
 ALIASES = {"A": "fno", "B-supervised": "diffusion_unet", "B-ssl": "diffusion_unet_ssl"}
 ALIASES |= {"C-legacy": "fno_diffusion_legacy", "C-fixed": "fno_diffusion"}
+ALIASES |= {"E-baseline": "segresnet", "E-bezier": "segresnet_bezier", "E-vffc": "segresnet_vffc"}
+ALIASES |= {"E-grl": "segresnet_grl", "E-full": "segresnet_full"}
+ALIASES |= {"F-v1": "medsegdiff_v1", "F-v2": "medsegdiff_v2", "F-v2-small": "medsegdiff_v2_small"}
 
 
 def recipe_names() -> list[str]:

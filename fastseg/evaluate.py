@@ -21,6 +21,7 @@ from fastseg.rundir import write_json
 SUFFIXES = ("_pred.nii.gz", "_seg.nii.gz", "_pred.nii", "_seg.nii", ".nii.gz", ".nii")
 MISSING_RULES = ("skip", "empty", "error")
 AFFINE_TOLERANCE_MM = 1e-3
+MANY_CLASSES = 5
 MEASURES = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95"}
 CONVENTIONS = {
     "dice, iou": "whole volume; both empty 1, one empty 0",
@@ -57,8 +58,14 @@ class Report:
         }
 
     def table(self) -> str:
-        """Two plain-text tables, regions and classes, one line a patient and one for the mean."""
+        """Two plain-text tables, regions and classes, one line a patient and one for the mean.
+
+        Of many classes, such as the organs of an abdomen, the patients' Dice comes first, then one
+        line a class with the means of all measures.
+        """
         rows = [*self.rows, {"case": "mean", **self.mean}]
+        if len(self.classes) > MANY_CLASSES:
+            return f"{self._dice_table(rows)}\n\n{self._class_table()}"
         regions = [(f"{t} {n}", f"{m}_{n}") for m, t in MEASURES.items() for n in self.regions]
         classes = [
             (f"{t} {n}", f"{m}_class_{n}") for m, t in MEASURES.items() for n in self.classes
@@ -68,6 +75,22 @@ class Report:
             [("classes", "case"), *classes, ("slice Dice", "legacy_slice_dice")],
         ]
         return "\n\n".join(_columns(rows, block) for block in blocks if len(block) > 2)
+
+    def _dice_table(self, rows: list[dict]) -> str:
+        dice = [(n, f"dice_{n}") for n in self.regions]
+        dice = dice or [(n, f"dice_class_{n}") for n in self.classes]
+        return _columns(rows, [("Dice", "case"), *dice, ("mean", "dice_regions")])
+
+    def _class_table(self) -> str:
+        rows = [
+            {"case": n} | {f"{m}_class": self.mean[f"{m}_class_{n}"] for m in MEASURES}
+            for n in self.classes
+        ]
+        means = {
+            key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "case"
+        }
+        columns = [(title, f"{measure}_class") for measure, title in MEASURES.items()]
+        return _columns([*rows, {"case": "mean", **means}], [("classes", "case"), *columns])
 
 
 def evaluate(

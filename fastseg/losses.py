@@ -47,6 +47,35 @@ def batch_dice_ce(
     return ce - dice, {"dice": dice.detach(), "ce": ce.detach()}
 
 
+def batch_dice_bce(
+    logits: Tensor, target: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`batch_dice_ce` for outputs that stand for themselves: binary cross-entropy minus Dice.
+
+    logits (B, R, *S) of any float type; target (B, R, *S), 0 or 1; weights (R,) or None. The
+    weighted cross-entropy is divided by the sum of its weights. Returns the scalar loss in float32
+    and its detached parts {"dice", "bce"}. ValueError when the shapes do not fit.
+    """
+    _check_masks(logits, target, weights)
+    logits, over = logits.float(), (0, *range(2, logits.ndim))
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(over)
+    dice = _mask_dice(logits.sigmoid(), target, smooth=1.0)
+    if weights is None:
+        bce, dice = bce.mean(), dice.mean()
+    else:
+        bce, dice = (weights * bce).sum() / weights.sum(), (weights * dice).mean()
+    return bce - dice, {"dice": dice.detach(), "bce": bce.detach()}
+
+
+@torch.no_grad()
+def hard_region_dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice of sigmoid(logits) > ½ against the truth, (R,) float32, over the whole batch; 0.5 for a
+    region that is in neither. Arguments as `batch_dice_bce`'s.
+    """
+    _check_masks(logits, target)
+    return _mask_dice((logits > 0).float(), target, smooth=1e-8)
+
+
 @torch.no_grad()
 def hard_batch_dice(logits: Tensor, target: Tensor) -> Tensor:
     """Dice of the most probable class against the truth, (K,) float32, background included, over
@@ -64,7 +93,10 @@ def ramp(progress: float) -> float:
 
 
 def _batch_dice(p: Tensor, target: Tensor, smooth: float) -> Tensor:
-    truth = torch.zeros_like(p).scatter_(1, target.unsqueeze(1), 1.0)
+    return _mask_dice(p, torch.zeros_like(p).scatter_(1, target.unsqueeze(1), 1.0), smooth)
+
+
+def _mask_dice(p: Tensor, truth: Tensor, smooth: float) -> Tensor:
     over = (0, *range(2, p.ndim))
     overlap, total = (p * truth).sum(over), p.sum(over) + truth.sum(over)
     return (2 * overlap + smooth) / (total + smooth + 1e-8)
@@ -75,6 +107,18 @@ def _check(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Non
         raise ValueError(
             f"target: is {tuple(target.shape)}, wanted (B, *S) of logits {tuple(logits.shape)}"
         )
+    _check_weights(logits, weights)
+
+
+def _check_masks(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> None:
+    if logits.shape != target.shape:
+        raise ValueError(
+            f"target: is {tuple(target.shape)}, wanted that of logits {tuple(logits.shape)}"
+        )
+    _check_weights(logits, weights)
+
+
+def _check_weights(logits: Tensor, weights: Tensor | None) -> None:
     if weights is not None and weights.shape != logits.shape[1:2]:
         raise ValueError(
             f"weights: is {tuple(weights.shape)}, wanted one for each class of logits "

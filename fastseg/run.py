@@ -16,7 +16,7 @@ from fastseg.config import Recipe
 from fastseg.data import cases
 from fastseg.errors import DataError, UsageError
 from fastseg.feed import Feed, choose_labelled
-from fastseg.sample import build_network, pick_device
+from fastseg.sample import build_network, input_channels, pick_device
 
 log = logging.getLogger("fastseg")
 Saved = tuple[Path, dict[str, Any], dict[str, checkpoint.Tensors]]
@@ -122,7 +122,9 @@ def find_saved(recipe: Recipe, out: Path, resume: bool, fabric: Any) -> Saved | 
     fabric.barrier()
     if fabric.is_global_zero:
         checkpoint.tidy(folder, damaged=paths[: paths.index(saved[0])])
-    old, new = config.flatten(saved[1]["recipe"]), config.flatten(config.to_dict(recipe))
+    # keys that came after the run began have their defaults
+    before = config.to_dict(config.from_dict(saved[1]["recipe"]))
+    old, new = config.flatten(before), config.flatten(config.to_dict(recipe))
     old, new = config.from_json(old), config.from_json(new)
     differing = [
         key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in _FREE
@@ -144,7 +146,8 @@ def prepare(
     """Data, network and optimiser, fresh or as `saved` left them; writes the run's small files."""
     dataset, parts = _data(recipe, data, split, saved)
     feed = Feed(dataset, parts, recipe, fabric)
-    module = build_network(recipe, len(dataset.modalities), dataset.scheme, dataset.modalities)
+    channels = input_channels(recipe, dataset.modalities)
+    module = build_network(recipe, channels, dataset.scheme, dataset.modalities)
     if models.task(recipe.system) == "synthesis" and not saved:
         synthesis.learn_scales(module, dataset, parts["train"], recipe.data.rule)
     net, optimizer = fabric.setup(module, _optimizer(recipe, module))
@@ -238,7 +241,8 @@ def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
         momentum = {"momentum": recipe.betas[0], "nesterov": recipe.nesterov}
         return torch.optim.SGD(module.parameters(), **momentum, **common)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
-    return kind(module.parameters(), betas=recipe.betas, **common)
+    common |= {"betas": recipe.betas, "amsgrad": recipe.amsgrad}
+    return kind(module.parameters(), **common)
 
 
 def _restore(run: Run, saved: Saved) -> None:

@@ -2,6 +2,7 @@
 
 fastseg sample RUN --data DATA --out PREDICTIONS
 fastseg sample RUN --data DATA --out PREDICTIONS --part test
+fastseg sample RUN --data DATA --out PREDICTIONS --modalities t1,t1ce,t2,flair    # across.py
 fastseg sample RUN/checkpoints/last-000012 --data DATA --out PREDICTIONS --cases A,B --suffix seg
 fastseg sample RUN --data DATA --out PREDICTIONS sampler=dpm++ sampling_steps=20 ensemble=5
 """
@@ -27,7 +28,7 @@ from fastseg.progress import progress
 from fastseg.rundir import write_json
 
 _OVERLAP = 0.5  # of neighbouring windows; Gaussian weights hide their seams
-_RECORD = "sample.json"
+RECORD = "sample.json"
 
 
 def sample(
@@ -40,17 +41,20 @@ def sample(
     kernels: str = "auto",
     suffix: str = "pred",
     overrides: Sequence[str] = (),
+    modalities: Sequence[str] | None = None,
     hide: Sequence[str] = (),
 ) -> list[Path]:
-    """Write `out/CASE_<suffix>.nii.gz` for each case of `data`; returns the paths.
+    """Write `out/CASE_<suffix>.nii.gz` for each case of `data`; returns the paths. A system with an
+    ensemble writes CASE_uncertainty.nii.gz beside it, the members' variance in float32.
 
     Class indices become the data set's own label values, in the geometry of the case's images.
     `cases` picks by id, `part` by the checkpoint's split ("train", "val", "test"). Averaged weights
     are used when there are any. `overrides` are `name=value` changes of the system's sampling
-    options. Finished cases are skipped when a stopped call is repeated; the noise of a case depends
-    on the run's seed and its id alone. A system of synthesis writes missing modalities instead, and
-    can be made to `hide` some (`fastseg.synthesis`). UsageError for unknown cases or options, or a
-    folder that holds other predictions; DataError names a damaged file.
+    options. `modalities` are shown in place of those trained on, as many. Finished cases are
+    skipped when a stopped call is repeated; the noise of a case depends on the run's seed and its
+    id alone. A system of synthesis writes missing modalities instead, and can be made to `hide`
+    some (`fastseg.synthesis`). UsageError for unknown cases or options, or a folder that holds
+    other predictions; DataError names a damaged file.
     """
     out = Path(out)
     paths = checkpoint.find(checkpoint_path)
@@ -70,22 +74,32 @@ def sample(
         )  # fmt: skip
     if hide:
         raise UsageError(f"hide: system {recipe.system} does not synthesise modalities")
-    dataset = discover(data, tuple(state["modalities"]), region=recipe.region)
+    shown = _shown(recipe, tuple(state["modalities"]), modalities)
+    dataset = discover(data, shown, region=recipe.region)
+    if dataset.modalities != tuple(state["modalities"]):
+        record["modalities"] = dataset.modalities
     chosen = _choose(dataset, state["split"], cases, part)
     scheme = _scheme(dataset, LabelScheme.from_dict(state["scheme"]))
     _claim(out, record, suffix)
     device = pick_device(recipe.device)
-    net = load_network(recipe, len(dataset.modalities), scheme, groups).to(device)
+    net = load_network(recipe, len(shown), scheme, groups).to(device)
     written = []
     with use_kernels(kernels), progress(len(chosen), f"sample {found.name}") as advance:
         for case in chosen:
             path = out / f"{case.id}_{suffix}.nii.gz"
             if not path.exists():
-                classes, header = _predict_case(net, dataset, case, recipe, advance)
+                classes, variance, header = _predict_case(net, dataset, case, recipe, advance)
+                if variance is not None:
+                    nifti.write(out / f"{case.id}_uncertainty.nii.gz", variance, header)
                 nifti.write(path, scheme.to_values(classes), header)
             written.append(path)
             advance(text=case.id)
     return written
+
+
+def input_channels(recipe: config.Recipe, modalities: Sequence[str]) -> int:
+    """Channels of the network's input, where a run has `modalities`."""
+    return 1 if recipe.data.single_modality else len(modalities)
 
 
 def load_network(
@@ -131,6 +145,7 @@ def predict_volume(
     batch_size: int,
     generator: torch.Generator | None = None,
     on_windows: Callable[[int], None] | None = None,
+    variance: np.ndarray | None = None,
 ) -> np.ndarray:
     """Class indices uint8 (D, H, W) of a volume (C, D, H, W) on the network's device.
 
@@ -138,17 +153,21 @@ def predict_volume(
     gets its slices in batches, whole where the training patch holds them, else in windows of that
     size; a volume network gets windows of its patch. Overlapping windows are blended with Gaussian
     weights. `generator` is what a sampling network draws from; `on_windows` is told the number of
-    windows of each batch before it is predicted.
+    windows of each batch before it is predicted; `variance`, float32 (D, H, W), receives what the
+    network's `predict_with_variance` gives with the probabilities.
     """
 
     def predict(windows: Tensor) -> Tensor:
         if on_windows is not None:
             on_windows(len(windows))
-        return net.predict(windows, generator)
+        if variance is None:
+            return net.predict(windows, generator)
+        return torch.cat(net.predict_with_variance(windows, generator), 1)
 
-    def decide(probabilities: Tensor) -> Tensor:
-        chosen = net.decide(probabilities) if hasattr(net, "decide") else probabilities.argmax(1)
-        return chosen.to(torch.uint8)
+    def decide(found: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        p = found if variance is None else found[:, :-1]
+        chosen = net.decide(p) if hasattr(net, "decide") else p.argmax(1)
+        return chosen.to(torch.uint8).cpu().numpy(), found[:, -1].cpu().numpy()
 
     classes = np.zeros(image.shape[1:], np.uint8)
     box = _filled_box(image)
@@ -156,13 +175,15 @@ def predict_volume(
     if not brain.numel():
         return classes
     if len(patch) == 3:
-        classes[box] = decide(_windows(predict, brain[None], patch, batch_size))[0].cpu().numpy()
+        found = decide(_windows(predict, brain[None], patch, batch_size))
+        chosen, last = (array[0] for array in found)
     else:
-        found = [
-            decide(_windows(predict, batch, patch, batch_size)).cpu()
-            for batch in brain.movedim(1, 0).split(batch_size)
-        ]
-        classes[box] = torch.cat(found).numpy()
+        batches = brain.movedim(1, 0).split(batch_size)
+        found = [decide(_windows(predict, batch, patch, batch_size)) for batch in batches]
+        chosen, last = map(np.concatenate, zip(*found, strict=True))
+    classes[box] = chosen
+    if variance is not None:
+        variance[box] = last
     return classes
 
 
@@ -218,7 +239,7 @@ def _windows(predict: Callable, batch: Tensor, patch: Sequence[int], windows: in
 
 def _predict_case(
     net: nn.Module, dataset: Dataset, case: Case, recipe: config.Recipe, advance: Callable
-) -> tuple[np.ndarray, nifti.Header]:
+) -> tuple[np.ndarray, np.ndarray | None, nifti.Header]:
     arrays = load_case(dataset, case, recipe.data.rule)
     image = torch.from_numpy(arrays.image).to(next(net.parameters()).device)
     done = 0
@@ -230,8 +251,25 @@ def _predict_case(
 
     noise = case_generator(recipe.seed, case.id, image.device)
     patch, batch_size = recipe.data.patch, recipe.data.batch_size
-    classes = predict_volume(net, image, patch, batch_size, noise, on_windows)
-    return classes, arrays.header
+    variance = None
+    if hasattr(net, "predict_with_variance"):
+        variance = np.zeros(arrays.image.shape[1:], np.float32)
+    classes = predict_volume(net, image, patch, batch_size, noise, on_windows, variance)
+    return classes, variance, arrays.header
+
+
+def _shown(
+    recipe: config.Recipe, trained: tuple[str, ...], wanted: Sequence[str] | None
+) -> tuple[str, ...]:
+    """What the channels of the network's input are; the first of those it saw one at a time."""
+    channels = input_channels(recipe, trained)
+    shown = trained[:channels] if wanted is None else tuple(wanted)
+    if len(shown) != channels:
+        raise UsageError(
+            f"modalities: is {', '.join(shown)}, wanted {channels}, for the network was trained on "
+            f"{', '.join(trained)}"
+        )
+    return shown
 
 
 def _scheme(dataset: Dataset, trained: LabelScheme) -> LabelScheme:
@@ -262,7 +300,7 @@ def _choose(
 def _claim(out: Path, record: dict[str, Any], suffix: str) -> None:
     """Predictions already there are skipped, so they must be this checkpoint's of this data set."""
     out.mkdir(parents=True, exist_ok=True)
-    path = out / _RECORD
+    path = out / RECORD
     try:
         known = config.from_json(json.loads(path.read_text())) if path.exists() else None
     except ValueError:

@@ -1,7 +1,7 @@
 """Controlled comparisons: the same patients and schedule for every arm, several seeds.
 
     fastseg study fusion --data DATA --out STUDY
-    fastseg study tracks --data DATA --out STUDY --seeds 0,1,2 epochs=100 data.batch_size=8
+    fastseg study tracks --data DATA --out STUDY --seeds 0,1,2 epochs=100 A:lr=1e-3
 
 STUDY/ARM/seed-S holds a run, its predictions of the test patients and their scores. Stopped at any
 moment, the same command goes on: what is finished is read, the rest is trained on.
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastseg import checkpoint, config, models, rundir, study_report, synthesis_study
+from fastseg import across, checkpoint, config, models, rundir, study_report, synthesis_study
 from fastseg.config import Recipe, load_recipe
 from fastseg.data import cases
 from fastseg.errors import UsageError
 from fastseg.evaluate import evaluate
-from fastseg.sample import build_network, sample
+from fastseg.sample import build_network, input_channels, sample
 from fastseg.train import train
 
 
@@ -39,7 +39,8 @@ class Arm:
 class Study:
     """A comparison of `arms`, the first of which is what the others are tested against.
 
-    `common` are settings that replace those of every arm's recipe. Arms of synthesis are scored on
+    `common` are settings that replace those of every arm's recipe. Networks of one channel are also
+    tested on each of `modalities`, whatever they were trained on. Arms of synthesis are scored on
     the subsets that come of `hide`, as `fastseg.sample.sample` has it, and the first one is put to
     further `checks`.
     """
@@ -47,11 +48,26 @@ class Study:
     question: str
     arms: tuple[Arm, ...]
     common: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
     hide: tuple[str, ...] = ("every",)
     checks: bool = False
 
 
 STUDIES = {
+    "medsegdiff": Study(
+        "What do MedSegDiff-V2's parts add: spatial attention (SA), its uncertain form (U-SA), the "
+        "spectrum-space transformer without its filter, and the filter?",
+        tuple(
+            Arm(name, "medsegdiff_v2_small", (f"model.anchor={anchor}", f"model.ssformer={former}"))
+            for name, anchor, former in (
+                ("none", "none", "off"),
+                ("sa", "sa", "off"),
+                ("usa", "usa", "off"),
+                ("usa-nofilter", "usa", "nofilter"),
+                ("all", "usa", "nbp"),
+            )
+        ),
+    ),
     "fusion": Study(
         "Does a global spectral branch give a U-shaped network what more width does not?",
         tuple(
@@ -101,6 +117,23 @@ STUDIES = {
         (Arm("unified", "fgc2f_udiff"), Arm("t1ce alone", "fgc2f_udiff", ("model.missing=t1ce",))),
         hide=("t1ce",),
     ),
+    "domain-generalisation": Study(
+        "Trained on T2 alone, how well do networks segment the other modalities, and what do "
+        "intensity domains (Bézier), Fourier convolutions (VFFC) and gradient reversal (GRL) "
+        "add? +vffc and +grl each stand on +bezier, full on both.",
+        (
+            Arm("segresnet", "segresnet"),
+            Arm("unet3d-stacked", "unet3d", ("modalities=t1,t1ce,t2,flair",)),
+            Arm("unet3d", "unet3d"),
+            Arm("+bezier", "segresnet_bezier"),
+            Arm("+vffc", "segresnet_vffc"),
+            Arm("+grl", "segresnet_grl"),
+            Arm("full", "segresnet_full"),
+            # one at a time: a network of one channel, as the others
+            Arm("t1ce+t2", "segresnet_bezier", ("modalities=t2,t1ce", "data.single_modality=true")),
+        ),
+        modalities=("t1", "t1ce", "t2", "flair"),
+    ),
 }
 
 
@@ -115,9 +148,10 @@ def study(
     """Run the study called `name` on the data set in `data`; returns the path of study.md.
 
     `out` receives split.json, study.json, study.md, study.html and a folder for each arm, written
-    anew after each finished run. `overrides` are `name=value` settings; an arm takes those that its
-    recipe has. UsageError for an unknown study or for a key no arm has, and when `out` holds
-    something else; Stopped after a signal; what `fastseg.train.train` raises.
+    anew after each finished run. `overrides` are `name=value` settings, which each arm takes whose
+    recipe has such a key, or `ARM:name=value` for one arm. UsageError for an unknown study or arm,
+    for a key that no arm has, and when `out` holds something else; Stopped after a signal; what
+    `fastseg.train.train` raises.
     """
     plan, out = _named(name), Path(out)
     recipes = {(arm.name, seed): _recipe(plan, arm, seed, overrides)
@@ -134,7 +168,7 @@ def study(
         for number, ((arm, seed), recipe) in enumerate(recipes.items(), 1):
             _say(f"study {name}, run {number} of {len(recipes)}: {arm} with seed {seed}")
             place = out / _folder(arm) / f"seed-{seed}"
-            result = _result(recipe, dataset, place, out / "split.json", plan.hide)
+            result = _result(recipe, dataset, place, out / "split.json", plan)
             record["runs"].append({"arm": arm, "seed": seed, **result})
             study_report.write_tables(record, out)
         if plan.checks:
@@ -171,17 +205,27 @@ def _checked_seeds(seeds: Sequence[int]) -> Sequence[int]:
 
 
 def _recipe(plan: Study, arm: Arm, seed: int, overrides: Sequence[str]) -> Recipe:
-    known = {other.name: config.option_types(load_recipe(other.recipe)) for other in plan.arms}
-    every = {key for keys in known.values() for key in keys} - {"seed"}
-    mine = []
-    for key, text in map(config.split_override, overrides):
-        if key not in every:
-            hint = config.did_you_mean(key, every)
-            raise UsageError(f"{key}: no arm of the study has such a key{hint}")
-        if key in {setting.partition("=")[0] for setting in arm.settings}:
+    known = {other.name: _keys(other) for other in plan.arms}
+    fixed = {setting.partition("=")[0] for setting in arm.settings}
+    common, own = [], []
+    for item, text in map(config.split_override, overrides):
+        only, _, key = item.rpartition(":")
+        if only and only not in known:
+            raise UsageError(f"{item}: the study has no such arm{config.did_you_mean(only, known)}")
+        keys = known[only] if only else set().union(*known.values())
+        if key not in keys:
+            whose = f"arm {only} has no such" if only else "no arm of the study has such a"
+            raise UsageError(f"{key}: {whose} key{config.did_you_mean(key, keys)}")
+        if only not in ("", arm.name) or key not in known[arm.name]:
+            continue
+        if key in fixed:
             raise UsageError(f"{key}: is what makes the arms differ")
-        mine += [f"{key}={text}"] if key in known[arm.name] else []
-    return load_recipe(arm.recipe, [*plan.common, *arm.settings, *mine, f"seed={seed}"])
+        (own if only else common).append(f"{key}={text}")
+    return load_recipe(arm.recipe, [*plan.common, *arm.settings, *common, *own, f"seed={seed}"])
+
+
+def _keys(arm: Arm) -> set[str]:
+    return set(config.option_types(load_recipe(arm.recipe))) - {"seed"}
 
 
 def _refuse_several_processes(recipes) -> None:
@@ -206,7 +250,7 @@ def _split(out: Path, dataset: cases.Dataset, name: str, recipe: Recipe) -> dict
 
 
 def _result(
-    recipe: Recipe, dataset: cases.Dataset, folder: Path, split: Path, hide: Sequence[str]
+    recipe: Recipe, dataset: cases.Dataset, folder: Path, split: Path, plan: Study
 ) -> dict[str, Any]:
     """Scores of one run, read where they are finished, else made by training and predicting.
 
@@ -217,7 +261,10 @@ def _result(
     known = config.from_json(_read(path)) if path.exists() else {}
     if {key: known.get(key) for key in identity} != identity:
         train(recipe, dataset.root, folder / "run", split=split)
-        rundir.write_json(path, identity | _scores(recipe, dataset, folder, test, hide))
+        scores = _scores(recipe, dataset, folder, test, plan.hide)
+        if plan.modalities:
+            scores["across"] = _across(recipe, dataset, folder, plan.modalities, scores)
+        rundir.write_json(path, identity | scores)
     return _read(path)
 
 
@@ -237,7 +284,7 @@ def _scores(
         report = evaluate(predictions, dataset, folder, cases=test, missing="error", quiet=True)
         rows, regions = report.rows, report.regions
     names = chosen["modalities"]
-    net = build_network(recipe, len(names), dataset.scheme, names)
+    net = build_network(recipe, input_channels(recipe, names), dataset.scheme, names)
     return {
         "rows": rows,
         "regions": regions,
@@ -248,6 +295,27 @@ def _scores(
         "best_epoch": chosen["position"]["epoch"],
         "time_s": last["position"]["time_s"],
     }
+
+
+def _across(
+    recipe: Recipe,
+    dataset: cases.Dataset,
+    folder: Path,
+    modalities: Sequence[str],
+    scores: dict[str, Any],
+) -> dict[str, dict[str, float]]:
+    """Mean scores of the test patients by modality, and of the validation patients as trained."""
+    best = checkpoint.find(folder / "run")[0]
+    options = {"kernels": recipe.kernels}
+    means, trained = {}, recipe.modalities or dataset.modalities
+    if input_channels(recipe, trained) == 1:
+        shown = folder / "across" / Path(scores["predictions"]).name
+        across.sample(best, dataset.root, shown, modalities, part="test", **options)
+        reports = across.evaluate(shown, dataset, modalities, quiet=True)
+        means = {name: report.mean for name, report in reports.items()}
+    own = folder / "validation" / Path(scores["predictions"]).name
+    sample(best, dataset.root, own, part="val", **options)
+    return means | {"validation": evaluate(own, dataset, quiet=True).mean}
 
 
 def _read(path: Path) -> Any:

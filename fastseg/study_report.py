@@ -150,6 +150,8 @@ def _tables(record: Mapping, summary: Sequence[Mapping]) -> list[Table]:
     title = next(iter(measures.values()))
     run_head = ["arm", "seed", "epochs", "best epoch", title, "minutes of training"]
     tables = [Table("Scores", head, rows), Table("Runs", run_head, runs), _settings(record)]
+    if "across" in record["runs"][0]:
+        tables.append(_across(record))
     return tables + _checks(record.get("checks", {}))
 
 
@@ -184,6 +186,23 @@ def _checks(found: Mapping) -> list[Table]:
         title = "Segmentation by a network trained on real images"
         tables.append(Table(title, ["modality", "its images", "patient region Dice"], rows))
     return tables
+
+
+def _across(record: Mapping) -> Table:
+    """Dice of the test patients as each modality shows them, and of the validation patients."""
+    names = list(dict.fromkeys(name for run in record["runs"] for name in run["across"]))
+    names = [*(name for name in names if name != "validation"), "validation"]
+    keys = ["dice_regions", *(f"dice_{region}" for region in record["runs"][0]["regions"])]
+    rows = []
+    for arm, runs in _by_arm(record).items():
+        cells = []
+        for name in names:
+            found = [run["across"][name] for run in runs.values() if name in run["across"]]
+            figures = [f"{np.mean([scores[key] for scores in found]):.3f}" for key in keys if found]
+            cells.append(f"{figures[0]} ({' '.join(figures[1:])})" if figures else "–")
+        rows.append([arm, *cells])
+    regions = ", ".join(record["runs"][0]["regions"])
+    return Table(f"Across modalities: mean ({regions})", ["arm", *names], rows)
 
 
 def _settings(record: Mapping) -> Table:

@@ -55,7 +55,7 @@ def load_known(case: Case, modalities: Sequence[str], rule: Rule) -> Known:
         raise DataError(f"case {case.id}: has none of {', '.join(modalities)}")
     case = replace(case, label=None)
     raw = read_case(case, names)
-    rows = rule.rows(locate(raw, case, rule.percentiles).stats)
+    rows = rule.rows(locate(raw, case, rule).stats)
     shape = len(modalities), *raw.images[0].shape
     image = np.full(shape, rule.value_range[0], np.float32)
     scales = np.full((len(modalities), 2), np.nan)

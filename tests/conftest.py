@@ -6,6 +6,12 @@ import subprocess
 import sys
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # workers that each took all cores would wait for one another; before torch reads it
+    _cores = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores)))
+
 import torch
 
 

@@ -24,7 +24,7 @@ PLANES = [
     Case((1, 1), (1, 1), batch=20),
     Case((2, 3), (2, 2), 2, 2, norm="ortho", batch=4),
     Case((5, 8), bins((5, 8)), 2, 2, groups=2),
-    Case((17, 12), (5, 3), 2, 1, two_sided=False, batch=1, out_sizes=(13, 40)),
+    Case((17, 12), (5, 3), 2, 3, two_sided=False, batch=1, out_sizes=(13, 40)),
     Case((1, 9), (1, 4)),
 ]
 VOLUMES = [

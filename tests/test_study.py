@@ -184,6 +184,17 @@ def test_stopped_study_goes_on(finished, data, tmp_path, monkeypatch):
         ("par", {}, "par: no such study; did you mean pair"),
         ("pair", {"overrides": ["model.widht=1"]}, "no arm of the study has such a key; did you"),
         ("pair", {"overrides": ["seed=1"]}, "seed: no arm"),
+        (
+            "pair",
+            {"overrides": ["tow:lr=1"]},
+            "tow:lr: the study has no such arm; did",
+        ),
+        (
+            "pair",
+            {"overrides": ["one:widht=1"]},
+            "arm one has no such key; did you mean",
+        ),
+        ("pair", {"overrides": ["one:seed=1"]}, "seed: arm one has no such key"),
         ("pair", {"overrides": ["model.two_sided=true"]}, "is what makes the arms differ"),
         ("pair", {"overrides": ["lr"]}, "written name=value"),
         ("pair", {"overrides": ["devices=2"]}, "runs in one process"),
@@ -210,3 +221,9 @@ def test_key_of_one_arm_is_given_to_that_arm(monkeypatch):
     a, b = (study._recipe(plan, arm, 3, overrides) for arm in plan.arms)
     assert (a.model["branches"], b.model["branches"]) == ("shared", "per_class")
     assert (a.lr, b.lr, a.seed) == (0.5, 0.5, 3)
+
+
+def test_setting_of_one_arm_wins_over_that_of_all():
+    overrides = ["two:lr=0.25", "lr=0.5"]
+    one, two = (study._recipe(PAIR, arm, 0, overrides).lr for arm in reversed(PAIR.arms))
+    assert (one, two) == (0.5, 0.25)

@@ -28,16 +28,13 @@ OWN = {
     "diffusion_unet_ssl": ("labelled_fraction=0.5", "ema=0.9", "epochs=2"),
     "fno_diffusion": ("model.modes=4",),
     "fno_unet": ("model.modes=4,3,2,1,1", "model.decoder=diffusion"),
-    "fgc2f_udiff": (
-        "model.multipliers=1,2",
-        "model.attention_levels=1",
-        "model.blocks=1",
-        "model.sampler=ddim",
-        "precision=fp32",
-        "ema=0.9",
-        "val_every=1",
-    ),
-}
+    "fgc2f_udiff": ("model.multipliers=1,2", "model.attention_levels=1", "model.blocks=1",
+                    "model.sampler=ddim", "precision=fp32", "ema=0.9", "val_every=1"),
+    "medsegdiff_v2": ("model.multipliers=1,2", "model.attention_levels=1", "model.blocks=1",
+                      "model.condition_width=4", "model.anchor_levels=1", "model.anchor_every=1",
+                      "model.ssformer_channels=8", "model.ssformer_blocks=1", "model.ensemble=1",
+                      "val_every=1"),
+}  # fmt: skip
 UNTIMED = ("samples_per_s", "time_s")
 
 

@@ -90,17 +90,30 @@ class GateCase(Case):
 
 @dataclass(frozen=True)
 class SystemCase(Case):
-    """A whole system on a batch of slices: label maps sampled in `steps` steps of DDIM, and the
-    loss of a training step with its gradients.
+    """A whole system on a batch of slices or volumes: its prediction, which diffusion systems
+    sample in `steps` steps of DDIM, and the loss of a training step with its gradients.
+
+    `settings` are other options of the model.
     """
 
     system: str = ""
     width: int = 32
-    steps: int = 10
+    steps: int | None = 10
+    settings: tuple[tuple[str, object], ...] = ()
     family: str = "system"
 
     def _options(self) -> list[str]:
-        return [f"width {self.width}", f"{self.steps} steps"]
+        steps = [] if self.steps is None else [f"{self.steps} steps"]
+        return [f"width {self.width}", *steps]
+
+    @property
+    def model(self) -> dict[str, object]:
+        """Options of `models.build`."""
+        return {
+            "width": self.width,
+            **({} if self.steps is None else {"sampling_steps": self.steps, "sampler": "ddim"}),
+            **dict(self.settings),
+        }
 
 
 _LI = "Li et al., 2021"
@@ -167,14 +180,24 @@ def _crossover(size: int, divisor: int) -> Case:
 
 CROSSOVER = tuple(_crossover(n, d) for n in (128, 192, 240, 256, 384, 512) for d in (8, 4, 2, 1))
 OVERHEAD = (Case("tiny", (1, 1, 8, 8), (4, 3), "cost of a call", "overhead"),)
-SYSTEM = tuple(
-    SystemCase(f"S-{system}", (4, 4, 240, 240), (), source, system=system)
-    for system, source in (
-        ("diffusion-unet", "no operator of ours on this path"),
-        ("fno-diffusion", "spectral convolutions at full resolution"),
-        ("fno-unet", "spectral branches beside convolutions"),
-    )
-)
+_SAMPLED, _F_SMALL = (("decoder", "diffusion"),), (("ssformer_channels", 256), ("ensemble", 1))
+SYSTEM = (
+    *(
+        SystemCase(f"S-{system}", (4, 4, 240, 240), (), source, system=system, settings=_SAMPLED)
+        for system, source in (
+            ("diffusion-unet", "no operator of ours on this path"),
+            ("fno-diffusion", "spectral convolutions at full resolution"),
+            ("fno-unet", "spectral branches beside convolutions"),
+        )
+    ),
+    SystemCase("S-fgc2f-udiff", (4, 4, 192, 192), (), "Gaussian guides", system="fgc2f-udiff",
+               width=64, settings=(("parameterisation", "x0"),)),
+    SystemCase("S-medsegdiff-v2", (4, 4, 256, 256), (), "anchor gate and spectral attention",
+               system="medsegdiff-v2", width=64,
+               settings=(*_F_SMALL, ("parameterisation", "x0"))),
+    SystemCase("S-segresnet-vffc", (1, 1, 128, 128, 128), (), "Fourier units at the bottleneck",
+               system="segresnet-vffc", steps=None, settings=(("head", "softmax"),)),
+)  # fmt: skip
 
 TIMED = (*SPECTRAL, *FNO_BLOCK, *FOURIER_UNIT, *VFFC, *GAUSSIAN, *FILTER, *GATE)
 CASES = {case.id: case for case in (*TIMED, *OVERHEAD, *CROSSOVER, *SYSTEM)}
@@ -191,7 +214,7 @@ def quick(case: Case) -> Case:
     channels = {"vffc": 32, "gate": 4}.get(case.family, 2)
     small = replace(case, id=f"{case.id}-quick", shape=(1, channels, *case.sizes))
     if isinstance(case, SystemCase):
-        return replace(small, width=4, steps=2)
+        return replace(small, width=8, steps=case.steps and 2)
     return replace(small, cond_channels=2) if isinstance(case, GateCase) else small
 
 

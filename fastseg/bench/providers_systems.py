@@ -1,5 +1,5 @@
-"""Whole systems, on our kernels and on the reference: the sampling of label maps, and the loss of a
-training step with its gradients.
+"""Whole systems, on our kernels and on the reference: prediction, and the loss of a training step
+with its gradients.
 """
 
 import torch
@@ -11,12 +11,14 @@ from fastseg.bench.cases import SystemCase
 from fastseg.bench.layers import Family, Inputs, leaves, normal, outputs
 
 _CLASSES, _SEED = 4, 0
+_MODALITIES = ("t1", "t1ce", "t2", "flair")
 _SHAKE = 0.02  # added to all weights: errors in front of one that starts at zero would not show
 
 
 class _System(nn.Module):
-    """image (B, C, *S), label (B, *S) → the loss of a training step; in evaluation, probabilities
-    of label maps sampled for the images. Every call draws the same numbers.
+    """image (B, C, *S), label (B, *S) → the loss of a training step; in evaluation, class
+    probabilities, or the images without their first channel and that channel synthesised. Every
+    call draws the same numbers.
     """
 
     def __init__(self, case: SystemCase):
@@ -24,16 +26,22 @@ class _System(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(_SEED)
             self.system = models.build(
-                case.system, in_channels=case.shape[1], classes=_CLASSES, width=case.width,
-                decoder="diffusion", sampling_steps=case.steps,
+                case.system, in_channels=case.shape[1], classes=_CLASSES,
+                modalities=_MODALITIES[: case.shape[1]], **case.model,
             )  # fmt: skip
+        self.synthesis = models.task(case.system) == "synthesis"
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
         generator = torch.Generator(image.device).manual_seed(_SEED)
+        if not self.training and self.synthesis:
+            available = torch.ones(image.shape[:2], dtype=torch.bool, device=image.device)
+            available[:, 0] = False
+            return self.system.synthesise(image, available, generator)
         if not self.training:
             return self.system.predict(image, generator)
         torch.manual_seed(_SEED)  # of dropout
-        loss, _ = self.system.training_loss({"image": image, "label": label}, generator)
+        batch = {"image": image, "label": label, "progress": 0.5}
+        loss, _ = self.system.training_loss(batch, generator)
         return loss.unsqueeze(0)
 
 

@@ -25,13 +25,13 @@ _FORMAT = 1
 _FREE_MEMORY_SHARE = 0.1
 
 
-def open_cache(mode: str, folder, dataset, percentiles=PERCENTILES):
+def open_cache(mode: str, folder, dataset, located_by=PERCENTILES):
     """The cache object for `LoaderConfig.cache`: it has `get(case)` and `put(case, brain)`.
 
     `put` returns the `Brain` to use from then on. Raises UsageError when `folder` cannot be made.
     """
     if mode == "disk":
-        return DiskCache(folder, dataset, percentiles)
+        return DiskCache(folder, dataset, located_by)
     return RamCache() if mode == "ram" else NoCache()
 
 
@@ -88,11 +88,11 @@ class DiskCache:
     cannot be written the run goes on without further entries.
     """
 
-    def __init__(self, folder, dataset, percentiles=PERCENTILES):
+    def __init__(self, folder, dataset, located_by=PERCENTILES):
         self._folder = Path(folder)
         self._identity = [_FORMAT, list(dataset.modalities), dataset.scheme.to_dict()]
-        if percentiles != PERCENTILES:  # which entries written before there were others have
-            self._identity.append(list(percentiles))
+        if located_by != PERCENTILES:  # which entries written before there were others have
+            self._identity.append(list(located_by))
         self._held: dict[str, Brain] = {}
         self._writable, self._lock = True, threading.Lock()
         try:

@@ -1,5 +1,6 @@
 """Choosing where samples of a case lie, and cutting them out in the stored dtype."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,7 +34,8 @@ def cut_samples(brain: Brain, case_id: str, seeds, config) -> list[Sample]:
     the case has one; the others on brain outside it. None centres all on brain of either kind.
     """
     blind = config.foreground_fraction is None
-    places = _Places(brain, np.zeros_like(brain.label) if blind else brain.label)
+    label = np.zeros_like(brain.label) if blind else brain.label
+    places = _Places(brain, label, config.rule)
     pick = places.pick_slice if len(config.patch) == 2 else places.pick_voxel
     size = (1, *config.patch)[-3:]
     samples = []
@@ -41,7 +43,11 @@ def cut_samples(brain: Brain, case_id: str, seeds, config) -> list[Sample]:
         rng = np.random.default_rng(seed)
         centre = pick(rng, _on_tumour(seed[-1], config.foreground_fraction or 0))
         image, label, stats = cut(brain, centre, size, config.rule)
-        samples.append(Sample(case_id, seed, image, label, stats, augment.draw(rng, config)))
+        transform = augment.draw(rng, config)
+        if config.flip_depth and rng.random() < 0.5:
+            turned = image[:, ::-1], label[::-1], stats[:, :, ::-1]
+            image, label, stats = map(np.ascontiguousarray, turned)
+        samples.append(Sample(case_id, seed, image, label, stats, transform))
     return samples
 
 
@@ -53,8 +59,8 @@ def _on_tumour(sample: int, fraction: float) -> bool:
 class _Places:
     """Where tumour and brain lie in a `Brain`, worked out once for all of its samples."""
 
-    def __init__(self, brain: Brain, label: np.ndarray):
-        self.brain = brain
+    def __init__(self, brain: Brain, label: np.ndarray, rule: Rule):
+        self.brain, self.rule = brain, rule
         self.tumour = label != 0
         self.tumour_slices = np.flatnonzero(self.tumour.any(axis=(1, 2)))
 
@@ -66,7 +72,8 @@ class _Places:
     @cached_property
     def other_slices(self) -> np.ndarray:
         """Axial slices with brain and no tumour; all with brain where the tumour is in each."""
-        brain = np.logical_or.reduce([image.any(axis=(1, 2)) for image in self.brain.images])
+        filled = map(self.rule.filled, self.brain.images)
+        brain = np.logical_or.reduce([image.any(axis=(1, 2)) for image in filled])
         slices = np.flatnonzero(brain)
         clean = np.setdiff1d(slices, self.tumour_slices, assume_unique=True)
         return clean if clean.size else slices
@@ -91,7 +98,8 @@ class _Places:
         return _random_voxel(rng, self._healthy(np.s_[:]))
 
     def _healthy(self, where) -> np.ndarray:
-        brain = np.logical_or.reduce([image[where] != 0 for image in self.brain.images])
+        filled = [self.rule.filled(image[where]) for image in self.brain.images]
+        brain = np.logical_or.reduce(filled)
         healthy = brain & ~self.tumour[where]
         return healthy if healthy.any() else brain
 
@@ -104,11 +112,12 @@ def cut(brain: Brain, centre, size: tuple[int, int, int], rule: Rule):
     """Image (C, *size), label (*size) and stats (4, C, 1 or D, 1, 1) around a voxel of the box.
 
     The crop is moved to lie inside the volume; along an axis where it is larger than the volume
-    it is centred. What lies outside the box is 0.
+    it is centred. What lies outside the box is background.
     """
     start = map(_start, centre, brain.origin, size, brain.shape)
     inside, target = zip(*map(_overlap, start, size, brain.origin, brain.label.shape), strict=True)
-    image = np.zeros((len(brain.images), *size), brain.images[0].dtype)
+    stored = brain.images[0].dtype
+    image = np.full((len(brain.images), *size), math.floor(rule.floor), stored)
     for channel, source in zip(image, brain.images, strict=True):
         channel[target] = source[inside]
     label = np.zeros(size, np.uint8)

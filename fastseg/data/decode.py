@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastseg.data import nifti
-from fastseg.data.intensity import PERCENTILES
+from fastseg.data.intensity import PERCENTILES, Rule
 from fastseg.errors import DataError, NiftiError
 
 AFFINE_TOLERANCE_MM = 1e-3
@@ -27,7 +27,7 @@ class RawCase:
 
 @dataclass(frozen=True)
 class Brain:
-    """A case cut to the box outside of which every modality and the label are 0.
+    """A case cut to the box outside of which every modality is background and the label is 0.
 
     `images` holds C arrays (d, h, w) of int16 or float32, `label` uint8 class indices (d, h, w),
     `origin` the box's first voxel in the volume of `shape` (D, H, W), `stats` the float32 rows
@@ -101,15 +101,17 @@ def _check_grid(volumes: list[nifti.Volume]) -> None:
             )
 
 
-def brain_box(volumes: list[np.ndarray]) -> tuple[slice, slice, slice]:
-    """The smallest box that holds every non-zero voxel of arrays (D, H, W).
+def brain_box(volumes: list[np.ndarray], rule: Rule = Rule()) -> tuple[slice, slice, slice]:  # noqa: B008
+    """The smallest box that holds every voxel of arrays (D, H, W) that is no background.
 
-    Raises ValueError when all of them are 0 everywhere.
+    Raises ValueError when there is none.
     """
+    if rule.name == "window":
+        volumes = [rule.filled(volume) for volume in volumes]
     plane = np.logical_or.reduce([volume.any(axis=0) for volume in volumes])
     rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
     if not rows.size:
-        raise ValueError("every voxel is 0")
+        raise ValueError("every voxel is background")
     depth = range(len(volumes[0]))
     first = next(z for z in depth if any(volume[z].any() for volume in volumes))
     last = next(z for z in reversed(depth) if any(volume[z].any() for volume in volumes))
@@ -165,13 +167,14 @@ class Located:
     stats: np.ndarray
 
 
-def locate(raw: RawCase, case, percentiles=PERCENTILES) -> Located:
+def locate(raw: RawCase, case, rule: Rule = Rule()) -> Located:  # noqa: B008
     """Boxes and statistics, float32 (4, C), of a case. Raises DataError when it has no brain."""
     try:
-        box = brain_box(raw.images)
+        box = brain_box(raw.images, rule)
     except ValueError:
-        raise DataError(f"case {case.id}: every modality is 0 everywhere") from None
-    stats = np.stack([statistics(image[box], percentiles) for image in raw.images], axis=1)
+        at_most = f"at most {rule.floor:g}" if rule.floor else "0"
+        raise DataError(f"case {case.id}: every modality is {at_most} everywhere") from None
+    stats = np.stack([statistics(image[box], rule.percentiles) for image in raw.images], axis=1)
     marked = box
     if raw.label is not None and raw.label.any():
         marked = brain_box([raw.label])

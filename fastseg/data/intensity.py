@@ -10,6 +10,11 @@ from fastseg.errors import UsageError
 
 NORMALISE = ("zscore", "slice_minmax", "percentile", "window")
 PERCENTILES = (0.5, 99.5)
+FLOOR = 2.0**-10  # the darkest brain, as a share of the range's end, where background is 0
+CT_ADVICE = (
+    "is CT, where air is at -1000 and 0 is water: data.normalise=window data.window=-160,240 "
+    "(soft tissue of an abdomen) maps Hounsfield units to 0 … 1"
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,8 @@ class Rule:
     "zscore" is per volume over the brain (x != 0) clipped to its 0.5 and 99.5 percentiles, and
     leaves background 0; "slice_minmax" maps each axial slice to [0, 1]; "percentile" maps each
     volume from `percentiles` of its brain to `value_range`; "window" maps stored values from
-    `window` to it. The last two clip, so that background becomes the lowest value.
+    `window` to it. The last two clip, so that background becomes the lowest value. "percentile" to
+    a range from 0 keeps background 0, whatever the brain's sign, and all brain above it.
     """
 
     name: str = "zscore"
@@ -46,7 +52,28 @@ class Rule:
     @property
     def keeps_zero(self) -> bool:
         """Voxels that were 0 stay 0."""
-        return self.name == "zscore"
+        return self.name == "zscore" or self._apart
+
+    @property
+    def _apart(self) -> bool:
+        return self.name == "percentile" and self.value_range[0] == 0
+
+    @property
+    def floor(self) -> float:
+        """The stored value that is background, as anything below it is: 0, or where the window
+        begins (CT has air at -1000 and water at 0). Outside of an image it goes on for ever.
+        """
+        return self.window[0] if self.name == "window" else 0.0
+
+    def filled(self, x: np.ndarray) -> np.ndarray:
+        """Where stored values are more than background, as booleans."""
+        return x > self.floor if self.name == "window" else x != 0
+
+    @property
+    def located_by(self) -> tuple:
+        """All that the box and the statistics of a case depend on, besides its files."""
+        floor = () if self.name != "window" else (self.floor,)
+        return (*self.percentiles, *floor)
 
     @property
     def per_slice(self) -> bool:
@@ -63,6 +90,7 @@ class Rule:
         if self.name == "window":
             low, high = (np.full_like(low, limit) for limit in self.window)
         first, last = self.value_range
+        first = FLOOR * last if self._apart else first
         std = np.where(high > low, (high - low) / (last - first), 1)
         return np.stack([low, high, low - first * std, std]).astype(np.float32)
 

@@ -6,8 +6,9 @@ random fields; the contrasts are tissue-dependent intensity maps with a bias fie
 directions and data types follow BraTS 2021 (Baid et al., arXiv 2107.02314). Scores on phantoms say
 that a pipeline works; they say nothing about patients.
 
-Two tasks: "nested" tumours, which local sight can segment, and "global-cue", where a weak field
-over the whole brain decides which of two labels the core has (`phantom_cue`).
+Tasks: "nested" tumours, which local sight can segment; "global-cue", where a weak field over the
+whole brain decides which of two labels the core has (`phantom_cue`); and "organs", abdominal CT in
+nnU-Net's layout (`phantom_organs`).
 """
 
 from collections.abc import Callable
@@ -16,13 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastseg.data import phantom_cue, phantom_files
+from fastseg.data import phantom_cue, phantom_files, phantom_organs
 from fastseg.data.phantom_images import SIGNAL, acquire
 from fastseg.data.phantom_tissue import anatomy, grow_tumour, smooth_field
 from fastseg.errors import UsageError
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
-TASKS = ("nested", "global-cue")
+TASKS = ("nested", "global-cue", "organs")
 SIZE_LIMITS_VOXELS = (24, 512)
 LABEL_OF_TISSUE = np.array([0, 0, 0, 0, 0, 1, 2, 4], np.uint8)
 
@@ -44,7 +45,8 @@ def write(
     task: str = "nested",
     noise: bool = True,
 ) -> Path:
-    """Write `cases` patients below `out` in the BraTS 2021 layout and return `out`.
+    """Write `cases` patients below `out` in the BraTS 2021 layout, those of task "organs" in
+    nnU-Net's, and return `out`.
 
     size: voxels along (x, y, z), 1 mm each, 24 to 512.
     progress: called as progress(done, cases) after every patient.
@@ -58,6 +60,10 @@ def write(
     identity = {"made_by": "fastseg phantom", "size": list(size), "seed": seed}
     # sets written before there were tasks are continued
     identity |= ({} if task == TASKS[0] else {"task": task}) | ({} if noise else {"noise": False})
+    if task == "organs":
+        if not noise:
+            raise UsageError("noise: task organs has no images without noise")
+        return phantom_organs.write(out, cases, size, seed, identity, progress)
     phantom_files.claim(out, cases, identity)
     for index in range(cases):
         name = f"Phantom{index:05d}"
@@ -73,9 +79,13 @@ def patient(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """One synthetic patient: modality name → int16 (z, y, x), and labels uint8 (z, y, x).
 
-    Background is exactly 0, brain is ≥ 1; label values are 0, 1 (NCR), 2 (ED) and 4 (ET).
-    Without `noise` it is the same patient but for the Rician noise of the images.
+    Background is exactly 0, brain is ≥ 1; label values are 0, 1 (NCR), 2 (ED) and 4 (ET). Those of
+    task "organs" are `phantom_organs.patient`'s. Without `noise` it is the same patient but for the
+    Rician noise of the images.
     """
+    if task == "organs":
+        image, labels = phantom_organs.patient(size, seed, index)
+        return {phantom_organs.CHANNEL: image}, labels
     rng = np.random.default_rng((seed, index))
     shape = size[::-1]
     rules = _rules(task, shape, seed, index)
@@ -109,4 +119,4 @@ def _check_arguments(cases: int, size: tuple[int, ...], seed: int, task: str) ->
     if seed < 0:
         raise UsageError(f"seed: got {seed}, want 0 or more")
     if task not in TASKS:
-        raise UsageError(f"task: got {task!r}, want {' or '.join(TASKS)}")
+        raise UsageError(f"task: got {task!r}, want {', '.join(TASKS)}")

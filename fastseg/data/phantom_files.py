@@ -43,6 +43,11 @@ def write_case(out: Path, name: str, images: dict[str, np.ndarray], labels: np.n
     os.replace(part, out / name)
 
 
+def write_volume(path: Path, array_zyx: np.ndarray) -> None:
+    """One .nii.gz file, whole or not at all."""
+    _write_atomic(path, _nifti_gz(array_zyx))
+
+
 def _nifti_gz(array_zyx: np.ndarray) -> bytes:
     """The bytes of a .nii.gz file with BraTS' axis directions (left, posterior, superior)."""
     import nibabel as nib

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastseg.data import augment, dali, nifti, strong
+from fastseg.data import augment, bezier, dali, nifti, strong
 from fastseg.data.crop import Sample, cut_samples, slice_range
 from fastseg.data.decode import label_classes, locate, read_case
-from fastseg.data.intensity import PERCENTILES, Rule, as_rule
+from fastseg.data.intensity import CT_ADVICE, PERCENTILES, Rule, as_rule
 from fastseg.data.source import CaseSource
 from fastseg.data.workers import Workers
 from fastseg.errors import UsageError
@@ -29,6 +29,7 @@ CACHES = ("none", "ram", "disk")
 BACKENDS = ("auto", "dali", "torch")
 # Third words of seeds that are not sample numbers.
 _CASE_ORDER, _SAMPLE_ORDER = 2**32 - 1, 2**32 - 2
+_MODALITY = 2**32 - 6  # fourth word, apart from the sample's other draws
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,12 @@ class LoaderConfig:
     `patch` is (H, W) for axial slices or (D, H, W) for volumes, in voxels. `samples_per_case` are
     cut from one decode; `foreground_fraction` of them are centred on tumour, null centres them on
     brain without a look at the label, which a case then need not have. `flip` mirrors H and W with
-    probability 0.5 each, `rotate90` turns by a random quarter turn, `rotate_degrees` is the largest
-    random in-plane angle. `strong` then makes three more changes (data/strong.py).
+    probability 0.5 each, `flip_depth` D of volumes, `rotate90` turns by a random quarter turn,
+    `rotate_degrees` is the largest random in-plane angle. `strong` then makes three more changes
+    (data/strong.py). `bezier_domains`, some of 0, 1, 2, sends intensities along random curves
+    (data/bezier.py): with `bezier_apart` each patient has one of these domains, else each sample
+    draws one; `legacy_bezier` has the published mistake that makes 2 the same as 1.
+    `single_modality` shows one modality of each sample, drawn from its seed, in one channel.
     `normalise`, `percentiles`, `window` and `value_range` are those of `data.intensity.Rule`:
     "zscore" is per volume over the brain, "slice_minmax" maps each axial slice to [0, 1],
     "percentile" each volume from two percentiles of its brain to `value_range`, "window" stored
@@ -54,7 +59,12 @@ class LoaderConfig:
     flip: bool = True
     rotate90: bool = False
     rotate_degrees: float = 0.0
+    flip_depth: bool = False
     strong: bool = False
+    bezier_domains: tuple[int, ...] | None = None
+    bezier_apart: bool = True
+    legacy_bezier: bool = False
+    single_modality: bool = False
     normalise: str = "zscore"
     percentiles: tuple[float, ...] = PERCENTILES
     window: tuple[float, ...] | None = None
@@ -85,6 +95,9 @@ class LoaderConfig:
         _want(self.cache != "disk" or self.cache_dir, "cache_dir", None, "a folder for cache=disk")
         _want(not self.rotate90 or self.patch[-1] == self.patch[-2],
               "rotate90", True, "a patch with H = W")  # fmt: skip
+        if self.bezier_domains is not None:
+            object.__setattr__(self, "bezier_domains", tuple(self.bezier_domains))
+            _check_domains(self)
 
     @property
     def rule(self) -> Rule:
@@ -97,6 +110,14 @@ def _want(good: bool, name: str, value, wanted: str) -> None:
         raise UsageError(f"{name} is {value!r}; wanted {wanted}")
 
 
+def _check_domains(config: LoaderConfig) -> None:
+    domains = config.bezier_domains
+    _want(domains and len(set(domains)) == len(domains) and set(domains) <= set(bezier.DOMAINS),
+          "bezier_domains", domains, "different ones of 0, 1, 2")  # fmt: skip
+    _want((config.normalise, tuple(config.value_range)) == ("percentile", (0, 1)), "normalise",
+          config.normalise, "percentile to the range 0, 1 for bezier_domains")  # fmt: skip
+
+
 def _whole(value, least: int) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
 
@@ -105,7 +126,8 @@ class Loader:
     """Batches of one rank, a pure function of (seed, epoch, batch number).
 
     A batch is {"image": float32 (B, C, *patch), "label": uint8 class indices (B, *patch), "case":
-    list of ids, "seed": list of (seed, epoch, sample)}, on `device`. Batches are always full: the
+    list of ids, "seed": list of (seed, epoch, sample)}, on `device`; with `bezier_domains` "domain"
+    too, each sample's place in them, int64 (B,). Batches are always full: the
     last one draws further samples from the epoch's first cases. Every rank has the same number.
 
     `dataset` is a `cases.Dataset`; `backend` "auto" takes DALI if it can be imported. A case that
@@ -122,7 +144,10 @@ class Loader:
         self.device = torch.device(device)
         self.backend = _resolve(backend, self.device)
         self.modalities = tuple(dataset.modalities)
+        if "ct" in self.modalities and config.normalise != "window":
+            log.warning("%s: channel ct %s", dataset.root, CT_ADVICE)
         self._source = CaseSource(dataset, case_ids, config)
+        self._domains = bezier.Domains(config, self._source.cases)
         self._workers = Workers(config.threads)
         self._end = weakref.finalize(self, self._workers.close)
 
@@ -164,14 +189,14 @@ class Loader:
         with closing(cut), closing(ready):
             for samples, image, label in ready:
                 seeds = [sample.seed for sample in samples]
+                if self.config.single_modality:
+                    image = _one_modality(image, seeds)
                 if self.config.strong:
                     image, label = strong.augment(image, label, seeds)
-                yield {
-                    "image": image,
-                    "label": label,
-                    "case": [sample.case for sample in samples],
-                    "seed": seeds,
-                }
+                batch = {"label": label, "case": [s.case for s in samples], "seed": seeds}
+                if self.config.bezier_domains is not None:
+                    image, batch["domain"] = self._domains.apply(image, batch["case"], seeds)
+                yield {"image": image} | batch
 
     def _cut_batches(self, epoch: int, start_batch: int) -> Iterator[list[Sample]]:
         size = self.config.batch_size
@@ -224,6 +249,13 @@ class Loader:
         return numbers.tolist()
 
 
+def _one_modality(image: torch.Tensor, seeds: list) -> torch.Tensor:
+    """One channel (B, 1, *S) of each sample (B, C, *S)."""
+    channels = image.shape[1]
+    chosen = [np.random.default_rng((*seed, _MODALITY)).integers(channels) for seed in seeds]
+    return torch.stack([x[c : c + 1] for x, c in zip(image, chosen, strict=True)])
+
+
 def _resolve(backend: str, device: torch.device) -> str:
     if backend == "torch":
         return backend
@@ -266,7 +298,7 @@ def load_case(dataset, case, rule: Rule | str = "zscore") -> CaseArrays:
     if rule.per_slice:
         stats = slice_range(raw.images)
     else:
-        stats = rule.rows(locate(raw, case, rule.percentiles).stats)[:, :, None]
+        stats = rule.rows(locate(raw, case, rule).stats)[:, :, None]
     image = np.empty((len(raw.images), *raw.images[0].shape), np.float32)
     for channel, volume in enumerate(raw.images):
         rows = torch.from_numpy(stats[:, channel, :, None, None])

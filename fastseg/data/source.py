@@ -41,7 +41,7 @@ class CaseSource:
         self._dataset, self._config = dataset, config
         self._buffers, self._located = Buffers(), {}
         self._locks = {case.id: threading.Lock() for case in self.cases}
-        self._cache = open_cache(config.cache, config.cache_dir, dataset, config.rule.percentiles)
+        self._cache = open_cache(config.cache, config.cache_dir, dataset, config.rule.located_by)
 
     def get(self, index: int) -> tuple[str, Brain]:
         """Id and brain box of case `index` or, if it is bad, of the next good one in id order.
@@ -91,7 +91,7 @@ class CaseSource:
         # Box and statistics cost as much as a third of the decoding and depend on the files alone.
         mark = fingerprint(case)
         if self._located.get(case.id, (None,))[0] != mark:
-            self._located[case.id] = mark, locate(raw, case, self._config.rule.percentiles)
+            self._located[case.id] = mark, locate(raw, case, self._config.rule)
         brain = crop_to_brain(raw, case, self._dataset.scheme, self._located[case.id][1])
         return self._cache.put(case, brain)
 

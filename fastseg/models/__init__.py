@@ -7,7 +7,9 @@ most probable class, `decide(probabilities) -> (B, *S)` gives it (`heads.Head` s
 Next to "image", "label", "case" and "seed" a batch has "progress", the share of the run that is
 done, in [0, 1), and with `labelled_fraction` "unlabelled", images of other patients. A system may
 have `after_step()`, called after each step of the optimiser, and `SAMPLING`, the names of options
-that only change how it predicts. What it keeps between steps lives in registered float buffers.
+that only change how it predicts, and `predict_with_variance(image, generator)`, which gives the
+variance of an ensemble, (B, 1, *S), with the probabilities. What it keeps between steps lives in
+registered float buffers.
 
 A system whose `TASK` is "synthesis" fills in missing modalities instead of segmenting: in the place
 of `predict` it has `synthesise(images, available, generator=None) -> images` (B, M, *S) and
@@ -23,6 +25,11 @@ SYSTEMS = {
     "diffusion-unet": "fastseg.models.diffusion_unet",
     "fno-diffusion": "fastseg.models.fno_diffusion",
     "fno-unet": "fastseg.models.fno_unet",
+    "segresnet": "fastseg.models.segresnet",
+    "segresnet-vffc": "fastseg.models.segresnet_vffc",
+    "unet3d": "fastseg.models.unet3d",
+    "medsegdiff-v1": "fastseg.models.medsegdiff_v1",
+    "medsegdiff-v2": "fastseg.models.medsegdiff_v2",
     "fgc2f-udiff": "fastseg.models.fgc2f_udiff",
 }
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastseg.models.generic_ssl import TIME, GenericSSL, Joint, convolved
+from fastseg.models.heads import Head
 from fastseg.nn.time import TimeShift
 
 CONVOLUTIONS = (1, 2, 3, 3, 3)  # of the block of each level, finest first
@@ -151,22 +152,25 @@ def level_widths(width: float) -> list[int]:
 class System(GenericSSL):
     """The diffusion U-shape with its losses and predictions.
 
-    width: channels of the finest level; options: those of `generic_ssl.Scheme`. Sizes must be
-    divisible by 16. ValueError for other axes than 2 or 3.
+    width: channels of the finest level; head: "softmax" over classes or nested "regions"; options:
+    those of `generic_ssl.Scheme`. Sizes must be divisible by 16. ValueError for other axes than 2
+    or 3.
     """
 
     def __init__(
         self, in_channels: int, classes: int, *, axes: int = 2, width: float = 32,
-        block: Block | None = None, **options,
+        block: Block | None = None, head: str = "softmax", regions: Sequence[Sequence[int]] = (),
+        **options,
     ):  # fmt: skip
         check_axes(axes)
         if not (math.isfinite(width) and width >= 1):
             raise ValueError(f"width: got {width}, want at least 1")
         widths, block = level_widths(width), block or conv_blocks(axes)
+        kind = Head(head, classes, regions)
         super().__init__(
-            in_channels, classes,
+            in_channels, kind,
             make_block=lambda inputs: block(0, inputs, widths[0], timed=True),
             encoder=Encoder(axes, widths, block),
-            make_decoder=lambda timed: Decoder(axes, widths, classes, block, timed),
+            make_decoder=lambda timed: Decoder(axes, widths, kind.outputs, block, timed),
             **options,
         )  # fmt: skip

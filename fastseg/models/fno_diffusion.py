@@ -6,12 +6,15 @@ and for the plain FNO.
 and spectral weights whose real parts start around −1/width², not 0.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastseg.models.diffusion_unet import channel_dropout, check_axes, conv_blocks, convolution
 from fastseg.models.generic_ssl import TIME, GenericSSL
+from fastseg.models.heads import Head
 from fastseg.nn import SpectralConv, TimeShift
 
 
@@ -71,22 +74,25 @@ class System(GenericSSL):
     """The FNO and diffusion hybrid with its losses and predictions.
 
     modes: non-negative frequencies kept on each axis; dropout: of channels, before the projection;
-    options: those of `generic_ssl.Scheme`. Of any sizes; modes beyond a size's bins are clipped.
+    head: "softmax" over classes or nested "regions"; options: those of `generic_ssl.Scheme`. Of any
+    sizes; modes beyond a size's bins are clipped.
     """
 
     def __init__(
         self, in_channels: int, classes: int, *, axes: int = 2, width: int = 32, modes: int = 16,
         blocks: int = 3, two_sided: bool = True, legacy_init: bool = False, dropout: float = 0.5,
-        **options,
+        head: str = "softmax", regions: Sequence[Sequence[int]] = (), **options,
     ):  # fmt: skip
         check_axes(axes)
         spectral, block = (axes, width, modes, two_sided, legacy_init), conv_blocks(axes)
+        kind = Head(head, classes, regions)
 
         def stack(timed: bool) -> Stack:
-            return Stack(axes, width, classes, [Block(*spectral) for _ in range(blocks)], dropout)
+            own = [Block(*spectral) for _ in range(blocks)]
+            return Stack(axes, width, kind.outputs, own, dropout)
 
         super().__init__(
-            in_channels, classes,
+            in_channels, kind,
             make_block=lambda inputs: block(0, inputs, width, timed=True),
             encoder=NoEncoder(), make_decoder=stack, **options,
         )  # fmt: skip

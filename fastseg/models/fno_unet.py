@@ -170,7 +170,8 @@ class System(diffusion_unet.System):
         branches = Branches(**{name: options.pop(name) for name in known & options.keys()})
         block = spectral_blocks(axes, branches) if arm == "spectral" else None
         if arm == "local-wide":
-            width = self._wide(in_channels, classes, axes, width, branches)
+            head = {name: options[name] for name in ("head", "regions") if name in options}
+            width = self._wide(in_channels, classes, axes, width, branches, head)
         super().__init__(in_channels, classes, axes=axes, width=width, block=block, **options)
         if arm == "fused":
             # after the U-shape, whose first weights so are those of arm "local"
@@ -179,8 +180,9 @@ class System(diffusion_unet.System):
             self.freeze()
 
     @classmethod
-    def _wide(cls, in_channels, classes, axes, width, branches) -> float:
+    def _wide(cls, in_channels, classes, axes, width, branches, head) -> float:
         def count(width: float, arm: str = "local", **options) -> int:
+            options |= head
             with torch.device("meta"):
                 net = cls(in_channels, classes, arm=arm, axes=axes, width=width, **options)
             return sum(p.numel() for p in net.parameters())
@@ -191,7 +193,7 @@ class System(diffusion_unet.System):
         if "encoder" not in branches.placement:
             return
         if branches.path != "supervised":
-            joint, inputs = self.embed_joint, in_channels + self.classes
+            joint, inputs = self.embed_joint, in_channels + self.head.outputs
             joint.block = fuse(joint.block, axes, 0, inputs, round(width), True, branches)
         if branches.path != "denoiser":
             image = self.embed_image

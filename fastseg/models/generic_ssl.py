@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastseg import diffusion, ops
-from fastseg.losses import batch_dice_ce, hard_batch_dice, ramp
+from fastseg import diffusion, losses, ops
+from fastseg.losses import ramp
+from fastseg.models.heads import Head
 from fastseg.nn.time import TimeEmbedding, freeze_time
 
 TIME = 512  # channels of the time embedding
@@ -137,24 +138,25 @@ class GenericSSL(nn.Module):
     """The training scheme around a network.
 
     make_block(inputs) makes the first block, of images or of [image, noisy mask]; encoder is a
-    module (x, temb) → features; make_decoder(timed) makes one (features, temb) → logits (B, K, *S).
+    module (x, temb) → features; make_decoder(timed) makes one (features, temb) → logits (B, K, *S),
+    K being the outputs of `head`: classes or nested regions, in label maps as in logits.
     """
 
     SAMPLING = frozenset({"decoder", "sampler", "sampling_steps", "eta", "ensemble", "max_batch"})
 
     def __init__(
-        self, in_channels: int, classes: int, make_block: Callable[[int], nn.Module],
+        self, in_channels: int, head: Head, make_block: Callable[[int], nn.Module],
         encoder: nn.Module, make_decoder: Callable[[bool], nn.Module], **options,
     ):  # fmt: skip
         super().__init__()
-        self.scheme, self.classes = Scheme(**options), classes
+        self.scheme, self.head = Scheme(**options), head
         with torch.device("cpu"):
             self.schedule = diffusion.linear_schedule(self.scheme.timesteps)
         self.embed_image = Embedding(make_block(in_channels))
-        self.embed_joint = Embedding(make_block(in_channels + classes))
+        self.embed_joint = Embedding(make_block(in_channels + head.outputs))
         self.encoder = encoder
         self.xi, self.psi, self.theta = map(make_decoder, (True, False, False))
-        self.class_weights = ClassWeights(classes, self.scheme.weight_memory)
+        self.class_weights = ClassWeights(head.outputs, self.scheme.weight_memory)
         self.freeze()
 
     def freeze(self) -> None:
@@ -181,9 +183,9 @@ class GenericSSL(nn.Module):
         image, label = batch["image"], batch["label"].long()
         noisy, t = self._noised(label, generator)
         denoised = self.denoise(torch.cat([image, noisy], 1), t)
-        deno, _ = batch_dice_ce(denoised, label)
-        weights = self.class_weights(hard_batch_dice(denoised.detach(), label))
-        diff, _ = batch_dice_ce(self.segment(image), label, weights)
+        deno = self._loss(denoised, label)
+        weights = self.class_weights(self._dice(denoised.detach(), label))
+        diff = self._loss(self.segment(image), label, weights)
         parts = {"deno": deno.detach(), "diff": diff.detach()}
         parts |= {f"weight_{index}": weight for index, weight in enumerate(weights)}
         if self.scheme.mode == "supervised":
@@ -191,26 +193,41 @@ class GenericSSL(nn.Module):
         if "unlabelled" not in batch:
             raise ValueError("mode ssl wants unlabelled images: set labelled_fraction below 1")
         chosen = self.pseudo_labels(batch["unlabelled"], generator)
-        unsup, _ = batch_dice_ce(self.segment(batch["unlabelled"], "theta"), chosen)
+        unsup = self._loss(self.segment(batch["unlabelled"], "theta"), chosen)
         mu = self.scheme.unsupervised_weight * ramp(batch["progress"])
         return deno + diff + mu * unsup, parts | {"unsup": unsup.detach(), "mu": torch.tensor(mu)}
 
+    def _loss(self, logits: Tensor, label: Tensor, weights: Tensor | None = None) -> Tensor:
+        if self.head.kind == "softmax":
+            return losses.batch_dice_ce(logits, label, weights)[0]
+        return losses.batch_dice_bce(logits, self.head.target(label), weights)[0]
+
+    def _dice(self, logits: Tensor, label: Tensor) -> Tensor:
+        if self.head.kind == "softmax":
+            return losses.hard_batch_dice(logits, label)
+        return losses.hard_region_dice(logits, self.head.target(label))
+
     def _noised(self, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        shape = (len(label), self.classes, *label.shape[1:])
-        clean = torch.full(shape, -1.0, device=label.device).scatter_(1, label.unsqueeze(1), 1.0)
+        clean = 2 * self.head.target(label) - 1
         options = {"generator": generator, "device": label.device}
         t = torch.randint(self.scheme.timesteps, (len(label),), **options)
-        return diffusion.add_noise(self.schedule, clean, torch.randn(shape, **options), t), t
+        return diffusion.add_noise(self.schedule, clean, torch.randn(clean.shape, **options), t), t
 
     def pseudo_labels(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """(B, *S) classes that a sampled label map, drawn from and smoothed, and psi agree on."""
         with evaluating(self):
             clean = self.sample(image, generator, members=1)
-            psi = self.segment(image).float().softmax(1)
-            gumbel = -torch.empty_like(clean).exponential_(generator=generator).log()
-            drawn = (clean + gumbel).softmax(1)
+            psi = self.head.probabilities(self.segment(image))
+            drawn = self.head.probabilities(clean + self._gumbel(clean, generator))
             smooth = ops.gaussian_filter(drawn, 1.0, padding="zeros", radius=1)
-            return (smooth + psi).argmax(1)
+            return self.decide(self.head.classes_of((smooth + psi) / 2))
+
+    def _gumbel(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """What makes softmax of the sum a draw; sigmoid takes two, for yes and for no."""
+        draw = -torch.empty_like(like).exponential_(generator=generator).log()
+        if self.head.kind == "softmax":
+            return draw
+        return draw + torch.empty_like(like).exponential_(generator=generator).log()
 
     @torch.no_grad()
     def sample(self, image: Tensor, generator: torch.Generator, members: int) -> Tensor:
@@ -220,12 +237,12 @@ class GenericSSL(nn.Module):
         def model_for(rows: Tensor) -> diffusion.Model:
             def clean(x_t: Tensor, t: Tensor) -> Tensor:
                 # what the network was trained on, logits, is no label map in −1 … 1; this is
-                return 2 * self.denoise(joint.beside(x_t, rows), t).float().softmax(1) - 1
+                return 2 * self.head.probabilities(self.denoise(joint.beside(x_t, rows), t)) - 1
 
             return clean
 
         return diffusion.ensemble(
-            model_for, (len(image), self.classes, *image.shape[2:]), self.schedule,
+            model_for, (len(image), self.head.outputs, *image.shape[2:]), self.schedule,
             members=members, generator=generator, max_batch=scheme.max_batch, device=image.device,
             steps=scheme.sampling_steps, sampler=scheme.sampler, eta=scheme.eta,
             parameterisation="x0",
@@ -235,10 +252,14 @@ class GenericSSL(nn.Module):
         """Class probabilities (B, K, *S) float32, by the scheme's decoder."""
         decoder = self.scheme.decoder or ("psi" if self.scheme.mode == "supervised" else "theta")
         if decoder != "diffusion":
-            return self.segment(image, decoder).float().softmax(1)
+            return self.head.classes_of(self.head.probabilities(self.segment(image, decoder)))
         if generator is None:
             generator = torch.Generator(image.device).manual_seed(0)
-        return (self.sample(image, generator, self.scheme.ensemble) + 1) / 2
+        return self.head.classes_of((self.sample(image, generator, self.scheme.ensemble) + 1) / 2)
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        """Class indices (B, *S) from probabilities of the classes (B, K, *S)."""
+        return self.head.decide(probabilities)
 
     @torch.no_grad()
     def after_step(self) -> None:

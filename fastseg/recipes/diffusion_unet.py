@@ -17,6 +17,7 @@ def recipe() -> Recipe:
         model={
             "axes": 2,  # the code
             "width": 32,  # both sources: filters of the finest level, doubled at each of the others
+            "head": "softmax",  # one class a voxel; "regions": WT, TC and ET by a sigmoid each
             "mode": "supervised",  # the code: its branch for unlabelled images is commented out
             "decoder": "psi",  # the code: one plain pass; "diffusion" samples label maps instead
             "timesteps": 1000,  # both sources, linear betas from 1e-4 to 2e-2

@@ -21,6 +21,7 @@ def recipe() -> Recipe:
             "two_sided": True,  # false is the code: one of the two corners that hold low modes
             "legacy_init": False,  # true is the code: means off zero
             "dropout": 0.5,  # the page
+            "head": "softmax",  # one class a voxel; "regions": WT, TC and ET by a sigmoid each
             "mode": "supervised",  # the code: no unlabelled images
             "decoder": "psi",  # the code: one plain pass; "diffusion" samples label maps instead
             "timesteps": 1000,  # the page

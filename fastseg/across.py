@@ -1,0 +1,97 @@
+"""One network, one modality after another: how far what it learnt on one carries to the others.
+
+    fastseg sample RUN --data DATA --out PREDICTIONS --part test --modalities t1,t1ce,t2,flair
+    fastseg evaluate PREDICTIONS --data DATA --modalities t1,t1ce,t2,flair
+
+PREDICTIONS/MODALITY holds what the network made of that modality alone.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastseg.errors import DataError, UsageError
+from fastseg.evaluate import Report
+from fastseg.evaluate import evaluate as evaluate_one
+from fastseg.rundir import write_json
+from fastseg.sample import RECORD
+from fastseg.sample import sample as sample_one
+
+
+def sample(
+    checkpoint_path: str | Path,
+    data: str | Path,
+    out: str | Path,
+    modalities: Sequence[str],
+    **options: Any,
+) -> list[Path]:
+    """`fastseg.sample.sample` of each modality in turn, to `out/MODALITY`; returns all paths.
+
+    UsageError unless the network has one input channel; what `sample` raises.
+    """
+    _check(modalities)
+    return [
+        path
+        for name in modalities
+        for path in sample_one(
+            checkpoint_path, data, Path(out) / name, modalities=(name,), **options
+        )
+    ]
+
+
+def evaluate(
+    predictions: str | Path,
+    data: Any,
+    modalities: Sequence[str],
+    out: str | Path | None = None,
+    *,
+    quiet: bool = False,
+    **options: Any,
+) -> dict[str, Report]:
+    """`fastseg.evaluate.evaluate` of `predictions/MODALITY` for each modality; prints the table.
+
+    `out` receives a folder with all scores for each, and modalities.json with the means. DataError
+    where a folder is missing or holds the predictions of another modality.
+    """
+    _check(modalities)
+    reports = {}
+    for name in modalities:
+        folder = Path(predictions) / name
+        _check_record(folder, name)
+        own = None if out is None else Path(out) / name
+        reports[name] = evaluate_one(folder, data, own, quiet=True, **options)
+    means = {name: report.mean for name, report in reports.items()}
+    if out is not None:
+        write_json(Path(out) / "modalities.json", means)
+    if not quiet:
+        print(table(means, next(iter(reports.values())).regions))
+    return reports
+
+
+def table(means: Mapping[str, Mapping[str, float]], regions: Sequence[str]) -> str:
+    """Plain text: for each modality the mean Dice over patients, of the regions and of each."""
+    head = ["modality", "mean", *regions]
+    rows = [
+        [name, *(f"{mean[key]:.3f}" for key in ("dice_regions", *(f"dice_{r}" for r in regions)))]
+        for name, mean in means.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+        for row in (head, *rows)
+    )
+
+
+def _check(modalities: Sequence[str]) -> None:
+    if not modalities or len(set(modalities)) < len(modalities):
+        raise UsageError(f"modalities: is {', '.join(modalities)!r}, wanted different names")
+
+
+def _check_record(folder: Path, name: str) -> None:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; `fastseg sample --modalities {name}` makes it")
+    record = json.loads((folder / RECORD).read_text()) if (folder / RECORD).exists() else {}
+    shown = record.get("modalities", [name])
+    if shown != [name]:
+        raise DataError(f"{folder}: holds predictions from {', '.join(shown)}, wanted {name}")

@@ -1,0 +1,101 @@
+"""MedSegDiff (Wu et al., MIDL 2024): a diffusion U-Net and a condition net that know each other.
+The U-Net's features, through FF-Parsers, modulate the condition encoder, whose deepest feature is
+added to the U-Net's own.
+
+Differs from its repository in its faults. The convolution that matches channels there is made anew,
+with random weights, in each forward pass: here it is trained. Its FF-Parsers fit images of 256
+pixels: here any size, the gain being interpolated. The layer-normed product of the paper is written
+there and never called: here it is what is used, `enhance=false` being the plain product, which at
+its first weights fades out from level to level. As there, the condition net depends on the step:
+nothing of it is known before sampling.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastseg.models.condition_net import ConditionNet
+from fastseg.models.medsegdiff import MedSegDiff
+from fastseg.models.unet import UNet
+from fastseg.nn import FFParser
+
+
+class Highway(nn.Module):
+    """What a diffusion feature does to a condition feature at the same level.
+
+    x (B, channels, h, w), feature (B, inputs, h, w) → x's shape: with f = conv1×1(feature),
+    norm(x)·norm(ff(f))·x where `enhance`, else x·ff(f)·mean(f). size: (h, w) that the FF-Parser's
+    weights are for.
+    """
+
+    def __init__(self, inputs: int, channels: int, size: Sequence[int], enhance: bool):
+        super().__init__()
+        self.match, self.parser = nn.Conv2d(inputs, channels, 1), FFParser(channels, size)
+        self.enhance = enhance
+
+    def forward(self, x: Tensor, feature: Tensor) -> Tensor:
+        feature = self.match(feature)
+        passed = self.parser(feature)
+        if self.enhance:
+            return F.group_norm(x, 1) * F.group_norm(passed, 1) * x
+        return x * passed * feature.mean((2, 3), keepdim=True)
+
+
+class System(MedSegDiff):
+    """The network with its losses and predictions, for any H and W divisible by
+    2^(len(multipliers) − 1).
+
+    size: of the images whose spectra the FF-Parsers' weights are for; others are interpolated. The
+    other options: those of `unet.UNet`, `ConditionNet` and `medsegdiff.Scheme`.
+    """
+
+    def __init__(
+        self, in_channels: int, classes: int, *, regions: Sequence[Sequence[int]] = (),
+        width: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4, 4), blocks: int = 2,
+        attention_levels: Sequence[int] = (4,), heads: int = 1, film: bool = False,
+        size: Sequence[int] = (256, 256), condition_width: int = 32, enhance: bool = True,
+        **options,
+    ):  # fmt: skip
+        super().__init__(classes, regions, **options)
+        levels, self.blocks = len(multipliers), blocks
+        self.unet = UNet(
+            in_channels + self.head.outputs, self.outputs_of_net, width, multipliers, blocks,
+            attention_levels, heads, film,
+        )  # fmt: skip
+        if len(size) != 2 or any(n % self.unet.multiple or n < 1 for n in size):
+            multiple = self.unet.multiple
+            raise ValueError(f"size: got {tuple(size)}, want two multiples of {multiple}")
+        self.condition = ConditionNet(
+            in_channels, self.head.outputs, width=condition_width, levels=levels, anchor_levels=1
+        )
+        # between the finest level and the deepest: the source's four
+        self.highways = nn.ModuleList(
+            Highway(
+                self.unet.widths[level - 1], self.condition.widths[level - 1],
+                [n // 2**level for n in size], enhance,
+            )
+            for level in range(1, levels - 1)
+        )  # fmt: skip
+        self.embed = nn.Conv2d(self.condition.widths[-1], self.unet.widths[-1], 1)
+
+    def known(self, image: Tensor) -> None:
+        """Nothing: what the condition net says depends on the step."""
+
+    def denoise(self, image: Tensor, x_t: Tensor, t: Tensor, known: None) -> tuple[Tensor, Tensor]:
+        """The U-Net's output for [image, x_t] (B, C + K, H, W) and t (B,), and the condition net's
+        logits.
+        """
+        temb = self.unet.time(t)
+        features = self.unet.encode(torch.cat([image, x_t], 1), temb)
+
+        def change(level: int, x: Tensor) -> Tensor:
+            if level > len(self.highways):
+                return x
+            # the feature of each strided convolution
+            return self.highways[level - 1](x, features[level * (self.blocks + 1)])
+
+        found = self.condition(image, change)
+        output = self.unet.decode(features[-1] + self.embed(found.deepest), features, temb)
+        return output, found.cal

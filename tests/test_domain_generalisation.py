@@ -1,0 +1,174 @@
+"""Trained on one modality, shown the others: driver, predictions, scores and the study."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+import fastseg.train as train_module
+from fastseg import across, checkpoint, cli, config, study, validate
+from fastseg.config import load_recipe
+from fastseg.data import nifti, phantom
+from fastseg.data.cases import discover
+from fastseg.data.pipeline import load_case
+from fastseg.errors import DataError, UsageError
+from fastseg.sample import load_network, predict_volume, sample
+from fastseg.stop import Stopped
+from fastseg.study import STUDIES
+from fastseg.train import train
+
+torch.set_num_threads(1)
+SHARED = ("data.patch=24,24,24", "data.threads=1", "data.cache=ram", "epochs=1", "log_every=1",
+          "precision=fp32", "fractions=0.5,0.25,0.25", "val_every=1", "model.width=8")  # fmt: skip
+SHALLOW = ("model.blocks_down=1,1", "model.blocks_up=1")
+TINY = (*SHARED, *SHALLOW)
+ALL = ("t1", "t1ce", "t2", "flair")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return phantom.write(tmp_path_factory.mktemp("data"), 8, size=(24, 24, 24), seed=6)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    monkeypatch.setattr(train_module.report, "progress_png", lambda *_: None)
+    monkeypatch.setattr(validate, "_draw", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    train(load_recipe("segresnet", [*TINY, "epochs=2"]), data, out)
+    return out
+
+
+def rows(out) -> list[dict]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    untimed = ("samples_per_s", "time_s")
+    return [{key: row[key] for key in row if key not in untimed} for row in lines]
+
+
+def test_full_system_logs_its_reversal_and_resumes_exactly(data, tmp_path, monkeypatch):
+    small = ("model.vffc_blocks=1", "epochs=2", "val_every=0", "data.patch=16,16,16")
+    recipe = load_recipe("E-full", [*TINY, *small])
+    train(recipe, data, tmp_path / "straight")
+    steps = [row for row in rows(tmp_path / "straight") if "loss" in row]
+    assert len(steps) == 8
+    for key in ("lr", "domain_accuracy", "domain_gradient", "reversal", "domain_weight"):
+        assert len({row[key] for row in steps}) > 1, key
+    assert all(row["domain_gradient"] > 0 for row in steps[1:])
+    original = train_module._step
+
+    def stopping(run, batch, lr):
+        if run.at.step in (1, 5):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(run, batch, lr)
+
+    monkeypatch.setattr(train_module, "_step", stopping)
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            train(recipe, data, tmp_path / "broken")
+    train(recipe, data, tmp_path / "broken")
+    assert rows(tmp_path / "broken") == rows(tmp_path / "straight")
+    straight, broken = (
+        checkpoint.load(checkpoint.generations(tmp_path / name / "checkpoints")[0])[1]
+        for name in ("straight", "broken")
+    )
+    for group, tensors in straight.items():
+        assert all(torch.equal(tensor, broken[group][key]) for key, tensor in tensors.items())
+    assert any("max_exp_avg_sq" in key for key in straight["optimizer"])
+
+
+def test_each_modality_is_shown_and_recorded(run, data, tmp_path):
+    written = across.sample(run, data, tmp_path, ALL, part="test")
+    assert len(written) == 8
+    [_, state, groups] = checkpoint.load_newest(checkpoint.find(run), ("model",))
+    recipe = config.from_dict(state["recipe"])
+    for name in ALL:
+        dataset = discover(data, (name,))
+        net = load_network(recipe, 1, dataset.scheme, groups)
+        for case_id in state["split"]["test"]:
+            image = torch.from_numpy(load_case(dataset, case_id, recipe.data.rule).image)
+            exact = predict_volume(net, image, recipe.data.patch, 1)
+            volume = nifti.read(tmp_path / name / f"{case_id}_pred.nii.gz")
+            assert np.array_equal(dataset.scheme.to_classes(volume.data), exact)
+        record = json.loads((tmp_path / name / "sample.json").read_text())
+        assert record.get("modalities", ["t2"]) == [name]
+    with pytest.raises(UsageError, match="other predictions"):
+        sample(run, data, tmp_path / "t1", part="test")
+    (tmp_path / "t2").rename(tmp_path / "kept")
+    (tmp_path / "t1").rename(tmp_path / "t2")
+    with pytest.raises(DataError, match="holds predictions from t1, wanted t2"):
+        across.evaluate(tmp_path, data, ("t2",))
+
+
+def test_table_names_what_it_shows(run, data, tmp_path, capsys):
+    words = ["--data", str(data), "--modalities", "t1,flair"]
+    made = ["sample", str(run), "--out", str(tmp_path / "p"), "--part", "test", *words]
+    assert cli.main([*made, "flips=true"]) == 0
+    capsys.readouterr()
+    scored = ["evaluate", str(tmp_path / "p"), "--out", str(tmp_path / "e"), *words]
+    assert cli.main(scored) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["modality", "mean", "WT", "TC", "ET"]
+    means = json.loads((tmp_path / "e" / "modalities.json").read_text())
+    for line, name in zip(lines[1:], ("t1", "flair"), strict=True):
+        own = json.loads((tmp_path / "e" / name / "evaluation.json").read_text())["mean"]
+        assert own == means[name]
+        keys = ("dice_regions", "dice_WT", "dice_TC", "dice_ET")
+        assert line == [name, *(f"{own[key]:.3f}" for key in keys)]
+
+
+def test_modalities_that_do_not_fit_are_usage_errors(run, data, tmp_path):
+    with pytest.raises(UsageError, match="wanted 1, for the network was trained on t2"):
+        sample(run, data, tmp_path, modalities=("t1", "t2"))
+    with pytest.raises(DataError, match="no modality 'pd'"):
+        across.sample(run, data, tmp_path, ("pd",))
+    with pytest.raises(UsageError, match="wanted different names"):
+        across.evaluate(tmp_path, data, ("t1", "t1"))
+    with pytest.raises(DataError, match="no such folder"):
+        across.evaluate(tmp_path, data, ("t1",))
+
+
+def test_a_network_of_single_modalities_validates_on_each(data, tmp_path, monkeypatch):
+    seen = []
+    original = validate.predict_volume
+
+    def predicting(net, image, *rest):
+        seen.append(image.shape[0])
+        return original(net, image, *rest)
+
+    monkeypatch.setattr(validate, "predict_volume", predicting)
+    several = ("modalities=t2,t1ce", "data.single_modality=true")
+    train(load_recipe("segresnet_bezier", [*TINY, *several]), data, tmp_path / "run")
+    assert seen == [1] * 4
+    sample(tmp_path / "run", data, tmp_path / "pred", part="test")
+    assert json.loads((tmp_path / "pred" / "sample.json").read_text())["modalities"] == ["t2"]
+
+
+def test_study_has_a_table_across_modalities(data, tmp_path, monkeypatch):
+    plan = STUDIES["domain-generalisation"]
+    assert [arm.name for arm in plan.arms] == ["segresnet", "unet3d-stacked", "unet3d", "+bezier",
+                                               "+vffc", "+grl", "full", "t1ce+t2"]  # fmt: skip
+    arms = tuple(arm for arm in plan.arms if arm.name in ("unet3d-stacked", "full"))
+    monkeypatch.setitem(STUDIES, "domain-generalisation", study.Study("?", arms, (), ALL))
+    sizes = [*TINY, "model.levels=2", "model.vffc_blocks=1"]
+    study.study("domain-generalisation", data, tmp_path, seeds=(0,), overrides=sizes)
+    found = json.loads((tmp_path / "study.json").read_text())
+    stacked, full = (run["across"] for run in found["runs"])
+    assert list(stacked) == ["validation"]
+    assert list(full) == [*ALL, "validation"]
+    own = [row["dice_regions"] for row in found["runs"][1]["rows"]]
+    assert full["t2"]["dice_regions"] == pytest.approx(np.mean(own))
+    text = (tmp_path / "study.md").read_text()
+    lines = text.split("## Across modalities: mean (WT, TC, ET)\n\n")[1].split("\n\n")[0]
+    head, _, first, second = ([c.strip() for c in x.split("|")[1:-1]] for x in lines.splitlines())
+    assert head == ["arm", *ALL, "validation"]
+    assert first[1:5] == ["–"] * 4
+    mean = full["t1ce"]
+    figures = [f"{mean[key]:.3f}" for key in ("dice_regions", "dice_WT", "dice_TC", "dice_ET")]
+    assert second[2] == f"{figures[0]} ({' '.join(figures[1:])})"

@@ -1,0 +1,61 @@
+"""Every segmentation system learns four slices by heart, those built to fail as far as they can."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastseg.config import load_recipe
+from fastseg.data import phantom
+from fastseg.data.labels import BRATS
+from fastseg.run import _optimizer
+from fastseg.sample import build_network
+from fastseg.train import lr_at
+from fastseg.validate import region_dice
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+BARS = {
+    # recipe: steps, Dice, settings
+    "fno": (60, 0.85, ("model.width=8", "model.modes=12,6", "lr=1e-2")),
+    "diffusion_unet": (200, 0.95, ("model.width=8", "lr=3e-2")),
+    "fno_diffusion": (120, 0.85, ("model.width=16", "model.modes=8", "lr=3e-2")),
+    "fno_unet": (200, 0.95, ("model.width=8", "model.modes=8,6,4,2,1", "lr=3e-2")),
+}
+
+
+@pytest.fixture(scope="module")
+def four_slices() -> tuple[torch.Tensor, torch.Tensor]:
+    """The slice of each of four patients that has most of the rarest class."""
+    images, labels = [], []
+    for index in range(4):
+        volumes, values = phantom.patient((32, 32, 24), 0, index)
+        classes = BRATS.to_classes(values)
+        best = np.argmax([np.bincount(s.ravel(), minlength=4).min() for s in classes])
+        image = np.stack([volumes[name][best] for name in phantom.MODALITIES]).astype(np.float32)
+        brain = image[0] > 0
+        inside = image[:, brain]
+        image[:, brain] = (inside - inside.mean(1, keepdims=True)) / inside.std(1, keepdims=True)
+        images.append(image)
+        labels.append(classes[best])
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
+
+
+@pytest.mark.parametrize("name", BARS)
+def test_four_slices_are_learnt_by_heart(four_slices, name):
+    steps, bar, settings = BARS[name]
+    image, label = four_slices
+    recipe = load_recipe(name, [*settings, f"epochs={steps}", "schedule=poly"])
+    net = build_network(recipe, 4, BRATS)
+    optimizer = _optimizer(recipe, net)
+    batch = {"image": image, "label": label}
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = lr_at(recipe, step, steps)
+        with torch.random.fork_rng():
+            torch.manual_seed(step)
+            loss, _ = net.training_loss(batch, torch.Generator().manual_seed(step))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        found = net.eval().predict(image).argmax(1)
+    assert region_dice(BRATS, found.numpy(), label.numpy()) >= bar
