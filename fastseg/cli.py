@@ -268,9 +268,10 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name",
         help="fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed),"
-        " domain-generalisation (E, on four modalities), medsegdiff (its parts)",
+        " domain-generalisation (E, on four modalities), medsegdiff (its parts), synthesis (arms of"
+        " fgc2f_udiff), synthesis-task (one task alone)",
     )
-    parser.add_argument("--data", required=True, help="labelled data set")
+    parser.add_argument("--data", required=True, help="data set, labelled unless for synthesis")
     parser.add_argument("--out", required=True, help="folder of the study; a stopped one goes on")
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="runs of each arm (0,1,2)")
     parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")

@@ -160,8 +160,10 @@ def draw_arms(
     right,
     curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]],
     patients: Mapping[str, np.ndarray],
+    measure: str = "Dice",
+    over: str = "regions",
 ) -> None:
-    """Validation Dice by epoch, a line a seed, on the left axes; on the right ones a dot for each
+    """Validation score by epoch, a line a seed, on the left axes; on the right ones a dot for each
     test patient, its scores in the arms joined, and a bar for the mean.
     """
     colours = [CLASS_COLOURS[i % len(CLASS_COLOURS)] for i in range(len(curves))]
@@ -171,13 +173,16 @@ def draw_arms(
             left.plot(*np.array(points, float).T, color=colour, lw=1, marker="o", ms=2, label=label)
     if left.lines:
         left.legend(frameon=False, fontsize=8, loc="lower right")
-    left.set(title="validation Dice", xlabel="epoch", ylim=(0, 1))
+    left.set(title=f"validation {measure}", xlabel="epoch")
     values = np.array(list(patients.values()))
     right.plot(values, color="0.85", lw=0.6)
     for place, (scores, colour) in enumerate(zip(values, colours, strict=True)):
         right.plot(np.full(len(scores), place), scores, ".", color=colour)
         right.hlines(scores.mean(), place - 0.3, place + 0.3, color=colour, lw=2)
-    right.set(title="Dice of test patients, mean over regions and seeds", ylim=(0, 1))
+    right.set(title=f"{measure} of test patients, mean over {over} and seeds")
+    if measure == "Dice":
+        for axes in (left, right):
+            axes.set(ylim=(0, 1))
     right.set_xticks(range(len(patients)), list(patients))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -220,7 +220,7 @@ def _score_file(path: Path, row: dict, case, scheme, lpips) -> dict:
     image, label = true.scaled(np.float32), None
     scale = tuple(statistics(image)[:2])
     own = scale if row["own_scale"] else row["scale"]
-    if case.label is not None:
+    if case.label is not None and case.label.exists():
         label = scheme.to_classes(nifti.read(case.label).data)
     mapped = _unit(pred.scaled(np.float32), own), _unit(image, scale)
     return score_volume(*mapped, image != 0, label, lpips)

@@ -147,6 +147,8 @@ def _last_values(metrics_jsonl: Path) -> str:
 def _scores_html(path: Path) -> str:
     try:
         found = json.loads(path.read_text())
+        if found.get("task") == "synthesis":
+            return _synthesis_table(found)
         return _scores_table(found["regions"], [*found["cases"], {"case": "mean", **found["mean"]}])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: is not a record of fastseg evaluate ({error!r})") from None
@@ -160,6 +162,16 @@ def _scores_table(regions: Sequence[str], rows: Sequence[Mapping]) -> str:
         f"<td>{html.escape(row['case'])}</td>" + "".join(f"<td>{row[k]:.3f}</td>" for k in keys)
         for row in rows
     ]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<h2>Scores</h2><table><tr>{head}</tr>{body}</table>"
+
+
+def _synthesis_table(found: Mapping) -> str:
+    named = [*found["by_given"].items(), *found["by_modality"].items(), ("mean", found["mean"])]
+    keys = [key for key, value in found["mean"].items() if value is not None]
+    head = "".join(f"<th>{html.escape(key)}</th>" for key in ["given, missing", *keys])
+    lines = [f"<td>{html.escape(name)}</td>" + "".join(f"<td>{row[k]:.3f}</td>" for k in keys)
+             for name, row in named]  # fmt: skip
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f"<h2>Scores</h2><table><tr>{head}</tr>{body}</table>"
 

@@ -42,7 +42,7 @@ def sample_cases(
     hide = synthesis.check_hidden(hide, modalities) if hide else ()
     dataset = discover(data)
     chosen = sample._choose(dataset, state["split"], cases, part)
-    sample._claim(out, record | {"hide": list(hide)}, suffix)
+    sample._claim(out, record | {"hide": tuple(hide)}, suffix)
     scheme = LabelScheme.from_dict(state["scheme"])
     net = sample.load_network(recipe, len(modalities), scheme, groups, modalities)
     net, written = net.to(sample.pick_device(recipe.device)), []

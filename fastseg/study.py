@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastseg import across, checkpoint, config, rundir, study_report
+from fastseg import across, checkpoint, config, models, rundir, study_report, synthesis_study
 from fastseg.config import Recipe, load_recipe
 from fastseg.data import cases
 from fastseg.errors import UsageError
@@ -40,13 +40,17 @@ class Study:
     """A comparison of `arms`, the first of which is what the others are tested against.
 
     `common` are settings that replace those of every arm's recipe. Networks of one channel are also
-    tested on each of `modalities`, whatever they were trained on.
+    tested on each of `modalities`, whatever they were trained on. Arms of synthesis are scored on
+    the subsets that come of `hide`, as `fastseg.sample.sample` has it, and the first one is put to
+    further `checks`.
     """
 
     question: str
     arms: tuple[Arm, ...]
     common: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ()
+    hide: tuple[str, ...] = ("every",)
+    checks: bool = False
 
 
 STUDIES = {
@@ -83,6 +87,35 @@ STUDIES = {
         ),
         # those of B and C, where A's source has none, or others
         ("schedule=poly", "epochs=300", "patience=50", "data.batch_size=32"),
+    ),
+    "synthesis": Study(
+        "What do the parts of FgC2F-UDiff give: the frequency guide, its two stages and their "
+        "order, the choice of its source, the curriculum, the number of steps?",
+        (
+            Arm("coarse-to-fine", "fgc2f_udiff"),
+            *(
+                Arm(name, "fgc2f_udiff", (setting,))
+                for name, setting in (
+                    ("no guide", "model.guide=none"),
+                    ("single stage", "model.guide=unfiltered"),
+                    ("low only", "model.guide=low"),
+                    ("high only", "model.guide=high"),
+                    ("swapped", "model.guide=swapped"),
+                    ("fixed source", "model.selection=fixed"),
+                    ("no curriculum", "model.curriculum=false"),
+                    ("T 50", "model.timesteps=50"),
+                    ("T 100", "model.timesteps=100"),
+                    ("T 500", "model.timesteps=500"),
+                )
+            ),
+        ),
+        checks=True,
+    ),
+    "synthesis-task": Study(
+        "Is one network for all subsets as good as one trained for a single task, T1ce from the "
+        "others?",
+        (Arm("unified", "fgc2f_udiff"), Arm("t1ce alone", "fgc2f_udiff", ("model.missing=t1ce",))),
+        hide=("t1ce",),
     ),
     "domain-generalisation": Study(
         "Trained on T2 alone, how well do networks segment the other modalities, and what do "
@@ -126,18 +159,35 @@ def study(
     _refuse_several_processes(recipes.values())
     first = next(iter(recipes.values()))
     with rundir.locked(out):
-        dataset = cases.discover(data, require_labels=True, region=first.region)
+        dataset = _dataset(first, data)
         split = _split(out, dataset, name, first)
         record = {"study": name, "question": plan.question, "data": str(dataset.root.resolve()),
                   "overrides": list(overrides), "seeds": list(seeds), "split": split,
-                  "arms": [dataclasses.asdict(arm) for arm in plan.arms], "runs": []}  # fmt: skip
+                  "arms": [dataclasses.asdict(arm) for arm in plan.arms], "runs": [],
+                  "task": models.task(first.system)}  # fmt: skip
         for number, ((arm, seed), recipe) in enumerate(recipes.items(), 1):
             _say(f"study {name}, run {number} of {len(recipes)}: {arm} with seed {seed}")
-            folder = out / arm / f"seed-{seed}"
-            result = _result(recipe, dataset, folder, out / "split.json", plan.modalities)
+            place = out / _folder(arm) / f"seed-{seed}"
+            result = _result(recipe, dataset, place, out / "split.json", plan)
             record["runs"].append({"arm": arm, "seed": seed, **result})
             study_report.write_tables(record, out)
+        if plan.checks:
+            record["checks"] = synthesis_study.checks(record, dataset, out, overrides)
+            study_report.write_tables(record, out)
         return study_report.write_pictures(record, dataset, out)
+
+
+def _dataset(recipe: Recipe, data: str | Path) -> cases.Dataset:
+    segments = models.task(recipe.system) != "synthesis"
+    dataset = cases.discover(data, require_labels=segments, region=recipe.region)
+    if segments:
+        return dataset
+    complete = tuple(c for c in dataset.cases if all(p.exists() for p in c.images.values()))
+    return dataclasses.replace(dataset, cases=complete)
+
+
+def _folder(arm: str) -> str:
+    return arm.replace(" ", "-")
 
 
 def _named(name: str) -> Study:
@@ -200,11 +250,7 @@ def _split(out: Path, dataset: cases.Dataset, name: str, recipe: Recipe) -> dict
 
 
 def _result(
-    recipe: Recipe,
-    dataset: cases.Dataset,
-    folder: Path,
-    split: Path,
-    modalities: Sequence[str] = (),
+    recipe: Recipe, dataset: cases.Dataset, folder: Path, split: Path, plan: Study
 ) -> dict[str, Any]:
     """Scores of one run, read where they are finished, else made by training and predicting.
 
@@ -215,27 +261,33 @@ def _result(
     known = config.from_json(_read(path)) if path.exists() else {}
     if {key: known.get(key) for key in identity} != identity:
         train(recipe, dataset.root, folder / "run", split=split)
-        scores = _scores(recipe, dataset, folder, test)
-        if modalities:
-            scores["across"] = _across(recipe, dataset, folder, modalities, scores)
+        scores = _scores(recipe, dataset, folder, test, plan.hide)
+        if plan.modalities:
+            scores["across"] = _across(recipe, dataset, folder, plan.modalities, scores)
         rundir.write_json(path, identity | scores)
     return _read(path)
 
 
 def _scores(
-    recipe: Recipe, dataset: cases.Dataset, folder: Path, test: Sequence[str]
+    recipe: Recipe, dataset: cases.Dataset, folder: Path, test: Sequence[str], hide: Sequence[str]
 ) -> dict[str, Any]:
     best, chosen, _ = checkpoint.load_newest(checkpoint.find(folder / "run"), ("model",))
     last, _ = checkpoint.load(checkpoint.generations(folder / "run" / "checkpoints")[0], ())
     # by checkpoint: predictions of a run that went on do not mix with those from before
     predictions = folder / "predictions" / best.name
-    sample(best, dataset.root, predictions, part="test", kernels=recipe.kernels)
-    report = evaluate(predictions, dataset, folder, cases=test, missing="error", quiet=True)
-    channels = input_channels(recipe, chosen["modalities"])
-    net = build_network(recipe, channels, dataset.scheme)
+    if models.task(recipe.system) == "synthesis":
+        rows, regions = synthesis_study.scores(
+            best, dataset, predictions, folder, test, recipe, hide
+        )
+    else:
+        sample(best, dataset.root, predictions, part="test", kernels=recipe.kernels)
+        report = evaluate(predictions, dataset, folder, cases=test, missing="error", quiet=True)
+        rows, regions = report.rows, report.regions
+    names = chosen["modalities"]
+    net = build_network(recipe, input_channels(recipe, names), dataset.scheme, names)
     return {
-        "rows": report.rows,
-        "regions": report.regions,
+        "rows": rows,
+        "regions": regions,
         "predictions": str(predictions.relative_to(folder.parents[1])),
         "metrics": str((folder / "run" / "metrics.jsonl").relative_to(folder.parents[1])),
         "parameters": sum(parameter.numel() for parameter in net.parameters()),

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastseg import config, drawing, report, rundir
+from fastseg import config, drawing, report, rundir, synthesis_study
 from fastseg.data import nifti
 from fastseg.data.cases import Dataset
 from fastseg.data.pipeline import load_case
 
 MEASURES = {"dice_regions": "patient region Dice", "legacy_slice_dice": "legacy slice Dice"}
+SYNTHESIS = {"psnr": "PSNR, dB", "ssim": "SSIM", "psnr_tumour": "PSNR of the tumour's box, dB",
+             "ssim_tumour": "SSIM of it"}  # fmt: skip
 SHOWN_PATIENTS = 3
 NOTES = (
     "Scores of the test patients with each run's best checkpoint on the validation patients. Mean "
@@ -24,6 +26,14 @@ NOTES = (
     "p: two-sided Wilcoxon signed-rank test against {first} over {patients} patients, their scores "
     "averaged over the seeds both arms have; not corrected for the number of arms. No p below "
     "{least:.2g} can come of so many patients.",
+)
+
+SYNTHESIS_NOTES = (
+    NOTES[0],
+    "PSNR and SSIM: of whole axial slices with brain, both images mapped to 0 … 1 by the true "
+    "volume's 0.5 and 99.5 percentiles; mean over subsets of given modalities. Columns of "
+    "modalities: PSNR where that one is missing.",
+    NOTES[2],
 )
 
 
@@ -53,9 +63,11 @@ def write_tables(record: dict[str, Any], out: Path) -> None:
 def write_pictures(record: dict[str, Any], dataset: Dataset, out: Path) -> Path:
     """Draw out/curves.png and out/overlays.png, write out/study.html; returns study.md's path."""
     curves = drawing.new_figure(9, 3.4)
-    drawing.draw_arms(*curves.subplots(1, 2), _curves(record, out), _patients(record))
+    titles = ("PSNR, dB", "subsets") if _synthesises(record) else ("Dice", "regions")
+    drawing.draw_arms(*curves.subplots(1, 2), _curves(record, out), _patients(record), *titles)
     pictures = [drawing.save(curves, out / "curves.png")]
-    pictures.append(_draw_overlays(record, dataset, out))
+    draw = synthesis_study.draw if _synthesises(record) else _draw_overlays
+    pictures.append(draw(record, dataset, out))
     title = html.escape(f"Study {record['study']}")
     texts = [record["question"], _counts(record)]
     parts = [f"<h1>{title}</h1>", *(f"<p>{html.escape(text)}</p>" for text in texts)]
@@ -75,7 +87,7 @@ def summarise(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     seeds of the mean over patients; None for one seed) and "p" (None for the first arm)."""
     runs = _by_arm(record)
     first = next(iter(runs.values()))
-    measures = [*MEASURES, *(f"dice_{name}" for name in record["runs"][0]["regions"])]
+    measures = [*_measures(record), *_columns(record)]
     rows = []
     for name, mine in runs.items():
         row = {"arm": name, "seeds": sorted(mine), "measures": {}}
@@ -119,24 +131,61 @@ def _by_arm(record: Mapping) -> dict[str, dict[int, Mapping]]:
 
 
 def _tables(record: Mapping, summary: Sequence[Mapping]) -> list[Table]:
-    regions = record["runs"][0]["regions"]
+    measures = _measures(record)
     head = ["arm", "seeds", "parameters"]
-    head += [title for name in MEASURES.values() for title in (name, "p")] + list(regions)
+    head += [title for name in measures.values() for title in (name, "p")]
+    head += list(record["runs"][0]["regions"])
     rows = []
     for row in summary:
         cells = [row["arm"], str(len(row["seeds"])), f"{row['parameters']:,}"]
-        for key in MEASURES:
+        for key in measures:
             found = row["measures"][key]
             cells += [_spread(found), "–" if found["p"] is None else f"{found['p']:.3g}"]
-        rows.append(cells + [_spread(row["measures"][f"dice_{name}"]) for name in regions])
+        rows.append(cells + [_spread(row["measures"][key]) for key in _columns(record)])
     runs = []
     for run in record["runs"]:
-        score = np.mean([row["dice_regions"] for row in run["rows"]])
+        score = np.mean([row[next(iter(measures))] for row in run["rows"]])
         counts = [str(run[key]) for key in ("seed", "epochs", "best_epoch")]
         runs.append([run["arm"], *counts, f"{score:.3f}", f"{run['time_s'] / 60:.1f}"])
-    run_head = ["arm", "seed", "epochs", "best epoch", "patient region Dice", "minutes of training"]
+    title = next(iter(measures.values()))
+    run_head = ["arm", "seed", "epochs", "best epoch", title, "minutes of training"]
     tables = [Table("Scores", head, rows), Table("Runs", run_head, runs), _settings(record)]
-    return [*tables, _across(record)] if "across" in record["runs"][0] else tables
+    if "across" in record["runs"][0]:
+        tables.append(_across(record))
+    return tables + _checks(record.get("checks", {}))
+
+
+def _synthesises(record: Mapping) -> bool:
+    return record.get("task") == "synthesis"
+
+
+def _measures(record: Mapping) -> dict[str, str]:
+    """Key and title of what is tested; what every patient has."""
+    known = SYNTHESIS if _synthesises(record) else MEASURES
+    rows = [row for run in record["runs"] for row in run["rows"]]
+    return {key: title for key, title in known.items() if all(key in row for row in rows)}
+
+
+def _columns(record: Mapping) -> list[str]:
+    """Keys of further columns."""
+    kind = "psnr" if _synthesises(record) else "dice"
+    return [f"{kind}_{name}" for name in record["runs"][0]["regions"]]
+
+
+def _checks(found: Mapping) -> list[Table]:
+    """Tables of `fastseg.synthesis_study.checks`."""
+    tables = []
+    if "degraded" in found:
+        head = ["given images with", "strength", "PSNR, dB", "SSIM"]
+        rows = [[row["kind"], f"{row['level']:g}", f"{row['psnr']:.2f}", f"{row['ssim']:.3f}"]
+                for row in found["degraded"]]  # fmt: skip
+        tables.append(Table("Single missing modalities from worse and worse images", head, rows))
+    if "segmented" in found:
+        rows = [[row["modality"], row["images"], f"{row['dice']:.3f}"]
+                for row in found["segmented"]]  # fmt: skip
+        title = "Segmentation by a network trained on real images"
+        tables.append(Table(title, ["modality", "its images", "patient region Dice"], rows))
+    return tables
 
 
 def _across(record: Mapping) -> Table:
@@ -186,7 +235,8 @@ def _notes(record: Mapping) -> list[str]:
     values = {"regions": ", ".join(record["runs"][0]["regions"]) or "the classes",
               "first": record["runs"][0]["arm"], "patients": patients,
               "least": min(1.0, 2.0 ** (1 - patients))}  # fmt: skip
-    return [note.format(**values) for note in NOTES]
+    notes = SYNTHESIS_NOTES if _synthesises(record) else NOTES
+    return [note.format(**values) for note in notes]
 
 
 def _spread(found: Mapping) -> str:
@@ -212,14 +262,15 @@ def _curves(record: Mapping, out: Path) -> dict[str, list[list[tuple[int, float]
     curves: dict[str, list] = {}
     for run in record["runs"]:
         rows = report.read_metrics(out / run["metrics"])
-        points = [(row["epoch"], row["val_dice"]) for row in rows if "val_dice" in row]
+        key = "val_psnr" if _synthesises(record) else "val_dice"
+        points = [(row["epoch"], row[key]) for row in rows if key in row]
         curves.setdefault(run["arm"], []).append(points)
     return curves
 
 
 def _patients(record: Mapping) -> dict[str, np.ndarray]:
     return {
-        name: _seed_average(list(runs.values()), "dice_regions")
+        name: _seed_average(list(runs.values()), next(iter(_measures(record))))
         for name, runs in _by_arm(record).items()
     }
 

@@ -28,6 +28,8 @@ OWN = {
     "diffusion_unet_ssl": ("labelled_fraction=0.5", "ema=0.9", "epochs=2"),
     "fno_diffusion": ("model.modes=4",),
     "fno_unet": ("model.modes=4,3,2,1,1", "model.decoder=diffusion"),
+    "fgc2f_udiff": ("model.multipliers=1,2", "model.attention_levels=1", "model.blocks=1",
+                    "model.sampler=ddim", "precision=fp32", "ema=0.9", "val_every=1"),
     "medsegdiff_v2": ("model.multipliers=1,2", "model.attention_levels=1", "model.blocks=1",
                       "model.condition_width=4", "model.anchor_levels=1", "model.anchor_every=1",
                       "model.ssformer_channels=8", "model.ssformer_blocks=1", "model.ensemble=1",
@@ -45,6 +47,7 @@ def data(tmp_path_factory):
 def undrawn(monkeypatch):
     monkeypatch.setattr(module.report, "progress_png", lambda *_: None)
     monkeypatch.setattr(validate, "_draw", lambda *_: None)
+    monkeypatch.setattr(validate, "_draw_synthesis", lambda *_: None)
 
 
 def tiny(name: str, *more: str):
@@ -100,7 +103,7 @@ def test_resumed_state_is_one_that_moves(data, tmp_path):
 
 @pytest.mark.parametrize("name", OWN)
 def test_sixteen_bits_skip_no_step(data, tmp_path, name):
-    first = set()
+    first, runs = set(), set()
     for precision in ("fp32", "bf16", "fp16"):
         out = tmp_path / precision
         train(tiny(name, f"precision={precision}", "epochs=1", "val_every=0"), data, out)
@@ -108,7 +111,8 @@ def test_sixteen_bits_skip_no_step(data, tmp_path, name):
         assert len(found) == newest(out)[0]["position"]["step"]
         assert all(np.isfinite(row["loss"]) for row in found)
         first.add(found[0]["loss"])
-    assert len(first) == 3
+        runs.add(tuple(row["loss"] for row in found))
+    assert len(runs) == 3  # the first loss of a network that starts at zero has no precision
     assert max(first) - min(first) < 0.05
 
 

@@ -36,7 +36,7 @@ class Options:
     timesteps: int = 200
     parameterisation: str = "epsilon"
     sampler: str = "ddpm"
-    sampling_steps: int = 200
+    sampling_steps: int = 0  # 0: all
     eta: float = 0.0
     ensemble: int = 1  # samples whose mean is the answer
     max_batch: int = 64  # of them at a time
@@ -49,9 +49,9 @@ class Options:
         ):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name}: got {value!r}, want one of {', '.join(known)}")
-        for name in ("timesteps", "sampling_steps", "ensemble", "max_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1")
+        for name, least in (("sampling_steps", 0), ("ensemble", 1), ("max_batch", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: got {getattr(self, name)}, want at least {least}")
         if self.timesteps <= 20:
             raise ValueError(f"timesteps: got {self.timesteps}, want more than 20: betas below 1")
         if self.sampling_steps > self.timesteps:
@@ -214,7 +214,7 @@ class System(nn.Module):
         found = diffusion.ensemble(
             model_for, images.shape, self.schedule, members=options.ensemble,
             generator=generator, max_batch=options.max_batch, device=images.device,
-            steps=options.sampling_steps, sampler=options.sampler, eta=options.eta,
+            steps=options.sampling_steps or None, sampler=options.sampler, eta=options.eta,
             parameterisation=options.parameterisation,
         ).mean(0)  # fmt: skip
         return torch.where(given, images, found)

@@ -29,7 +29,7 @@ def recipe() -> Recipe:
             "timesteps": 200,  # the source; betas scaled by 1000/T, so that x_T is noise
             "parameterisation": "epsilon",  # the usual one; x0 and v learn faster in short runs
             "sampler": "ddpm",  # the source's ancestral steps; ddim with 20 to 50 is as good
-            "sampling_steps": 200,  # the source: all of them
+            "sampling_steps": 0,  # the source: all of them
             "eta": 0.0,  # DDIM without noise
             "ensemble": 1,  # the source: one sample; a mean of several has a higher PSNR
             "max_batch": 64,  # images sampled at a time; bounds memory, changes nothing

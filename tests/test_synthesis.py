@@ -1,0 +1,296 @@
+"""Synthesis in the driver: training without labels, absent and hidden modalities, scores."""
+
+import json
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+import fastseg.train as train_module
+from fastseg import checkpoint, synthesis, validate
+from fastseg.cli import main
+from fastseg.config import load_recipe
+from fastseg.data import phantom
+from fastseg.data.cases import discover
+from fastseg.data.intensity import Rule
+from fastseg.errors import DataError, UsageError
+from fastseg.evaluate_synthesis import evaluate_synthesis, score_volume, summarise, tumour_box
+from fastseg.report import report as report_page
+from fastseg.sample import sample
+from fastseg.synthesis_baselines import LinearRegression, MeanOfGiven
+from fastseg.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RULE = Rule("percentile", (0.5, 99.5), None, (-1.0, 1.0))
+TINY = ("precision=fp32", "data.patch=32,32", "data.samples_per_case=4", "data.batch_size=4",
+        "data.threads=1", "model.width=4", "model.multipliers=1,2", "model.attention_levels=1",
+        "model.blocks=1", "model.parameterisation=x0", "model.sampler=ddim", "ema=0.9",
+        "model.sampling_steps=2", "epochs=1", "log_every=1", "val_every=1",
+        "fractions=0.5,0.25,0.25")  # fmt: skip
+NAMES = ("t1", "t1ce", "t2", "flair")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Phantoms without labels, one of which lacks a modality."""
+    root = phantom.write(tmp_path_factory.mktemp("data"), 5, size=(28, 30, 24), seed=6)
+    for path in root.glob("*/*_seg.nii.gz"):
+        path.unlink()
+    (root / "Phantom00004" / "Phantom00004_t1ce.nii.gz").unlink()
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module.report, "progress_png", lambda *_: None)
+        patch.setattr(validate, "_draw_synthesis", lambda *_: None)
+        train(load_recipe("fgc2f_udiff", TINY), data, out)
+    return out
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    monkeypatch.setattr("fastseg.sample_synthesis.synthesis_png", lambda *_: None)
+
+
+def stored(path) -> np.ndarray:
+    return np.asarray(nibabel.load(path).dataobj).T.astype(float)
+
+
+def test_complete_cases_train_without_labels(run, data):
+    state, groups = checkpoint.load(checkpoint.generations(run / "checkpoints")[0])
+    trained = [case for part in state["split"].values() for case in part]
+    assert sorted(trained) == [f"Phantom0000{i}" for i in range(4)]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(row["loss"]) for row in rows if "loss" in row)
+    assert 0 < rows[-1]["val_psnr"] < 40
+    assert state["position"]["best"] == rows[-1]["val_psnr"]
+    scales = [
+        np.percentile(volume[volume != 0], (0.5, 99.5))
+        for case in state["split"]["train"]
+        for volume in [stored(data / case / f"{case}_t2.nii.gz")]
+    ]
+    kept = groups["ema"]["intensities"][state["modalities"].index("t2")]
+    np.testing.assert_allclose(kept, np.mean(scales, 0), rtol=1e-5)
+
+
+def test_an_absent_modality_is_synthesised(run, data, tmp_path, undrawn):
+    written = sample(run, data, tmp_path)
+    assert [path.name for path in written] == ["Phantom00004_t1ce_pred.nii.gz"]
+    made, given = nibabel.load(written[0]), data / "Phantom00004" / "Phantom00004_t1.nii.gz"
+    assert np.array_equal(made.affine, nibabel.load(given).affine)
+    image, brain = stored(written[0]), stored(given) != 0
+    assert not image[~brain].any()
+    _, groups = checkpoint.load(checkpoint.generations(run / "checkpoints")[0])
+    low, high = groups["ema"]["intensities"][1].tolist()
+    assert low - 1e-3 <= image[brain].min() < image[brain].max() <= high + 1e-3
+    row = synthesis.read_record(tmp_path)[written[0].name]
+    assert row["given"] == ["t1", "t2", "flair"]
+    assert row["scale"] == pytest.approx([low, high])
+    assert not row["own_scale"]
+    before = written[0].read_bytes()
+    assert sample(run, data, tmp_path) == written  # finished: nothing is sampled
+    written[0].unlink()
+    sample(run, data, tmp_path)
+    assert written[0].read_bytes() == before
+
+
+def test_hidden_modalities_are_written_in_their_own_scale(run, data, tmp_path, undrawn):
+    options = {"cases": ["Phantom00001"], "hide": ["T1Gd", "t2"]}
+    written = sample(run, data, tmp_path, **options)
+    assert [path.name.split("_")[1] for path in written] == ["t1ce", "t2"]
+    for path, row in zip(written, synthesis.read_record(tmp_path).values(), strict=True):
+        true = stored(data / "Phantom00001" / path.name.replace("_pred", ""))
+        assert row["scale"] == pytest.approx(np.percentile(true[true != 0], (0.5, 99.5)))
+        assert row["own_scale"]
+        assert row["given"] == ["t1", "flair"]
+    with pytest.raises(UsageError, match="holds other predictions"):
+        sample(run, data, tmp_path, cases=["Phantom00001"], hide=["t2"])
+
+
+def test_every_subset_of_what_is_there_has_a_folder_and_scores(
+    run, data, tmp_path, undrawn, capsys
+):
+    arguments = ["sample", str(run), "--data", str(data), "--out", str(tmp_path / "p"), "--cases",
+                 "Phantom00004", "--hide", "every"]  # fmt: skip
+    assert main(arguments) == 0
+    folders = {path.name for path in (tmp_path / "p").iterdir() if path.is_dir()}
+    assert folders == {"t1+t2+flair", "t1+t2", "t1+flair", "t2+flair", "t1", "t2", "flair"}
+    made = list((tmp_path / "p").glob("*/Phantom00004_*_pred.nii.gz"))
+    assert len(made) == 1 + 3 * 2 + 3 * 3
+    command = ["evaluate", str(tmp_path / "p"), "--data", str(data), "--task", "synthesis", "--out",
+               str(tmp_path / "s")]  # fmt: skip
+    assert main(command) == 0
+    found = json.loads((tmp_path / "s" / "evaluation.json").read_text())
+    assert set(found["by_given"]) == folders - {"t1+t2+flair"}
+    assert set(found["by_modality"]) == {"t1", "t2", "flair"}
+    assert len(found["missing"]) == len([path for path in made if "_t1ce_" in path.name]) == 7
+    assert found["mean"]["psnr_tumour"] is None
+    assert len((tmp_path / "s" / "evaluation.csv").read_text().splitlines()) == 1 + 3 * 1 + 3 * 2
+    assert "t2+flair" in capsys.readouterr().out
+
+
+def test_a_complete_case_has_fourteen_subsets():
+    net = MeanOfGiven(NAMES)
+    found = synthesis.plans(net, NAMES, np.ones(4, bool), ("every",))
+    assert len({name for name, _ in found}) == 14
+    assert all(name == "+".join(np.array(NAMES)[mask]) for name, mask in found)
+    assert synthesis.plans(net, NAMES, np.ones(4, bool), ()) == []
+    assert synthesis.plans(net, NAMES, np.array([True, False, False, False]), ("t1",)) == []
+
+
+def test_bad_requests_are_named(run, data, tmp_path):
+    for hide, message in ((["pd"], "hide: is pd"), (list(NAMES), "some but not all")):
+        with pytest.raises(UsageError, match=message):
+            sample(run, data, tmp_path / "a", hide=hide)
+    with pytest.raises(UsageError, match="no case lacks any"):
+        sample(run, data, tmp_path / "b", cases=["Phantom00001"])
+    with pytest.raises(UsageError, match="value_range=-1,1"):
+        train(load_recipe("fgc2f_udiff", [*TINY, "data.normalise=zscore"]), data, tmp_path / "c")
+    with pytest.raises(UsageError, match=synthesis.RECORD):
+        evaluate_synthesis(tmp_path, data)
+    (tmp_path / "d" / "Case_1").mkdir(parents=True)
+    shutil.copy(
+        data / "Phantom00000" / "Phantom00000_t1.nii.gz", tmp_path / "d/Case_1/Case_1_t1.nii.gz"
+    )
+    with pytest.raises(DataError, match="has none of t2, flair"):
+        synthesis.load_known(discover(tmp_path / "d").cases[0], ("t2", "flair"), RULE)
+
+
+def gaussian_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean SSIM of two slices in 0 … 1, where the window of 11 fits (Wang et al., 2004)."""
+    r = np.arange(-5, 6)
+    window = np.exp(-(r[:, None] ** 2 + r**2) / (2 * 1.5**2))
+    window /= window.sum()
+    views = [np.lib.stride_tricks.sliding_window_view(x, (11, 11)) for x in (a, b)]
+    mean_a, mean_b = ((view * window).sum((-1, -2)) for view in views)
+    var_a, var_b = ((view**2 * window).sum((-1, -2)) - m**2
+                    for view, m in zip(views, (mean_a, mean_b), strict=True))  # fmt: skip
+    both = (views[0] * views[1] * window).sum((-1, -2)) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    top = (2 * mean_a * mean_b + c1) * (2 * both + c2)
+    return float((top / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean())
+
+
+def test_scores_by_hand():
+    rng = np.random.default_rng(0)
+    true = rng.random((4, 20, 18))
+    brain = np.zeros(true.shape, bool)
+    brain[1:3, 4:15, 3:16] = True
+    pred = (true + rng.normal(0, 0.1, true.shape)).clip(0, 1)
+    label = np.zeros(true.shape, np.uint8)
+    label[2, 6:9, 10:17] = 3
+    row = score_volume(pred, true, brain, label)
+    decibel = [-10 * np.log10(((pred[z] - true[z]) ** 2).mean()) for z in (1, 2)]
+    assert row["psnr"] == pytest.approx(np.mean(decibel), rel=1e-6)
+    assert row["ssim"] == pytest.approx(
+        np.mean([gaussian_ssim(pred[z], true[z]) for z in (1, 2)]), abs=1e-4
+    )
+    whole = -10 * np.log10(((pred - true)[brain] ** 2).mean())
+    assert row["psnr_brain"] == pytest.approx(whole, rel=1e-6)
+    assert tumour_box(label) == (slice(2, 3), slice(2, 13), slice(7, 18))
+    box = np.s_[2, 2:13, 7:18]
+    assert row["psnr_tumour"] == pytest.approx(-10 * np.log10(((pred - true)[box] ** 2).mean()))
+    assert row["ssim_tumour"] == pytest.approx(gaussian_ssim(pred[box], true[box]), abs=1e-4)
+    assert score_volume(true, true, brain, None)["psnr"] == 100
+    assert score_volume(true, true, brain, 0 * label)["psnr_tumour"] is None
+
+
+def test_means_are_over_subsets():
+    def row(given, modality, value):
+        names = {"given": given, "case": "A", "modality": modality}
+        return names | dict.fromkeys(("psnr", "ssim", "psnr_brain"), value) | {
+            "psnr_tumour": None, "ssim_tumour": None, "lpips": None}  # fmt: skip
+
+    found = summarise([row("t1", "t2", 10.0), row("t1", "t1ce", 20.0), row("t1+t2", "t1ce", 31.0)])
+    assert found.by_given["t1"]["psnr"] == 15
+    assert found.by_modality["t1ce"]["psnr"] == 25.5
+    assert found.mean["psnr"] == (15 + 31) / 2
+    assert "23.00" in found.table().splitlines()[-1]
+
+
+def test_baselines_are_their_formulas(tmp_path):
+    rng = np.random.default_rng(1)
+    voxels = rng.normal(size=(4, 500))
+    voxels[1] = 0.3 + 0.5 * voxels[0] - 0.2 * voxels[3]
+    columns = np.concatenate([np.ones((1, 500)), voxels])
+    gram = columns @ columns.T
+    net = LinearRegression(NAMES, gram)
+    available = np.array([True, False, True, True])
+    weights = net.weights(available)
+    np.testing.assert_allclose(weights[:, 1], [0.3, 0.5, 0, 0, -0.2], atol=1e-9)
+    exact = np.linalg.lstsq(columns[[0, 1]].T, voxels[2], rcond=None)[0]
+    np.testing.assert_allclose(net.weights(np.array([1, 0, 0, 0], bool))[[0, 1], 2], exact)
+    x = torch.rand(1, 4, 3, 3) - 0.5
+    mask = torch.from_numpy(available)[None]
+    wanted = 0.3 + 0.5 * x[0, 0] - 0.2 * x[0, 3]
+    torch.testing.assert_close(net.synthesise(x, mask)[0, 1], wanted)
+    mean = MeanOfGiven(NAMES).synthesise(x, mask)
+    torch.testing.assert_close(mean[0, 1], (x[0, 0] + x[0, 2] + x[0, 3]) / 3)
+    assert torch.equal(mean[0, 0], x[0, 0])
+
+
+def test_regression_is_fitted_to_brain_voxels(data):
+    dataset = discover(data)
+    net = LinearRegression.fitted(dataset, ["Phantom00000"], RULE)
+    known = synthesis.load_known(dataset.by_id("Phantom00000"), NAMES, RULE)
+    voxels = known.image[:, known.brain].astype(float)
+    columns = np.stack([np.ones(voxels.shape[1]), voxels[0]])
+    exact = np.linalg.lstsq(columns.T, voxels[2], rcond=None)[0]
+    found = net.weights(np.array([True, False, False, False]))[[0, 1], 2]
+    np.testing.assert_allclose(found, exact, rtol=1e-6)
+
+
+def test_phantoms_without_noise_are_the_same_patients():
+    noisy, label = phantom.patient((28, 30, 24), 3, 1)
+    clean, same = phantom.patient((28, 30, 24), 3, 1, noise=False)
+    assert np.array_equal(label, same)
+    for name, image in clean.items():
+        brain = image != 0
+        assert np.array_equal(brain, noisy[name] != 0)
+        difference = (noisy[name].astype(float) - image)[brain]
+        assert 0.01 < difference.std() / image[brain].mean() < 0.15
+
+
+def test_the_record_is_read_back(tmp_path):
+    assert synthesis.read_record(tmp_path) == {}
+    (tmp_path / synthesis.RECORD).write_text("{")
+    with pytest.raises(DataError, match=synthesis.RECORD):
+        synthesis.read_record(tmp_path)
+
+
+def test_three_modalities_of_a_datalist(data, tmp_path, undrawn, monkeypatch):
+    monkeypatch.setattr(train_module.report, "progress_png", lambda *_: None)
+    entries = []
+    for number in range(3):
+        for source, name in (("t1", "T1"), ("t2", "T2"), ("flair", "PD")):
+            (tmp_path / "ixi").mkdir(exist_ok=True)
+            path = tmp_path / "ixi" / f"IXI{number:03d}-{name}.nii.gz"
+            path.symlink_to(data / f"Phantom0000{number}" / f"Phantom0000{number}_{source}.nii.gz")
+        names = [f"IXI{number:03d}-{name}.nii.gz" for name in ("T1", "T2", "PD")]
+        entries.append({"image": names})
+    listed = {"modality": {"0": "T1", "1": "T2", "2": "PD"}, "training": entries}
+    (tmp_path / "ixi" / "list.json").write_text(json.dumps(listed))
+    train(load_recipe("fgc2f_udiff", [*TINY, "val_every=0"]), tmp_path / "ixi", tmp_path / "run")
+    written = sample(tmp_path / "run", tmp_path / "ixi", tmp_path / "out", hide=["PD"], part="test")
+    assert [path.name for path in written] == [
+        f"{path.name[:6]}_pd_pred.nii.gz" for path in written
+    ]
+    report = evaluate_synthesis(tmp_path / "out", tmp_path / "ixi", quiet=True)
+    assert list(report.by_given) == ["t1+t2"]
+
+
+def test_report_shows_the_scores_of_a_folder(run, tmp_path):
+    found = summarise(
+        [{"given": "t1", "case": "A", "modality": "t2", "psnr": 21.5, "ssim": 0.5,
+          "psnr_brain": 18.0, "psnr_tumour": None, "ssim_tumour": None, "lpips": None}]
+    )  # fmt: skip
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    (tmp_path / "run" / "evaluation.json").write_text(json.dumps(found.to_dict()))
+    page = report_page(tmp_path / "run").read_text()
+    assert "<td>t1</td><td>21.500</td><td>0.500</td><td>18.000</td>" in page
