@@ -221,7 +221,7 @@ def _settings(record: Mapping) -> Table:
 
 def _counts(record: Mapping) -> str:
     sizes = ", ".join(f"{len(record['split'][part])} {part}" for part in ("train", "val", "test"))
-    return f"Data: {record['data']}; patients: {sizes}."
+    return f"Data: {Path(record['data']).name}; patients: {sizes}."
 
 
 def _command(record: Mapping) -> str:
