@@ -103,7 +103,7 @@ def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(data, 
     """Started as srun does, so that nothing but the process itself can end it."""
     settings = ["data.patch=16,16", "data.batch_size=4", "data.threads=1", "model.width=4",
                 "model.blocks=1", "model.modes=4,3", "fractions=0.6,0.2,0.2", "log_every=1",
-                "save_every=1", "val_every=0"]  # fmt: skip
+                "save_every=1", "val_every=0", "loader=torch"]  # fmt: skip
     command = [sys.executable, "-m", "fastseg", "train", "fno", "--data", str(data), "--out",
                str(tmp_path), *settings, "epochs=999"]  # fmt: skip
     shared = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1",
