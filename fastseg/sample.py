@@ -256,6 +256,10 @@ def _predict_case(
         done += count
         advance(0, f"{case.id}, window {done}")
 
+    def on_step(t: int, *_) -> None:
+        advance(0, f"{case.id}, window {done}, step {t}")
+
+    net.on_step = on_step
     noise = case_generator(recipe.seed, case.id, image.device)
     patch, batch_size = recipe.data.patch, recipe.data.batch_size
     variance = None

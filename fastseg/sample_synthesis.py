@@ -69,6 +69,10 @@ def _case(
         done += count
         advance(0, f"{case.id}, slice {done}")
 
+    def on_step(t: int, *_) -> None:
+        advance(0, f"{case.id}, slice {done}, step {t}")
+
+    net.on_step = on_step
     for folder, available in synthesis.plans(net, net.modalities, known.available, hide):
         paths = [out / folder / f"{case.id}_{name}_{suffix}.nii.gz"
                  for name, there in zip(net.modalities, available, strict=True)
