@@ -1,6 +1,5 @@
 """`fastseg sample` of a system of synthesis: the missing modalities of whole patients as NIfTI."""
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from fastseg.errors import UsageError
 from fastseg.progress import progress
 from fastseg.synthesis_picture import Shown, synthesis_png
 
-log = logging.getLogger("fastseg")
+_PICTURED = 4  # cases; a picture takes longer than to synthesise on a GPU
 
 
 def sample_cases(
@@ -35,8 +34,9 @@ def sample_cases(
 ) -> list[Path]:
     """What `fastseg.sample.sample` does for a system of synthesis, arguments as there.
 
-    Writes CASE_MODALITY_<suffix>.nii.gz and a picture of one slice a case; with hide "every" in a
-    folder for each subset of the modalities, such as t1+flair. UsageError where nothing is missing.
+    Writes CASE_MODALITY_<suffix>.nii.gz, with hide "every" in a folder for each subset of the
+    modalities, such as t1+flair, and of the first cases a picture of one slice. UsageError where
+    nothing is missing.
     """
     modalities = tuple(state["modalities"])
     hide = synthesis.check_hidden(hide, modalities) if hide else ()
@@ -47,8 +47,9 @@ def sample_cases(
     net = sample.load_network(recipe, len(modalities), scheme, groups, modalities)
     net, written = net.to(sample.pick_device(recipe.device)), []
     with sample.use_kernels(kernels), progress(len(chosen), "synthesise") as advance:
-        for case in chosen:
-            written += _case(net, case, recipe, out, suffix, hide, advance)
+        for number, case in enumerate(chosen):
+            draw = number < _PICTURED
+            written += _case(net, case, recipe, out, suffix, hide, advance, draw)
             advance(text=case.id)
     if not written:
         raise UsageError(
@@ -59,7 +60,7 @@ def sample_cases(
 
 def _case(
     net: nn.Module, case: Case, recipe: Recipe, out: Path, suffix: str, hide: Sequence[str],
-    advance: Callable,
+    advance: Callable, draw: bool,
 ) -> list[Path]:  # fmt: skip
     known = synthesis.load_known(case, net.modalities, recipe.data.rule)
     written, done = [], 0
@@ -83,7 +84,8 @@ def _case(
                 net, known, available, recipe.data.patch, recipe.data.batch_size, noise, on_slices
             )
             synthesis.write_missing(net, case, known, available, filled, out / folder, suffix)
-            _draw(case, known, available, filled, net.modalities, out / folder)
+            if draw:
+                _draw(case, known, available, filled, net.modalities, out / folder)
         written += paths
     return written
 
