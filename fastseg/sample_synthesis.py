@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastseg import sample, synthesis
+from fastseg import network, sample, synthesis, volume
 from fastseg.config import Recipe
 from fastseg.data.cases import Case, LabelScheme, discover
 from fastseg.errors import UsageError
+from fastseg.processes import Place, launched
 from fastseg.progress import progress
 from fastseg.synthesis_picture import Shown, synthesis_png
 
@@ -41,17 +42,19 @@ def sample_cases(
     modalities = tuple(state["modalities"])
     hide = synthesis.check_hidden(hide, modalities) if hide else ()
     dataset = discover(data)
-    chosen = sample._choose(dataset, state["split"], cases, part)
-    sample._claim(out, record | {"hide": tuple(hide)}, suffix)
+    place = launched() or Place()
+    # each process takes its share of the cases
+    chosen = sample.choose_cases(dataset, state["split"], cases, part)[place.rank :: place.world]
+    sample.claim(out, record | {"hide": tuple(hide)}, suffix)
     scheme = LabelScheme.from_dict(state["scheme"])
-    net = sample.load_network(recipe, len(modalities), scheme, groups, modalities)
-    net, written = net.to(sample.pick_device(recipe.device)), []
-    with sample.use_kernels(kernels), progress(len(chosen), "synthesise") as advance:
+    net = network.load_network(recipe, len(modalities), scheme, groups, modalities)
+    net, written = net.to(network.own_device(recipe.device, place)), []
+    with network.use_kernels(kernels), progress(len(chosen), "synthesise") as advance:
         for number, case in enumerate(chosen):
             draw = number < _PICTURED
             written += _case(net, case, recipe, out, suffix, hide, advance, draw)
             advance(text=case.id)
-    if not written:
+    if not written and chosen:
         raise UsageError(
             f"{dataset.root}: no case lacks any of {', '.join(modalities)}; --hide takes some away"
         )
@@ -79,7 +82,7 @@ def _case(
                  for name, there in zip(net.modalities, available, strict=True)
                  if not there]  # fmt: skip
         if not all(path.exists() for path in paths):
-            noise = sample.case_generator(recipe.seed, f"{case.id} {folder}", torch.device("cpu"))
+            noise = volume.case_generator(recipe.seed, f"{case.id} {folder}", torch.device("cpu"))
             filled = synthesis.synthesise_volume(
                 net, known, available, recipe.data.patch, recipe.data.batch_size, noise, on_slices
             )

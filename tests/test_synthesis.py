@@ -262,8 +262,8 @@ def test_phantoms_without_noise_are_the_same_patients():
 
 def test_the_record_is_read_back(tmp_path):
     assert synthesis.read_record(tmp_path) == {}
-    (tmp_path / synthesis.RECORD).write_text("{")
-    with pytest.raises(DataError, match=synthesis.RECORD):
+    (tmp_path / f"A_{synthesis.RECORD}").write_text("{")
+    with pytest.raises(DataError, match=f"A_{synthesis.RECORD}"):
         synthesis.read_record(tmp_path)
 
 

@@ -16,7 +16,7 @@ from fastseg import checkpoint, config, validate
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.labels import BRATS
-from fastseg.sample import build_network, load_network
+from fastseg.network import build_network, load_network
 from fastseg.stop import Stopped
 from fastseg.train import train
 
