@@ -50,6 +50,7 @@ __all__ = [
 
 Model = Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]
 Generators = Generator | Sequence[Generator] | None
+OnStep = Callable[[int, Tensor, Tensor], None] | None
 
 
 def sample(
@@ -65,7 +66,7 @@ def sample(
     dynamic_quantile: float | None = None,
     generator: Generators = None,
     learned_variance: bool = False,
-    on_step: Callable[[int, Tensor, Tensor], None] | None = None,
+    on_step: OnStep = None,
 ) -> Tensor:
     """x̂_0 (B, C, *S), in x_T's dtype and on its device, from noise x_T (B, C, *S).
 

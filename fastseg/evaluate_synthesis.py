@@ -180,11 +180,10 @@ def summarise(rows: list[dict], missing: Sequence[str] = ()) -> Report:
 def _predicted(folder: Path, cases: Sequence[str] | None) -> list[tuple[Path, dict]]:
     """Files and what was recorded of them, in the folder and those for subsets."""
     found = []
-    for record in [folder / RECORD, *sorted(folder.glob(f"*/{RECORD}"))]:
-        rows = sorted(read_record(record.parent).items())
-        found += [(record.parent / name, row) for name, row in rows]
+    for place in [folder, *sorted(path for path in folder.glob("*/") if path.is_dir())]:
+        found += [(place / name, row) for name, row in sorted(read_record(place).items())]
     if not found:
-        raise UsageError(f"{folder}: has no {RECORD}; wanted what fastseg sample writes")
+        raise UsageError(f"{folder}: has no CASE_{RECORD}; wanted what fastseg sample writes")
     found = [(path, row) for path, row in found if cases is None or row["case"] in cases]
     if unknown := set(cases or ()) - {row["case"] for _, row in found}:
         raise UsageError(f"cases: nothing synthesised for {', '.join(sorted(unknown))}")

@@ -15,8 +15,8 @@ from fastseg.config import Recipe
 from fastseg.data import cases
 from fastseg.errors import DataError, UsageError
 from fastseg.feed import Feed, choose_labelled
+from fastseg.network import build_network, input_channels, pick_device
 from fastseg.processes import launched
-from fastseg.sample import build_network, input_channels, pick_device
 
 log = logging.getLogger("fastseg")
 Saved = tuple[Path, dict[str, Any], dict[str, checkpoint.Tensors]]

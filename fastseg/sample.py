@@ -7,28 +7,26 @@ fastseg sample RUN/checkpoints/last-000012 --data DATA --out PREDICTIONS --cases
 fastseg sample RUN --data DATA --out PREDICTIONS sampler=dpm++ sampling_steps=20 ensemble=5
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fastseg import backends, checkpoint, config, models, use_backend
+from fastseg import checkpoint, config, models
 from fastseg.data import nifti
 from fastseg.data.cases import Case, Dataset, LabelScheme, discover
 from fastseg.data.pipeline import load_case
 from fastseg.errors import UsageError
-from fastseg.heap import keep_freed_memory
+from fastseg.network import input_channels, load_network, own_device, use_kernels
 from fastseg.processes import Place, launched
 from fastseg.progress import progress
 from fastseg.rundir import write_json
+from fastseg.volume import case_generator, predict_volume
 
-_OVERLAP = 0.5  # of neighbouring windows; Gaussian weights hide their seams
 RECORD = "sample.json"
 
 
@@ -83,13 +81,11 @@ def sample(
         record["modalities"] = dataset.modalities
     place = launched() or Place()
     # each process takes its share of the cases
-    chosen = _choose(dataset, state["split"], cases, part)[place.rank :: place.world]
+    chosen = choose_cases(dataset, state["split"], cases, part)[place.rank :: place.world]
     scheme = _scheme(dataset, LabelScheme.from_dict(state["scheme"]))
-    _claim(out, record, suffix)
-    device = pick_device(recipe.device)
-    if device.type == "cuda" and place.world > 1:
-        device = torch.device("cuda", place.local_rank)
-    net = load_network(recipe, len(shown), scheme, groups).to(device)
+    claim(out, record, suffix)
+    net = load_network(recipe, len(shown), scheme, groups)
+    net = net.to(own_device(recipe.device, place))
     written = []
     with use_kernels(kernels), progress(len(chosen), f"sample {found.name}") as advance:
         for case in chosen:
@@ -104,146 +100,6 @@ def sample(
     return written
 
 
-def input_channels(recipe: config.Recipe, modalities: Sequence[str]) -> int:
-    """Channels of the network's input, where a run has `modalities`."""
-    return 1 if recipe.data.single_modality else len(modalities)
-
-
-def load_network(
-    recipe: config.Recipe,
-    channels: int,
-    scheme: LabelScheme,
-    groups: dict[str, dict[str, Tensor]],
-    modalities: Sequence[str] = (),
-) -> nn.Module:
-    """The recipe's network for evaluation, with averaged weights where there are any."""
-    net = build_network(recipe, channels, scheme, modalities)
-    try:
-        net.load_state_dict(groups.get("ema", groups["model"]))
-    except RuntimeError as error:
-        raise checkpoint.CheckpointError(
-            f"weights do not fit system {recipe.system}: {error}"
-        ) from None
-    return net.eval().requires_grad_(False)
-
-
-def build_network(
-    recipe: config.Recipe, channels: int, scheme: LabelScheme, modalities: Sequence[str] = ()
-) -> nn.Module:
-    """The recipe's untrained network; its weights follow from the recipe's seed alone. A system of
-    synthesis needs the names of the `modalities` too.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        try:
-            return models.build(
-                recipe.system, in_channels=channels, classes=len(scheme.classes),
-                regions=scheme.region_indices(), modalities=tuple(modalities), **recipe.model,
-            )  # fmt: skip
-        except ValueError as error:
-            raise UsageError(f"model: {error}") from error
-
-
-@torch.no_grad()
-def predict_volume(
-    net: nn.Module,
-    image: Tensor,
-    patch: Sequence[int],
-    batch_size: int,
-    generator: torch.Generator | None = None,
-    on_windows: Callable[[int], None] | None = None,
-    variance: np.ndarray | None = None,
-) -> np.ndarray:
-    """Class indices uint8 (D, H, W) of a volume (C, D, H, W) on the network's device.
-
-    Only the box around the brain is looked at, the rest is background. A network trained on slices
-    gets its slices in batches, whole where the training patch holds them, else in windows of that
-    size; a volume network gets windows of its patch. Overlapping windows are blended with Gaussian
-    weights. `generator` is what a sampling network draws from; `on_windows` is told the number of
-    windows of each batch before it is predicted; `variance`, float32 (D, H, W), receives what the
-    network's `predict_with_variance` gives with the probabilities.
-    """
-
-    def predict(windows: Tensor) -> Tensor:
-        if on_windows is not None:
-            on_windows(len(windows))
-        if variance is None:
-            return net.predict(windows, generator)
-        return torch.cat(net.predict_with_variance(windows, generator), 1)
-
-    def decide(found: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        p = found if variance is None else found[:, :-1]
-        chosen = net.decide(p) if hasattr(net, "decide") else p.argmax(1)
-        return chosen.to(torch.uint8).cpu().numpy(), found[:, -1].cpu().numpy()
-
-    classes = np.zeros(image.shape[1:], np.uint8)
-    box = _filled_box(image)
-    brain = image[(slice(None), *box)]
-    if not brain.numel():
-        return classes
-    if len(patch) == 3:
-        found = decide(_windows(predict, brain[None], patch, batch_size))
-        chosen, last = (array[0] for array in found)
-    else:
-        batches = brain.movedim(1, 0).split(batch_size)
-        found = [decide(_windows(predict, batch, patch, batch_size)) for batch in batches]
-        chosen, last = map(np.concatenate, zip(*found, strict=True))
-    classes[box] = chosen
-    if variance is not None:
-        variance[box] = last
-    return classes
-
-
-def case_generator(seed: int, case_id: str, device: torch.device) -> torch.Generator:
-    """The noise of one case: the same in whatever order, part or company it is predicted."""
-    word = int.from_bytes(hashlib.sha256(case_id.encode()).digest()[:8], "little")
-    key = np.random.SeedSequence((seed, word)).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(key >> np.uint64(1)))
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" is the first GPU when there is one. Prepares memory management for the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        keep_freed_memory()
-    return torch.device(name)
-
-
-def use_kernels(name: str) -> AbstractContextManager:
-    """`fastseg.use_backend` for a user's choice; "auto" leaves FASTSEG_BACKEND its word.
-
-    UsageError when this machine cannot serve it.
-    """
-    if name == "auto":
-        return nullcontext()
-    status = backends().get(name)
-    if status is None:
-        raise UsageError(f"kernels: is {name!r}, wanted auto, {', '.join(backends())}")
-    if not status:
-        raise UsageError(f"kernels: {name} cannot run here: {status.detail}")
-    return use_backend(name)
-
-
-def _filled_box(image: Tensor) -> tuple[slice, ...]:
-    """Slices of the smallest box that holds every non-zero voxel of (C, D, H, W)."""
-    filled = (image != 0).any(0)
-    box = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        places = filled.any(others).nonzero()[:, 0].tolist() or [0, -1]
-        box.append(slice(places[0], places[-1] + 1))
-    return tuple(box)
-
-
-def _windows(predict: Callable, batch: Tensor, patch: Sequence[int], windows: int) -> Tensor:
-    from monai.inferers import sliding_window_inference
-
-    return sliding_window_inference(
-        batch, tuple(patch), windows, predict, overlap=_OVERLAP, mode="gaussian"
-    )
-
-
 def _predict_case(
     net: nn.Module, dataset: Dataset, case: Case, recipe: config.Recipe, advance: Callable
 ) -> tuple[np.ndarray, np.ndarray | None, nifti.Header]:
@@ -256,6 +112,10 @@ def _predict_case(
         done += count
         advance(0, f"{case.id}, window {done}")
 
+    def on_step(t: int, *_) -> None:
+        advance(0, f"{case.id}, window {done}, step {t}")
+
+    net.on_step = on_step
     noise = case_generator(recipe.seed, case.id, image.device)
     patch, batch_size = recipe.data.patch, recipe.data.batch_size
     variance = None
@@ -291,7 +151,7 @@ def _scheme(dataset: Dataset, trained: LabelScheme) -> LabelScheme:
     return dataset.scheme
 
 
-def _choose(
+def choose_cases(
     dataset: Dataset, split: dict[str, list[str]], ids: Sequence[str] | None, part: str
 ) -> list[Case]:
     if part != "all" and part not in split:
@@ -304,7 +164,7 @@ def _choose(
     return [known[case_id] for case_id in wanted]
 
 
-def _claim(out: Path, record: dict[str, Any], suffix: str) -> None:
+def claim(out: Path, record: dict[str, Any], suffix: str) -> None:
     """Predictions already there are skipped, so they must be this checkpoint's of this data set."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / RECORD

@@ -1,6 +1,5 @@
 """`fastseg sample` of a system of synthesis: the missing modalities of whole patients as NIfTI."""
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastseg import sample, synthesis
+from fastseg import network, sample, synthesis, volume
 from fastseg.config import Recipe
 from fastseg.data.cases import Case, LabelScheme, discover
 from fastseg.errors import UsageError
+from fastseg.processes import Place, launched
 from fastseg.progress import progress
 from fastseg.synthesis_picture import Shown, synthesis_png
 
-log = logging.getLogger("fastseg")
+_PICTURED = 4  # cases; a picture takes longer than to synthesise on a GPU
 
 
 def sample_cases(
@@ -35,22 +35,26 @@ def sample_cases(
 ) -> list[Path]:
     """What `fastseg.sample.sample` does for a system of synthesis, arguments as there.
 
-    Writes CASE_MODALITY_<suffix>.nii.gz and a picture of one slice a case; with hide "every" in a
-    folder for each subset of the modalities, such as t1+flair. UsageError where nothing is missing.
+    Writes CASE_MODALITY_<suffix>.nii.gz, with hide "every" in a folder for each subset of the
+    modalities, such as t1+flair, and of the first cases a picture of one slice. UsageError where
+    nothing is missing.
     """
     modalities = tuple(state["modalities"])
     hide = synthesis.check_hidden(hide, modalities) if hide else ()
     dataset = discover(data)
-    chosen = sample._choose(dataset, state["split"], cases, part)
-    sample._claim(out, record | {"hide": tuple(hide)}, suffix)
+    place = launched() or Place()
+    # each process takes its share of the cases
+    chosen = sample.choose_cases(dataset, state["split"], cases, part)[place.rank :: place.world]
+    sample.claim(out, record | {"hide": tuple(hide)}, suffix)
     scheme = LabelScheme.from_dict(state["scheme"])
-    net = sample.load_network(recipe, len(modalities), scheme, groups, modalities)
-    net, written = net.to(sample.pick_device(recipe.device)), []
-    with sample.use_kernels(kernels), progress(len(chosen), "synthesise") as advance:
-        for case in chosen:
-            written += _case(net, case, recipe, out, suffix, hide, advance)
+    net = network.load_network(recipe, len(modalities), scheme, groups, modalities)
+    net, written = net.to(network.own_device(recipe.device, place)), []
+    with network.use_kernels(kernels), progress(len(chosen), "synthesise") as advance:
+        for number, case in enumerate(chosen):
+            draw = number < _PICTURED
+            written += _case(net, case, recipe, out, suffix, hide, advance, draw)
             advance(text=case.id)
-    if not written:
+    if not written and chosen:
         raise UsageError(
             f"{dataset.root}: no case lacks any of {', '.join(modalities)}; --hide takes some away"
         )
@@ -59,7 +63,7 @@ def sample_cases(
 
 def _case(
     net: nn.Module, case: Case, recipe: Recipe, out: Path, suffix: str, hide: Sequence[str],
-    advance: Callable,
+    advance: Callable, draw: bool,
 ) -> list[Path]:  # fmt: skip
     known = synthesis.load_known(case, net.modalities, recipe.data.rule)
     written, done = [], 0
@@ -69,17 +73,22 @@ def _case(
         done += count
         advance(0, f"{case.id}, slice {done}")
 
+    def on_step(t: int, *_) -> None:
+        advance(0, f"{case.id}, slice {done}, step {t}")
+
+    net.on_step = on_step
     for folder, available in synthesis.plans(net, net.modalities, known.available, hide):
         paths = [out / folder / f"{case.id}_{name}_{suffix}.nii.gz"
                  for name, there in zip(net.modalities, available, strict=True)
                  if not there]  # fmt: skip
         if not all(path.exists() for path in paths):
-            noise = sample.case_generator(recipe.seed, f"{case.id} {folder}", torch.device("cpu"))
+            noise = volume.case_generator(recipe.seed, f"{case.id} {folder}", torch.device("cpu"))
             filled = synthesis.synthesise_volume(
                 net, known, available, recipe.data.patch, recipe.data.batch_size, noise, on_slices
             )
             synthesis.write_missing(net, case, known, available, filled, out / folder, suffix)
-            _draw(case, known, available, filled, net.modalities, out / folder)
+            if draw:
+                _draw(case, known, available, filled, net.modalities, out / folder)
         written += paths
     return written
 

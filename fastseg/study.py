@@ -20,8 +20,9 @@ from fastseg.config import Recipe, load_recipe
 from fastseg.data import cases
 from fastseg.errors import UsageError
 from fastseg.evaluate import evaluate
+from fastseg.network import build_network, input_channels
 from fastseg.processes import Place, launched
-from fastseg.sample import build_network, input_channels, sample
+from fastseg.sample import sample
 from fastseg.studies import STUDIES, Arm, Study
 from fastseg.train import train
 

@@ -6,7 +6,7 @@
 
 A synthesised image is 0 where every image given is. A modality that the case has is written in the
 scale of its own volume, so that both can be laid over each other; one that is absent in the mean
-scale of the training volumes, which the checkpoint knows. `synthesis.json` beside the files says
+scale of the training volumes, which the checkpoint knows. CASE_synthesis.json beside the files says
 which. Slices are taken whole: windows of one would be sampled apart and not meet.
 """
 
@@ -26,9 +26,10 @@ from fastseg.data.cases import Case, Dataset
 from fastseg.data.decode import locate, read_case
 from fastseg.data.intensity import Rule
 from fastseg.errors import DataError, UsageError
+from fastseg.rundir import write_json
 
 log = logging.getLogger("fastseg")
-RECORD = "synthesis.json"
+RECORD = "synthesis.json"  # CASE_ before it: processes that share the cases out share no file
 EVERY = "every"
 _SCALE_CASES = 32  # training volumes whose mean scale an absent modality gets
 
@@ -216,7 +217,7 @@ def write_missing(
     """Write out/CASE_MODALITY_<suffix>.nii.gz for each modality not `available`, and its scale to
     the record beside them.
     """
-    written, scales = [], net.intensities.double().cpu().numpy()
+    written, rows, scales = [], {}, net.intensities.double().cpu().numpy()
     scales = np.where(known.available[:, None], known.scales, scales)
     out.mkdir(parents=True, exist_ok=True)
     given = [name for name, there in zip(net.modalities, available, strict=True) if there]
@@ -225,23 +226,24 @@ def write_missing(
         image = low + (filled[place].clip(-1, 1) + 1) / 2 * (high - low)
         path = out / f"{case.id}_{name}_{suffix}.nii.gz"
         nifti.write(path, np.where(known.brain, image, 0).astype(np.float32), known.header)
-        row = {"case": case.id, "modality": name, "given": given, "scale": [low, high],
-               "own_scale": bool(known.available[place])}  # fmt: skip
-        _note(out / RECORD, path.name, row)
+        rows[path.name] = {
+            "case": case.id,
+            "modality": name,
+            "given": given,
+            "scale": [low, high],
+            "own_scale": bool(known.available[place]),
+        }
         written.append(path)
+    write_json(out / f"{case.id}_{RECORD}", rows)
     return written
 
 
 def read_record(folder: Path) -> dict[str, dict]:
     """By file name, what `write_missing` noted in a folder; empty where it noted nothing."""
-    path = folder / RECORD
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error})") from None
-
-
-def _note(path: Path, name: str, row: dict) -> None:
-    from fastseg.rundir import write_json
-
-    write_json(path, read_record(path.parent) | {name: row})
+    rows = {}
+    for path in sorted(folder.glob(f"*_{RECORD}")):
+        try:
+            rows |= json.loads(path.read_text())
+        except ValueError as error:
+            raise DataError(f"{path}: is not JSON ({error})") from None
+    return rows

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastseg import checkpoint, config, drawing, sample, synthesis
+from fastseg import checkpoint, config, drawing, network, sample, synthesis, volume
 from fastseg.config import Recipe
 from fastseg.data import nifti
 from fastseg.data.cases import Case, Dataset, LabelScheme, save_split
@@ -97,8 +97,8 @@ def _network(run: Path) -> tuple[nn.Module, Recipe]:
     _, state, groups = checkpoint.load_newest(checkpoint.find(run), ("model", "ema"))
     recipe, names = config.from_dict(state["recipe"]), tuple(state["modalities"])
     scheme = LabelScheme.from_dict(state["scheme"])
-    net = sample.load_network(recipe, len(names), scheme, groups, names)
-    return net.to(sample.pick_device(recipe.device)), recipe
+    net = network.load_network(recipe, len(names), scheme, groups, names)
+    return net.to(network.pick_device(recipe.device)), recipe
 
 
 def _degraded_case(
@@ -111,7 +111,7 @@ def _degraded_case(
     )  # fmt: skip
     found, truth = [], (known.image.clip(-1, 1) + 1) / 2
     for mask in [mask for mask in net.masks().numpy() if mask.sum() == len(mask) - 1]:
-        noise = sample.case_generator(recipe.seed, case.id, torch.device("cpu"))
+        noise = volume.case_generator(recipe.seed, case.id, torch.device("cpu"))
         options = recipe.data.patch, recipe.data.batch_size, noise
         filled = synthesis.synthesise_volume(net, worse, mask, *options)
         place = int(np.flatnonzero(~mask)[0])

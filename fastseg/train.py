@@ -21,10 +21,10 @@ from torch import nn
 from fastseg import models, report, rundir
 from fastseg.config import Recipe
 from fastseg.errors import FastsegError, NonFiniteError
+from fastseg.network import use_kernels
 from fastseg.processes import lost_another
 from fastseg.progress import progress
 from fastseg.run import Position, Run, find_saved, launch, prepare, save
-from fastseg.sample import use_kernels
 from fastseg.stop import Stopped, StopSignal
 from fastseg.validate import validate
 

@@ -10,10 +10,11 @@ from fastseg import metrics, models, report, synthesis
 from fastseg.data.cases import LabelScheme
 from fastseg.data.pipeline import CaseArrays, load_case
 from fastseg.errors import DataError
+from fastseg.network import input_channels
 from fastseg.run import Run
-from fastseg.sample import case_generator, input_channels, predict_volume
 from fastseg.stop import StopSignal
 from fastseg.synthesis_picture import Shown, synthesis_png
+from fastseg.volume import case_generator, predict_volume
 
 log = logging.getLogger("fastseg")
 _OVERLAYS = 2  # patients drawn each time

@@ -15,10 +15,12 @@ from fastseg.data import nifti, phantom
 from fastseg.data.cases import discover
 from fastseg.data.pipeline import load_case
 from fastseg.errors import DataError, UsageError
-from fastseg.sample import load_network, predict_volume, sample
+from fastseg.network import load_network
+from fastseg.sample import sample
 from fastseg.stop import Stopped
 from fastseg.study import STUDIES
 from fastseg.train import train
+from fastseg.volume import predict_volume
 
 torch.set_num_threads(1)
 SHARED = ("data.patch=24,24,24", "data.threads=1", "data.cache=ram", "epochs=1", "log_every=1",

@@ -10,7 +10,8 @@ from fastseg.data import phantom
 from fastseg.data.cases import discover
 from fastseg.errors import UsageError
 from fastseg.evaluate import evaluate
-from fastseg.sample import build_network, sample
+from fastseg.network import build_network
+from fastseg.sample import sample
 from fastseg.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,7 +16,7 @@ from fastseg.data.intensity import Rule
 from fastseg.data.pipeline import Loader, LoaderConfig, load_case
 from fastseg.errors import DataError, UsageError
 from fastseg.evaluate import evaluate
-from fastseg.sample import predict_volume
+from fastseg.volume import predict_volume
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE, CASES = (40, 36, 28), 3

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -404,6 +405,17 @@ def test_without_a_look_at_labels_none_are_needed(tmp_path):
     assert not ours[0]["label"].any()
 
 
+def test_slices_have_enough_brain(dataset):
+    config = LoaderConfig((44, 36), 4, 32, foreground_fraction=None, flip=False)
+    shares = {}
+    for least in (0.0, 0.2, 0.9):
+        found = batches(dataset, replace(config, least_brain=least))
+        brain = torch.cat([batch["image"] for batch in found]).ne(0).any(1)
+        shares[least] = brain.float().mean((1, 2)).min().item()
+    assert shares[0.0] < 0.1 < 0.2 <= shares[0.2]
+    assert shares[0.9] == shares[0.0]  # no slice has as much: any will do
+
+
 def test_stored_types_mix(tmp_path):
     root = tmp_path / "data"
     for index, dtype in enumerate((np.int16, np.uint8, np.float32, ">i2", np.int32, np.float64)):
@@ -579,6 +591,7 @@ WRONG = [
     ({"seed": -1}, "seed"),
     ({"foreground_fraction": 1.5}, "foreground_fraction"),
     ({"max_bad": float("nan")}, "max_bad"),
+    ({"least_brain": 2}, "least_brain"),
     ({"rotate_degrees": 270}, "rotate_degrees"),
     ({"normalise": "minmax"}, "normalise"),
     ({"normalise": "percentile", "percentiles": (99, 1)}, "percentiles"),

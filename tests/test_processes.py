@@ -19,8 +19,8 @@ from fastseg import train as train_module
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.cases import discover
+from fastseg.network import build_network
 from fastseg.processes import Place, launched, lost_another
-from fastseg.sample import build_network
 from fastseg.train import train
 
 torch.set_num_threads(1)

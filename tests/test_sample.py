@@ -18,8 +18,10 @@ from fastseg.data import phantom
 from fastseg.data.cases import discover
 from fastseg.data.labels import BRATS
 from fastseg.errors import DataError, UsageError
-from fastseg.sample import load_network, predict_volume, sample
+from fastseg.network import load_network
+from fastseg.sample import sample
 from fastseg.train import train
+from fastseg.volume import predict_volume
 
 torch.set_num_threads(1)
 TINY = ["data.patch=32,32", "data.samples_per_case=4", "data.threads=1", "model.width=4",
@@ -264,7 +266,7 @@ def test_backend_that_cannot_run_is_a_usage_error(run, data, tmp_path, kernels):
 
 FAULTS = """
 import resource, torch
-from fastseg.sample import pick_device
+from fastseg.network import pick_device
 pick_device("cpu")
 for step in range(23):
     if step == 3:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+import types
 
 import nibabel
 import numpy as np
@@ -17,6 +19,7 @@ from fastseg.data.cases import discover
 from fastseg.data.intensity import Rule
 from fastseg.errors import DataError, UsageError
 from fastseg.evaluate_synthesis import evaluate_synthesis, score_volume, summarise, tumour_box
+from fastseg.perceptual import Lpips
 from fastseg.report import report as report_page
 from fastseg.sample import sample
 from fastseg.synthesis_baselines import LinearRegression, MeanOfGiven
@@ -259,8 +262,8 @@ def test_phantoms_without_noise_are_the_same_patients():
 
 def test_the_record_is_read_back(tmp_path):
     assert synthesis.read_record(tmp_path) == {}
-    (tmp_path / synthesis.RECORD).write_text("{")
-    with pytest.raises(DataError, match=synthesis.RECORD):
+    (tmp_path / f"A_{synthesis.RECORD}").write_text("{")
+    with pytest.raises(DataError, match=f"A_{synthesis.RECORD}"):
         synthesis.read_record(tmp_path)
 
 
@@ -294,3 +297,26 @@ def test_report_shows_the_scores_of_a_folder(run, tmp_path):
     (tmp_path / "run" / "evaluation.json").write_text(json.dumps(found.to_dict()))
     page = report_page(tmp_path / "run").read_text()
     assert "<td>t1</td><td>21.500</td><td>0.500</td><td>18.000</td>" in page
+
+
+def test_lpips_is_used_where_it_is_at_hand_and_nothing_is_fetched(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    assert Lpips.at_hand() is None  # no package
+
+    class Distance(torch.nn.Module):
+        def __init__(self, net, verbose):
+            super().__init__()
+
+        def forward(self, a, b):
+            assert a.shape[1] == 3
+            assert (a.min(), a.max()) == (-1, 1)
+            return (a - b).abs().mean((1, 2, 3), keepdim=True)
+
+    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=Distance))
+    assert Lpips.at_hand() is None  # no weights
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth").touch()
+    image = np.array([[[0.0, 1.0]], [[0.0, 1.0]]])
+    other = np.array([[[0.0, 1.0]], [[0.5, 1.0]]])
+    assert Lpips.at_hand()(image, other) == pytest.approx(0.25)

@@ -29,7 +29,8 @@ from fastseg.data.labels import BRATS
 from fastseg.data.pipeline import Loader, LoaderConfig
 from fastseg.errors import DataError, NonFiniteError, UsageError
 from fastseg.feed import Feed, choose_labelled
-from fastseg.sample import build_network, sample
+from fastseg.network import build_network
+from fastseg.sample import sample
 from fastseg.stop import Stopped
 from fastseg.train import lr_at, train
 

@@ -16,7 +16,7 @@ from fastseg import checkpoint, config, validate
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.labels import BRATS
-from fastseg.sample import build_network, load_network
+from fastseg.network import build_network, load_network
 from fastseg.stop import Stopped
 from fastseg.train import train
 
@@ -139,3 +139,27 @@ def test_sampled_label_maps_follow_the_options():
     found = [predicted(), predicted(seed=2), *map(predicted, changes)]
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(found, 2))
     assert torch.equal(found[0], predicted())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("diffusion_unet", ["model.width=4", "model.decoder=diffusion"]),
+     ("medsegdiff_v2_small", ["model.width=8", "model.condition_width=4", "model.ssformer=off"]),
+     ("fgc2f_udiff", ["model.width=8", "model.multipliers=1,2", "model.attention_levels=1",
+                      "model.blocks=1", "model.sampler=ddim"])],
+)  # fmt: skip
+def test_every_step_of_sampling_is_told(name, settings):
+    recipe = load_recipe(name, [*settings, "model.sampling_steps=3"])
+    net = build_network(recipe, 2, BRATS, ("t1", "t2")).eval()
+    told = []
+    net.on_step = lambda t, x_t, x0: told.append((t, x_t.shape == x0.shape))
+    image = torch.rand(1, 2, 32, 32)
+    if name == "fgc2f_udiff":
+        net.synthesise(image, torch.tensor([[True, False]]))
+    else:
+        net.predict(image)
+    steps = [t for t, _ in told]
+    assert len(steps) == 3
+    assert steps == sorted(steps, reverse=True)
+    assert steps[-1] == 0
+    assert all(same for _, same in told)

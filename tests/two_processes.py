@@ -8,8 +8,9 @@ import torch
 
 from fastseg.config import load_recipe
 from fastseg.data.cases import discover
+from fastseg.network import build_network
 from fastseg.run import launch
-from fastseg.sample import build_network, sample
+from fastseg.sample import sample
 from fastseg.train import train
 
 TINY = ("data.patch=24,24,24", "data.threads=1", "epochs=1", "log_every=1", "precision=fp32",

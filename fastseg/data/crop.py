@@ -35,7 +35,7 @@ def cut_samples(brain: Brain, case_id: str, seeds, config) -> list[Sample]:
     """
     blind = config.foreground_fraction is None
     label = np.zeros_like(brain.label) if blind else brain.label
-    places = _Places(brain, label, config.rule)
+    places = _Places(brain, label, config.rule, config.least_brain)
     pick = places.pick_slice if len(config.patch) == 2 else places.pick_voxel
     size = (1, *config.patch)[-3:]
     samples = []
@@ -59,8 +59,8 @@ def _on_tumour(sample: int, fraction: float) -> bool:
 class _Places:
     """Where tumour and brain lie in a `Brain`, worked out once for all of its samples."""
 
-    def __init__(self, brain: Brain, label: np.ndarray, rule: Rule):
-        self.brain, self.rule = brain, rule
+    def __init__(self, brain: Brain, label: np.ndarray, rule: Rule, least: float):
+        self.brain, self.rule, self.least = brain, rule, least
         self.tumour = label != 0
         self.tumour_slices = np.flatnonzero(self.tumour.any(axis=(1, 2)))
 
@@ -71,10 +71,15 @@ class _Places:
 
     @cached_property
     def other_slices(self) -> np.ndarray:
-        """Axial slices with brain and no tumour; all with brain where the tumour is in each."""
-        filled = map(self.rule.filled, self.brain.images)
-        brain = np.logical_or.reduce([image.any(axis=(1, 2)) for image in filled])
-        slices = np.flatnonzero(brain)
+        """Axial slices with (enough) brain and no tumour; those with brain, of either kind, where
+        the tumour is in each.
+        """
+        filled = [self.rule.filled(image) for image in self.brain.images]
+        slices = np.flatnonzero(np.logical_or.reduce([image.any(axis=(1, 2)) for image in filled]))
+        if self.least:
+            area = np.logical_or.reduce(filled).sum(axis=(1, 2))
+            large = np.flatnonzero(area >= self.least * math.prod(self.brain.shape[1:]))
+            slices = large if large.size else slices
         clean = np.setdiff1d(slices, self.tumour_slices, assume_unique=True)
         return clean if clean.size else slices
 

@@ -45,6 +45,7 @@ class LoaderConfig:
     (data/bezier.py): with `bezier_apart` each patient has one of these domains, else each sample
     draws one; `legacy_bezier` has the published mistake that makes 2 the same as 1.
     `single_modality` shows one modality of each sample, drawn from its seed, in one channel.
+    `least_brain` is the share of a slice that brain should fill, for those not chosen by tumour.
     `normalise`, `percentiles`, `window` and `value_range` are those of `data.intensity.Rule`:
     "zscore" is per volume over the brain, "slice_minmax" maps each axial slice to [0, 1],
     "percentile" each volume from two percentiles of its brain to `value_range`, "window" stored
@@ -65,6 +66,7 @@ class LoaderConfig:
     bezier_apart: bool = True
     legacy_bezier: bool = False
     single_modality: bool = False
+    least_brain: float = 0.0
     normalise: str = "zscore"
     percentiles: tuple[float, ...] = PERCENTILES
     window: tuple[float, ...] | None = None
@@ -83,7 +85,7 @@ class LoaderConfig:
             value = getattr(self, name)
             _want(_whole(value, 1), name, value, "a whole number from 1")
         _want(_whole(self.seed, 0), "seed", self.seed, "a whole number from 0")
-        for name in ("foreground_fraction", "max_bad"):
+        for name in ("foreground_fraction", "max_bad", "least_brain"):
             value = getattr(self, name)
             blind = name == "foreground_fraction" and value is None
             _want(blind or 0 <= value <= 1, name, value, "between 0 and 1")

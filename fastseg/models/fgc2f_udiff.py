@@ -80,6 +80,7 @@ class System(nn.Module):
     """
 
     TASK = "synthesis"
+    on_step: diffusion.OnStep = None
     SAMPLING = frozenset({"sampler", "sampling_steps", "eta", "ensemble", "max_batch"})
 
     def __init__(
@@ -215,7 +216,7 @@ class System(nn.Module):
             model_for, images.shape, self.schedule, members=options.ensemble,
             generator=generator, max_batch=options.max_batch, device=images.device,
             steps=options.sampling_steps or None, sampler=options.sampler, eta=options.eta,
-            parameterisation=options.parameterisation,
+            parameterisation=options.parameterisation, on_step=self.on_step,
         ).mean(0)  # fmt: skip
         return torch.where(given, images, found)
 

@@ -142,6 +142,7 @@ class GenericSSL(nn.Module):
     K being the outputs of `head`: classes or nested regions, in label maps as in logits.
     """
 
+    on_step: diffusion.OnStep = None
     SAMPLING = frozenset({"decoder", "sampler", "sampling_steps", "eta", "ensemble", "max_batch"})
 
     def __init__(
@@ -245,7 +246,7 @@ class GenericSSL(nn.Module):
             model_for, (len(image), self.head.outputs, *image.shape[2:]), self.schedule,
             members=members, generator=generator, max_batch=scheme.max_batch, device=image.device,
             steps=scheme.sampling_steps, sampler=scheme.sampler, eta=scheme.eta,
-            parameterisation="x0",
+            parameterisation="x0", on_step=self.on_step,
         ).mean(0)  # fmt: skip
 
     def predict(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:

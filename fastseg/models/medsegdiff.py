@@ -75,6 +75,7 @@ class MedSegDiff(nn.Module):
     alone, with `rows`, or None.
     """
 
+    on_step: diffusion.OnStep = None
     SAMPLING = frozenset(
         {"sampler", "sampling_steps", "eta", "dynamic_quantile", "ensemble", "fuse", "max_batch"}
     )
@@ -149,7 +150,7 @@ class MedSegDiff(nn.Module):
             device=image.device, steps=scheme.sampling_steps,
             sampler=scheme.sampler, eta=scheme.eta, parameterisation=scheme.parameterisation,
             dynamic_quantile=scheme.dynamic_quantile or None,
-            learned_variance=scheme.learned_variance,
+            learned_variance=scheme.learned_variance, on_step=self.on_step,
         )  # fmt: skip
         return (found + 1) / 2
 

@@ -5,9 +5,9 @@ added to the U-Net's own.
 Differs from its repository in its faults. The convolution that matches channels there is made anew,
 with random weights, in each forward pass: here it is trained. Its FF-Parsers fit images of 256
 pixels: here any size, the gain being interpolated. The layer-normed product of the paper is written
-there and never called: here it is what is used, `enhance=false` being the plain product, which at
-its first weights fades out from level to level. As there, the condition net depends on the step:
-nothing of it is known before sampling.
+there and never called: here it is `enhance`; without it the plain product is, at its first weights,
+a thousandth of the features, and batch norm brings them back. As there, the condition net depends
+on the step: nothing of it is known before sampling.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class System(MedSegDiff):
         self, in_channels: int, classes: int, *, regions: Sequence[Sequence[int]] = (),
         width: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4, 4), blocks: int = 2,
         attention_levels: Sequence[int] = (4,), heads: int = 1, film: bool = False,
-        size: Sequence[int] = (256, 256), condition_width: int = 32, enhance: bool = True,
+        size: Sequence[int] = (256, 256), condition_width: int = 32, enhance: bool = False,
         **options,
     ):  # fmt: skip
         super().__init__(classes, regions, **options)

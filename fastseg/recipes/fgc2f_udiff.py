@@ -45,6 +45,7 @@ def recipe() -> Recipe:
             batch_size=8,  # our choice
             samples_per_case=16,  # a tenth of a volume's brain slices for one decode
             foreground_fraction=None,  # slices by brain alone: labels are neither needed nor read
+            least_brain=0.05,  # our choice: the outermost slices show next to nothing
             flip=True,  # our choice
             normalise="percentile",  # a fixed range, per volume and modality
             percentiles=(0.5, 99.5),  # our choice

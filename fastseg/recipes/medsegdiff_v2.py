@@ -63,6 +63,6 @@ def recipe() -> Recipe:
         ema=0.9999,  # the code; its averaged weights are those to sample with, and those used
         precision="fp32",  # the code's default
         region="WT",  # both sources: binary; null for all classes
-        val_every=5,  # a patient is 155 slices x 5 label maps x 50 steps
+        val_every=20,  # epochs of 875 steps; a patient is 155 slices x 5 label maps x 50 steps
         val_cases=4,  # for the same reason
     )

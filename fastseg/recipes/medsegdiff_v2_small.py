@@ -38,4 +38,5 @@ def recipe() -> Recipe:
             batch_size=8,  # the code
         ),
         epochs=30,  # about 100,000 steps on 875 patients
+        val_every=5,  # epochs of 3,500 steps
     )

@@ -1,0 +1,85 @@
+"""The network of a recipe, fresh or with a checkpoint's weights, and what it runs on."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from fastseg import backends, checkpoint, config, models, use_backend
+from fastseg.data.labels import LabelScheme
+from fastseg.errors import UsageError
+from fastseg.heap import keep_freed_memory
+from fastseg.processes import Place
+
+
+def input_channels(recipe: config.Recipe, modalities: Sequence[str]) -> int:
+    """Channels of the network's input, where a run has `modalities`."""
+    return 1 if recipe.data.single_modality else len(modalities)
+
+
+def load_network(
+    recipe: config.Recipe,
+    channels: int,
+    scheme: LabelScheme,
+    groups: dict[str, dict[str, Tensor]],
+    modalities: Sequence[str] = (),
+) -> nn.Module:
+    """The recipe's network for evaluation, with averaged weights where there are any."""
+    net = build_network(recipe, channels, scheme, modalities)
+    try:
+        net.load_state_dict(groups.get("ema", groups["model"]))
+    except RuntimeError as error:
+        raise checkpoint.CheckpointError(
+            f"weights do not fit system {recipe.system}: {error}"
+        ) from None
+    return net.eval().requires_grad_(False)
+
+
+def build_network(
+    recipe: config.Recipe, channels: int, scheme: LabelScheme, modalities: Sequence[str] = ()
+) -> nn.Module:
+    """The recipe's untrained network; its weights follow from the recipe's seed alone. A system of
+    synthesis needs the names of the `modalities` too.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        try:
+            return models.build(
+                recipe.system, in_channels=channels, classes=len(scheme.classes),
+                regions=scheme.region_indices(), modalities=tuple(modalities), **recipe.model,
+            )  # fmt: skip
+        except ValueError as error:
+            raise UsageError(f"model: {error}") from error
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is the first GPU when there is one. Prepares memory management for the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        keep_freed_memory()
+    return torch.device(name)
+
+
+def own_device(name: str, place: Place) -> torch.device:
+    """`pick_device`, and of several GPUs the one of this process."""
+    device = pick_device(name)
+    if device.type == "cuda" and place.world > 1:
+        return torch.device("cuda", place.local_rank)
+    return device
+
+
+def use_kernels(name: str) -> AbstractContextManager:
+    """`fastseg.use_backend` for a user's choice; "auto" leaves FASTSEG_BACKEND its word.
+
+    UsageError when this machine cannot serve it.
+    """
+    if name == "auto":
+        return nullcontext()
+    status = backends().get(name)
+    if status is None:
+        raise UsageError(f"kernels: is {name!r}, wanted auto, {', '.join(backends())}")
+    if not status:
+        raise UsageError(f"kernels: {name} cannot run here: {status.detail}")
+    return use_backend(name)

@@ -1,0 +1,86 @@
+"""What a network says of whole volumes, window by window."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_OVERLAP = 0.5  # of neighbouring windows; Gaussian weights hide their seams
+
+
+@torch.no_grad()
+def predict_volume(
+    net: nn.Module,
+    image: Tensor,
+    patch: Sequence[int],
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    on_windows: Callable[[int], None] | None = None,
+    variance: np.ndarray | None = None,
+) -> np.ndarray:
+    """Class indices uint8 (D, H, W) of a volume (C, D, H, W) on the network's device.
+
+    Only the box around the brain is looked at, the rest is background. A network trained on slices
+    gets its slices in batches, whole where the training patch holds them, else in windows of that
+    size; a volume network gets windows of its patch. Overlapping windows are blended with Gaussian
+    weights. `generator` is what a sampling network draws from; `on_windows` is told the number of
+    windows of each batch before it is predicted; `variance`, float32 (D, H, W), receives what the
+    network's `predict_with_variance` gives with the probabilities.
+    """
+
+    def predict(windows: Tensor) -> Tensor:
+        if on_windows is not None:
+            on_windows(len(windows))
+        if variance is None:
+            return net.predict(windows, generator)
+        return torch.cat(net.predict_with_variance(windows, generator), 1)
+
+    def decide(found: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        p = found if variance is None else found[:, :-1]
+        chosen = net.decide(p) if hasattr(net, "decide") else p.argmax(1)
+        return chosen.to(torch.uint8).cpu().numpy(), found[:, -1].cpu().numpy()
+
+    classes = np.zeros(image.shape[1:], np.uint8)
+    box = _filled_box(image)
+    brain = image[(slice(None), *box)]
+    if not brain.numel():
+        return classes
+    if len(patch) == 3:
+        found = decide(_windows(predict, brain[None], patch, batch_size))
+        chosen, last = (array[0] for array in found)
+    else:
+        batches = brain.movedim(1, 0).split(batch_size)
+        found = [decide(_windows(predict, batch, patch, batch_size)) for batch in batches]
+        chosen, last = map(np.concatenate, zip(*found, strict=True))
+    classes[box] = chosen
+    if variance is not None:
+        variance[box] = last
+    return classes
+
+
+def case_generator(seed: int, case_id: str, device: torch.device) -> torch.Generator:
+    """The noise of one case: the same in whatever order, part or company it is predicted."""
+    word = int.from_bytes(hashlib.sha256(case_id.encode()).digest()[:8], "little")
+    key = np.random.SeedSequence((seed, word)).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(key >> np.uint64(1)))
+
+
+def _filled_box(image: Tensor) -> tuple[slice, ...]:
+    """Slices of the smallest box that holds every non-zero voxel of (C, D, H, W)."""
+    filled = (image != 0).any(0)
+    box = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        places = filled.any(others).nonzero()[:, 0].tolist() or [0, -1]
+        box.append(slice(places[0], places[-1] + 1))
+    return tuple(box)
+
+
+def _windows(predict: Callable, batch: Tensor, patch: Sequence[int], windows: int) -> Tensor:
+    from monai.inferers import sliding_window_inference
+
+    return sliding_window_inference(
+        batch, tuple(patch), windows, predict, overlap=_OVERLAP, mode="gaussian"
+    )
