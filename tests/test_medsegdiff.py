@@ -25,12 +25,12 @@ def count(*modules):
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
-def tiny(name: str = "medsegdiff-v2", classes: int = 2, **options):
+def tiny(name: str = "medsegdiff-v2", classes: int = 2, regions=None, **options):
     own = SMALL_FORMER if name == "medsegdiff-v2" else {"size": (16, 16)}
+    regions = regions or BRATS.region_indices()
     return models.build(
-        name, in_channels=2, classes=classes, regions=BRATS.region_indices(),
-        **TINY | own | options,
-    )  # fmt: skip
+        name, in_channels=2, classes=classes, regions=regions, **TINY | own | options
+    )
 
 
 def batch(classes: int = 2, size=(16, 16), count: int = 2) -> dict:
@@ -394,22 +394,41 @@ def test_kernels_give_the_losses_of_the_reference(name, steps):
     assert losses["cpu"] == pytest.approx(losses["reference"], abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "classes", "head", "how"),
-    [("medsegdiff-v2", 4, "softmax", "x0"), ("medsegdiff-v2", 4, "regions", "x0"),
-     ("medsegdiff-v1", 2, "softmax", "epsilon")],
-)  # fmt: skip
-def test_four_slices_are_learnt(name, classes, head, how):
-    net = tiny(name, classes, head=head, width=8, parameterisation=how, sampling_steps=5)
-    found, generator = batch(classes, count=4), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(net.parameters(), 4e-3)
-    for _ in range(120):
-        loss, _ = net.training_loss(found, generator)
+def trained(net, steps: int, rate: float, draw):
+    optimizer, generator = torch.optim.Adam(net.parameters(), rate), torch.Generator()
+    for _ in range(steps):
+        loss, _ = net.training_loss(draw(), generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    with torch.no_grad():
-        chosen = net.eval().decide(net.predict(found["image"]))
-    for k in range(1, classes):
+    return net.eval()
+
+
+@torch.no_grad()
+def class_dice(net, found: dict) -> list[float]:
+    chosen = net.decide(net.predict(found["image"]))
+    scores = []
+    for k in range(1, net.head.classes):
         mine, true = chosen == k, found["label"] == k
-        assert 2 * (mine & true).sum() / (mine.sum() + true.sum()) > 0.9
+        scores.append(float(2 * (mine & true).sum() / (mine.sum() + true.sum())))
+    return scores
+
+
+def test_multiclass_training_is_as_good_as_that_of_regions():
+    """On images it has not seen, of three nested discs; mean class Dice within 0.05."""
+    scores = {}
+    for head in ("softmax", "regions"):
+        torch.manual_seed(0)
+        net = tiny(classes=4, regions=((1, 2, 3), (2, 3), (3,)), head=head, width=8,
+                   parameterisation="x0")  # fmt: skip
+        trained(net, 120, 4e-3, lambda: batch(4, count=4))
+        scores[head] = class_dice(net, batch(4, count=16))
+    assert min(scores["softmax"] + scores["regions"]) > 0.85
+    means = {head: sum(found) / 3 for head, found in scores.items()}
+    assert abs(means["softmax"] - means["regions"]) < 0.05
+
+
+def test_four_slices_are_learnt_by_their_noise():
+    found = batch(count=4)
+    net = tiny("medsegdiff-v1", width=8, sampling_steps=5)
+    assert min(class_dice(trained(net, 120, 4e-3, lambda: found), found)) > 0.9
