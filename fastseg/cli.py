@@ -116,6 +116,8 @@ def sample(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.task == "synthesis":
+        if arguments.modalities or arguments.region or arguments.missing != "skip":
+            raise UsageError("--modalities, --region, --missing: are of segmentations")
         from fastseg.evaluate_synthesis import evaluate_synthesis
 
         evaluate_synthesis(

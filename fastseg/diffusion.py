@@ -34,6 +34,7 @@ from fastseg.schedules import (
 __all__ = [
     "Schedule",
     "add_noise",
+    "check_sampler",
     "cosine_schedule",
     "dynamic_threshold",
     "ensemble",
@@ -50,6 +51,7 @@ __all__ = [
 
 Model = Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]
 Generators = Generator | Sequence[Generator] | None
+SAMPLERS = ("ddpm", "ddim", "dpm++")
 OnStep = Callable[[int, Tensor, Tensor], None] | None
 
 
@@ -188,17 +190,20 @@ def _split(
 Step = Callable[[int, Tensor, Tensor, Tensor | None], Tensor]
 
 
-def _solver(sampler: str, eta: float, bars: list[float], generator: Generators) -> Step:
-    """A sampler's step(i, x, x̂_0, v) from x of bars[i] to x of bars[i − 1]; bars are ᾱ."""
+def check_sampler(sampler: str, eta: float) -> None:
+    """UsageError for an unknown sampler, and for noise that it does not take."""
+    if sampler not in SAMPLERS:
+        raise UsageError(f"sampler: is {sampler!r}, wanted {', '.join(SAMPLERS)}")
     if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
         raise UsageError(f"eta: is {eta} for {sampler!r}, wanted 0 to 1, and 0 for all but ddim")
+
+
+def _solver(sampler: str, eta: float, bars: list[float], generator: Generators) -> Step:
+    """A sampler's step(i, x, x̂_0, v) from x of bars[i] to x of bars[i − 1]; bars are ᾱ."""
+    check_sampler(sampler, eta)
     if sampler == "ddpm":
         return _ancestral(bars, generator)
-    if sampler == "ddim":
-        return _ddim(bars, generator, eta)
-    if sampler == "dpm++":
-        return _dpm_solver(bars)
-    raise UsageError(f"sampler: is {sampler!r}, wanted ddpm, ddim, dpm++")
+    return _ddim(bars, generator, eta) if sampler == "ddim" else _dpm_solver(bars)
 
 
 def _ancestral(bars: list[float], generator: Generators) -> Step:

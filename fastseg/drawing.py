@@ -121,7 +121,7 @@ def _outline(axis, class_map: np.ndarray | None, style: str, classes: Sequence[s
 
 
 def _grey(channel: np.ndarray) -> np.ndarray:
-    """A slice in 0…1; the background, exactly 0 after every normalisation, is black."""
+    """A slice in 0…1; the background, 0 or the lowest value, is black."""
     brain = channel != 0
     low, high = np.percentile(channel[brain], [0.5, 99.7]) if brain.any() else (0, 1)
     return np.clip((channel - low) / max(high - low, 1e-6), 0, 1) * brain

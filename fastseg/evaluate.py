@@ -5,10 +5,11 @@ fastseg evaluate PREDICTIONS --data DATA
 
 import csv
 import io
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastseg.progress import progress
 from fastseg.rundir import write_json
 
 SUFFIXES = ("_pred.nii.gz", "_seg.nii.gz", "_pred.nii", "_seg.nii", ".nii.gz", ".nii")
+RECORD = "sample.json"  # of what `fastseg sample` predicted
 MISSING_RULES = ("skip", "empty", "error")
 AFFINE_TOLERANCE_MM = 1e-3
 MANY_CLASSES = 5
@@ -111,14 +113,15 @@ def evaluate(
     out: folder for evaluation.csv and evaluation.json, or None.
     cases: ids to score, default all. missing: "skip" leaves patients without a prediction out of
     the means and lists them, "empty" scores them as an empty prediction, "error" refuses.
-    region: score this one alone, its classes merged in predictions and truth.
+    region: score this one alone, its classes merged in predictions and truth; by default the one
+    that `fastseg sample` noted beside the predictions, if any.
     quiet: print neither the table nor progress.
     Raises DataError, naming the file, for a prediction whose shape, affine or label values differ
     from the data set's, and when there is no prediction at all; UsageError for a bad argument.
     """
     if missing not in MISSING_RULES:
         raise UsageError(f"missing: got {missing!r}, want one of {', '.join(MISSING_RULES)}")
-    dataset = _labelled(data, region)
+    dataset = _labelled(data, _region(Path(predictions), region))
     found, absent = _match(Path(predictions), dataset, cases)
     if absent and missing == "error":
         raise DataError(f"{predictions}: no prediction for {', '.join(absent)}")
@@ -171,9 +174,23 @@ def _print(report: Report, missing: str) -> None:
 def _labelled(data, region: str | None):
     from fastseg.data import cases
 
-    if isinstance(data, cases.Dataset):
+    if not isinstance(data, cases.Dataset):
+        return cases.discover(data, require_labels=True, region=region)
+    if region is None or data.scheme.merged:
         return data
-    return cases.discover(data, require_labels=True, region=region)
+    return replace(data, scheme=data.scheme.alone(region))
+
+
+def _region(folder: Path, region: str | None) -> str | None:
+    """The region that predictions are of: what was asked for, or what was noted beside them."""
+    path = folder / RECORD
+    try:
+        noted = json.loads(path.read_text()).get("region") if path.exists() else None
+    except ValueError:
+        noted = None  # another program's file
+    if region and noted and region != noted:
+        raise UsageError(f"region: is {region}, but {folder} holds predictions of {noted}")
+    return region or noted
 
 
 def _match(folder: Path, dataset, wanted) -> tuple[dict[str, Path | None], list[str]]:
@@ -214,10 +231,10 @@ def _score_all(found: dict, dataset, threads: int | None, quiet: bool) -> list[d
 
 
 def _score_files(prediction: Path | None, label: Path, scheme) -> dict:
-    true, header = _read_classes(label, scheme)
+    true, header = read_classes(label, scheme)
     if prediction is None:
         return score_case(np.zeros_like(true), true, scheme, header.spacing_mm)
-    pred, pred_header = _read_classes(prediction, scheme)
+    pred, pred_header = read_classes(prediction, scheme)
     if pred.shape != true.shape:
         raise DataError(
             f"{prediction}: shape (z, y, x) is {pred.shape}, want {true.shape} as in {label}"
@@ -231,7 +248,8 @@ def _score_files(prediction: Path | None, label: Path, scheme) -> dict:
     return score_case(pred, true, scheme, header.spacing_mm)
 
 
-def _read_classes(path: Path, scheme) -> tuple[np.ndarray, object]:
+def read_classes(path: Path, scheme) -> tuple[np.ndarray, object]:
+    """Class indices (D, H, W) and header of a label file. DataError for values of no class."""
     from fastseg.data import nifti
 
     volume = nifti.read(path)
@@ -248,7 +266,7 @@ def _save(report: Report, out: Path) -> None:
     writer = csv.DictWriter(text, ["case", *report.mean], lineterminator="\n")
     writer.writeheader()
     writer.writerows([*report.rows, {"case": "mean", **report.mean}])
-    part = out / ".evaluation.csv.tmp"
+    part = out / f".evaluation.csv.{os.getpid()}.tmp"
     part.write_text(text.getvalue())
     os.replace(part, out / "evaluation.csv")
     write_json(out / "evaluation.json", report.to_dict())

@@ -17,7 +17,7 @@ from fastseg.data import nifti
 from fastseg.data.cases import Dataset, discover
 from fastseg.data.decode import statistics
 from fastseg.errors import DataError, UsageError
-from fastseg.evaluate import AFFINE_TOLERANCE_MM
+from fastseg.evaluate import AFFINE_TOLERANCE_MM, read_classes
 from fastseg.perceptual import Lpips
 from fastseg.progress import progress
 from fastseg.rundir import write_json
@@ -220,7 +220,7 @@ def _score_file(path: Path, row: dict, case, scheme, lpips) -> dict:
     scale = tuple(statistics(image)[:2])
     own = scale if row["own_scale"] else row["scale"]
     if case.label is not None and case.label.exists():
-        label = scheme.to_classes(nifti.read(case.label).data)
+        label, _ = read_classes(case.label, scheme)
     mapped = _unit(pred.scaled(np.float32), own), _unit(image, scale)
     return score_volume(*mapped, image != 0, label, lpips)
 
@@ -236,7 +236,7 @@ def _save(report: Report, out: Path) -> None:
     writer = csv.DictWriter(text, list(report.rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(report.rows)
-    part = out / ".evaluation.csv.tmp"
+    part = out / f".evaluation.csv.{os.getpid()}.tmp"
     part.write_text(text.getvalue())
     os.replace(part, out / "evaluation.csv")
     write_json(out / "evaluation.json", report.to_dict())

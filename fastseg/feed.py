@@ -1,8 +1,8 @@
 """The batches of a run: labelled ones, and next to them images whose labels are not used."""
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ class Feed:
     """
 
     def __init__(self, dataset: Dataset, split: dict[str, list[str]], recipe: Recipe, fabric: Any):
-        def loader(case_ids: list[str], **changes) -> Loader:
-            data = dataclasses.replace(recipe.data, **changes)
+        def loader(case_ids: list[str], dataset: Dataset = dataset, **changes) -> Loader:
+            data = replace(recipe.data, **changes)
             return Loader(dataset, case_ids, data, backend=recipe.loader, device=fabric.device,
                           rank=fabric.global_rank, world=fabric.world_size)  # fmt: skip
 
@@ -35,9 +35,10 @@ class Feed:
         self.unlabelled = None
         if "labelled" in split:
             others = sorted(set(split["train"]) - set(labelled))
+            blind = replace(dataset, cases=tuple(replace(c, label=None) for c in dataset.cases))
             # a seed of its own: its samples are not turned and mirrored as the labelled ones are
             self.unlabelled = loader(
-                others, foreground_fraction=None, seed=_seed(recipe.seed, _UNLABELLED)
+                others, blind, foreground_fraction=None, seed=_seed(recipe.seed, _UNLABELLED)
             )
 
     @property

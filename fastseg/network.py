@@ -66,7 +66,8 @@ def own_device(name: str, place: Place) -> torch.device:
     """`pick_device`, and of several GPUs the one of this process."""
     device = pick_device(name)
     if device.type == "cuda" and place.world > 1:
-        return torch.device("cuda", place.local_rank)
+        # under srun a task may see its own GPU alone
+        return torch.device("cuda", place.local_rank % torch.cuda.device_count())
     return device
 
 

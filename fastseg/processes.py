@@ -23,7 +23,8 @@ class Place(NamedTuple):
 def launched() -> Place | None:
     """This process's place where torchrun or srun started it, else None.
 
-    As Lightning Fabric has it, SLURM jobs called bash or interactive are those of a person.
+    A script that sbatch runs is no task of srun, and, as Lightning Fabric has it, SLURM jobs called
+    bash or interactive are those of a person.
     """
     found = os.environ
     if {"RANK", "WORLD_SIZE"} <= found.keys():
@@ -31,7 +32,7 @@ def launched() -> Place | None:
         local = int(found.get("LOCAL_RANK", 0))
         return Place(int(found["RANK"]), local, world, int(found.get("LOCAL_WORLD_SIZE", world)))
     by_hand = found.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    if not by_hand and {"SLURM_NTASKS", "SLURM_PROCID"} <= found.keys():
+    if not by_hand and {"SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_ID"} <= found.keys():
         world = int(found["SLURM_NTASKS"])
         per_node = world // int(found.get("SLURM_NNODES", 1))
         local = int(found.get("SLURM_LOCALID", 0))

@@ -150,7 +150,7 @@ def _scores_html(path: Path) -> str:
         if found.get("task") == "synthesis":
             return _synthesis_table(found)
         return _scores_table(found["regions"], [*found["cases"], {"case": "mean", **found["mean"]}])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is not a record of fastseg evaluate ({error!r})") from None
 
 
@@ -170,8 +170,9 @@ def _synthesis_table(found: Mapping) -> str:
     named = [*found["by_given"].items(), *found["by_modality"].items(), ("mean", found["mean"])]
     keys = [key for key, value in found["mean"].items() if value is not None]
     head = "".join(f"<th>{html.escape(key)}</th>" for key in ["given, missing", *keys])
-    lines = [f"<td>{html.escape(name)}</td>" + "".join(f"<td>{row[k]:.3f}</td>" for k in keys)
-             for name, row in named]  # fmt: skip
+    shown = [[("–" if row[k] is None else f"{row[k]:.3f}") for k in keys] for _, row in named]
+    lines = [f"<td>{html.escape(name)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells)
+             for (name, _), cells in zip(named, shown, strict=True)]  # fmt: skip
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f"<h2>Scores</h2><table><tr>{head}</tr>{body}</table>"
 

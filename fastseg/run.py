@@ -125,6 +125,8 @@ def find_saved(recipe: Recipe, out: Path, resume: bool, fabric: Any) -> Saved | 
         checkpoint.tidy(folder, damaged=paths[: paths.index(saved[0])])
     # keys that came after the run began have their defaults
     before = config.to_dict(config.from_dict(saved[1]["recipe"]))
+    if recipe.name in config.recipe_names():
+        before["model"] = config.load_recipe(recipe.name).model | before["model"]
     old, new = config.flatten(before), config.flatten(config.to_dict(recipe))
     old, new = config.from_json(old), config.from_json(new)
     differing = [
@@ -149,6 +151,7 @@ def prepare(
     feed = Feed(dataset, parts, recipe, fabric)
     channels = input_channels(recipe, dataset.modalities)
     module = build_network(recipe, channels, dataset.scheme, dataset.modalities)
+    _check_fit(module, recipe)
     if models.task(recipe.system) == "synthesis" and not saved:
         synthesis.learn_scales(module, dataset, parts["train"], recipe.data.rule)
     net, optimizer = fabric.setup(module, _optimizer(recipe, module))
@@ -161,6 +164,24 @@ def prepare(
     if fabric.is_global_zero:
         _write_files(run)
     return run
+
+
+def _check_fit(module: nn.Module, recipe: Recipe) -> None:
+    """UsageError where the network cannot take what the recipe's loader gives."""
+    patch, multiple = recipe.data.patch, getattr(module, "multiple", 1)
+    axes = getattr(module, "axes", len(patch))
+    if len(patch) != axes or any(n % multiple for n in patch):
+        raise UsageError(f"data.patch: is {patch}, system {recipe.system} wants {axes} multiples "
+                         f"of {multiple}")  # fmt: skip
+    domains, classes = len(recipe.data.bezier_domains or ()), recipe.model.get("domains", 0)
+    if classes and classes != domains:
+        raise UsageError(f"model.domains: is {classes}, data.bezier_domains are {domains}")
+    if recipe.labelled_fraction is None:
+        return
+    if models.task(recipe.system) == "synthesis":
+        raise UsageError("labelled_fraction: synthesis uses no labels; wanted null")
+    if recipe.model.get("mode") != "ssl":
+        log.warning("labelled_fraction: system %s learns nothing of the others", recipe.system)
 
 
 def save(run: Run, kind: str = "last") -> Path:

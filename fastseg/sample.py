@@ -21,13 +21,12 @@ from fastseg.data import nifti
 from fastseg.data.cases import Case, Dataset, LabelScheme, discover
 from fastseg.data.pipeline import load_case
 from fastseg.errors import UsageError
+from fastseg.evaluate import RECORD
 from fastseg.network import input_channels, load_network, own_device, use_kernels
 from fastseg.processes import Place, launched
 from fastseg.progress import progress
 from fastseg.rundir import write_json
 from fastseg.volume import case_generator, predict_volume
-
-RECORD = "sample.json"
 
 
 def sample(
@@ -64,9 +63,13 @@ def sample(
     allowed = models.sampling_options(recipe.system)
     recipe = config.override_sampling(recipe, allowed, overrides)
     record = {"weights": state["sha256"], "data": str(Path(data).resolve())}
+    if recipe.region:
+        record["region"] = recipe.region
     if allowed:
         record["sampling"] = {key: recipe.model[key] for key in sorted(allowed & set(recipe.model))}
     if models.task(recipe.system) == "synthesis":
+        if modalities is not None:
+            raise UsageError("modalities: a system of synthesis takes what a case has; see hide")
         from fastseg.sample_synthesis import sample_cases
 
         return sample_cases(
@@ -76,7 +79,7 @@ def sample(
     if hide:
         raise UsageError(f"hide: system {recipe.system} does not synthesise modalities")
     shown = _shown(recipe, tuple(state["modalities"]), modalities)
-    dataset = discover(data, shown, region=recipe.region)
+    dataset = _discover(recipe, data, shown)
     if dataset.modalities != tuple(state["modalities"]):
         record["modalities"] = dataset.modalities
     place = launched() or Place()
@@ -100,6 +103,14 @@ def sample(
     return written
 
 
+def _discover(recipe: config.Recipe, data: str | Path, shown: Sequence[str]) -> Dataset:
+    """The data set, merged to the recipe's region where there are labels to say what that is."""
+    dataset = discover(data, shown)
+    if recipe.region is None or all(case.label is None for case in dataset.cases):
+        return dataset
+    return discover(data, shown, region=recipe.region)
+
+
 def _predict_case(
     net: nn.Module, dataset: Dataset, case: Case, recipe: config.Recipe, advance: Callable
 ) -> tuple[np.ndarray, np.ndarray | None, nifti.Header]:
@@ -121,7 +132,9 @@ def _predict_case(
     variance = None
     if hasattr(net, "predict_with_variance"):
         variance = np.zeros(arrays.image.shape[1:], np.float32)
-    classes = predict_volume(net, image, patch, batch_size, noise, on_windows, variance)
+    classes = predict_volume(
+        net, image, patch, batch_size, noise, on_windows, variance, recipe.data.rule.background
+    )
     return classes, variance, arrays.header
 
 

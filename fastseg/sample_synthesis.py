@@ -44,7 +44,12 @@ def sample_cases(
     dataset = discover(data)
     place = launched() or Place()
     # each process takes its share of the cases
-    chosen = sample.choose_cases(dataset, state["split"], cases, part)[place.rank :: place.world]
+    everyone = sample.choose_cases(dataset, state["split"], cases, part)
+    chosen = everyone[place.rank :: place.world]
+    if not any(_missing(case, modalities, hide) for case in everyone):
+        raise UsageError(
+            f"{dataset.root}: no case lacks any of {', '.join(modalities)}; --hide takes some away"
+        )
     sample.claim(out, record | {"hide": tuple(hide)}, suffix)
     scheme = LabelScheme.from_dict(state["scheme"])
     net = network.load_network(recipe, len(modalities), scheme, groups, modalities)
@@ -54,11 +59,12 @@ def sample_cases(
             draw = number < _PICTURED
             written += _case(net, case, recipe, out, suffix, hide, advance, draw)
             advance(text=case.id)
-    if not written and chosen:
-        raise UsageError(
-            f"{dataset.root}: no case lacks any of {', '.join(modalities)}; --hide takes some away"
-        )
     return written
+
+
+def _missing(case: Case, modalities: Sequence[str], hide: Sequence[str]) -> bool:
+    there = [name for name in modalities if name in case.images and case.images[name].exists()]
+    return bool(hide) or 0 < len(there) < len(modalities)
 
 
 def _case(
@@ -81,7 +87,8 @@ def _case(
         paths = [out / folder / f"{case.id}_{name}_{suffix}.nii.gz"
                  for name, there in zip(net.modalities, available, strict=True)
                  if not there]  # fmt: skip
-        if not all(path.exists() for path in paths):
+        noted = synthesis.read_record(out / folder, case.id)
+        if not all(path.exists() and path.name in noted for path in paths):
             noise = volume.case_generator(recipe.seed, f"{case.id} {folder}", torch.device("cpu"))
             filled = synthesis.synthesise_volume(
                 net, known, available, recipe.data.patch, recipe.data.batch_size, noise, on_slices

@@ -11,9 +11,12 @@ import dataclasses
 import difflib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from fastseg import across, checkpoint, config, models, rundir, study_report, synthesis_study
 from fastseg.config import Recipe, load_recipe
@@ -50,6 +53,7 @@ def study(
     first = next(iter(recipes.values()))
     with rundir.locked(out):
         dataset = _dataset(first, data)
+        _check_arms(plan, recipes.values(), dataset)
         split = _split(out, dataset, name, first)
         record = {"study": name, "question": plan.question, "data": str(dataset.root.resolve()),
                   "overrides": list(overrides), "seeds": list(seeds), "split": split,
@@ -69,11 +73,23 @@ def study(
 
 def _dataset(recipe: Recipe, data: str | Path) -> cases.Dataset:
     segments = models.task(recipe.system) != "synthesis"
-    dataset = cases.discover(data, require_labels=segments, region=recipe.region)
+    # arms of segmentation may each see other modalities
+    names = None if segments else recipe.modalities
+    dataset = cases.discover(data, names, require_labels=segments, region=recipe.region)
     if segments:
         return dataset
     complete = tuple(c for c in dataset.cases if all(p.exists() for p in c.images.values()))
     return dataclasses.replace(dataset, cases=complete)
+
+
+def _check_arms(plan: Study, recipes: Iterable[Recipe], dataset: cases.Dataset) -> None:
+    """UsageError now for what would stop a later arm, hours from now."""
+    for recipe in recipes:
+        names = recipe.modalities or dataset.modalities
+        if unknown := {*names, *plan.modalities} - set(dataset.modalities):
+            raise UsageError(f"{dataset.root}: the study wants {', '.join(sorted(unknown))} too")
+        with torch.device("meta"):
+            build_network(recipe, input_channels(recipe, names), dataset.scheme, names)
 
 
 def _folder(arm: str) -> str:
@@ -194,18 +210,25 @@ def _across(
     modalities: Sequence[str],
     scores: dict[str, Any],
 ) -> dict[str, dict[str, float]]:
-    """Mean scores of the test patients by modality, and of the validation patients as trained."""
-    best = checkpoint.find(folder / "run")[0]
-    options = {"kernels": recipe.kernels}
-    means, trained = {}, recipe.modalities or dataset.modalities
-    if input_channels(recipe, trained) == 1:
-        shown = folder / "across" / Path(scores["predictions"]).name
-        across.sample(best, dataset.root, shown, modalities, part="test", **options)
-        reports = across.evaluate(shown, dataset, modalities, quiet=True)
-        means = {name: report.mean for name, report in reports.items()}
-    own = folder / "validation" / Path(scores["predictions"]).name
-    sample(best, dataset.root, own, part="val", **options)
-    return means | {"validation": evaluate(own, dataset, quiet=True).mean}
+    """Mean scores of the test patients by modality, and of the validation patients as trained: a
+    mean over the modalities that a network of one channel saw one at a time.
+    """
+    best, name = checkpoint.find(folder / "run")[0], Path(scores["predictions"]).name
+    trained = recipe.modalities or dataset.modalities
+    if input_channels(recipe, trained) > 1:
+        own = folder / "validation" / name
+        sample(best, dataset.root, own, part="val", kernels=recipe.kernels)
+        return {"validation": evaluate(own, dataset, quiet=True).mean}
+
+    def shown(place: str, part: str, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        out = folder / place / name
+        across.sample(best, dataset.root, out, names, part=part, kernels=recipe.kernels)
+        reports = across.evaluate(out, dataset, names, quiet=True)
+        return {key: report.mean for key, report in reports.items()}
+
+    validation = list(shown("validation", "val", trained).values())
+    mean = {key: float(np.mean([one[key] for one in validation])) for key in validation[0]}
+    return shown("across", "test", modalities) | {"validation": mean}
 
 
 def _read(path: Path) -> Any:

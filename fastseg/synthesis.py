@@ -62,7 +62,8 @@ def load_known(case: Case, modalities: Sequence[str], rule: Rule) -> Known:
     scales = np.full((len(modalities), 2), np.nan)
     for place, volume, row in zip(np.flatnonzero(there), raw.images, rows.T, strict=True):
         stats = torch.from_numpy(row[:, None, None, None].copy())
-        augment.normalise(torch.from_numpy(volume), stats, False, torch.from_numpy(image[place]))
+        out = torch.from_numpy(image[place])
+        augment.normalise(torch.from_numpy(volume), stats, rule.of_zero, out)
         scales[place] = row[:2]
     brain = np.logical_or.reduce([volume != 0 for volume in raw.images])
     return Known(image, there, brain, scales, raw.header)
@@ -234,14 +235,16 @@ def write_missing(
             "own_scale": bool(known.available[place]),
         }
         written.append(path)
-    write_json(out / f"{case.id}_{RECORD}", rows)
+    write_json(out / f"{case.id}_{RECORD}", read_record(out, case.id) | rows)
     return written
 
 
-def read_record(folder: Path) -> dict[str, dict]:
-    """By file name, what `write_missing` noted in a folder; empty where it noted nothing."""
+def read_record(folder: Path, case_id: str = "*") -> dict[str, dict]:
+    """By file name, what `write_missing` noted in a folder, of one case or of all; empty where it
+    noted nothing.
+    """
     rows = {}
-    for path in sorted(folder.glob(f"*_{RECORD}")):
+    for path in sorted(folder.glob(f"{case_id}_{RECORD}")):
         try:
             rows |= json.loads(path.read_text())
         except ValueError as error:

@@ -31,8 +31,8 @@ def validate(run: Run, stop: StopSignal) -> float | None:
     total, count = 0.0, 0
     score = _synthesise if models.task(run.recipe.system) == "synthesis" else _segment
     net = (run.ema or run.module).eval()
-    mine = run.split["val"][: run.recipe.val_cases][run.fabric.global_rank :: run.fabric.world_size]
-    for number, case_id in enumerate(mine):
+    every = list(enumerate(run.split["val"][: run.recipe.val_cases]))
+    for number, case_id in every[run.fabric.global_rank :: run.fabric.world_size]:
         if stop.name:
             break
         try:
@@ -58,7 +58,9 @@ def _segment(run: Run, net: nn.Module, case_id: str, number: int, draw: bool) ->
     # a network of one channel sees one modality at a time; each counts alike
     for shown in image.split(input_channels(run.recipe, run.dataset.modalities)):
         with run.fabric.autocast():
-            classes = predict_volume(net, shown, data.patch, data.batch_size, noise)
+            classes = predict_volume(
+                net, shown, data.patch, data.batch_size, noise, background=data.rule.background
+            )
         found.append(region_dice(run.dataset.scheme, classes, case.label))
     if draw:
         _draw(run, case_id, case, classes)

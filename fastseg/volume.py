@@ -1,5 +1,6 @@
 """What a network says of whole volumes, window by window."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 
@@ -19,15 +20,16 @@ def predict_volume(
     generator: torch.Generator | None = None,
     on_windows: Callable[[int], None] | None = None,
     variance: np.ndarray | None = None,
+    background: float = 0.0,
 ) -> np.ndarray:
     """Class indices uint8 (D, H, W) of a volume (C, D, H, W) on the network's device.
 
-    Only the box around the brain is looked at, the rest is background. A network trained on slices
-    gets its slices in batches, whole where the training patch holds them, else in windows of that
-    size; a volume network gets windows of its patch. Overlapping windows are blended with Gaussian
-    weights. `generator` is what a sampling network draws from; `on_windows` is told the number of
-    windows of each batch before it is predicted; `variance`, float32 (D, H, W), receives what the
-    network's `predict_with_variance` gives with the probabilities.
+    Only the box around what is not `background` is looked at, the rest is class 0. A network
+    trained on slices gets its slices in batches, whole where the training patch holds them, else in
+    windows of that size; a volume network gets windows of its patch. Overlapping windows are
+    blended with Gaussian weights. `generator` is what a sampling network draws from; `on_windows`
+    is told the number of windows of each batch before it is predicted; `variance`, float32
+    (D, H, W), receives what the network's `predict_with_variance` gives with the probabilities.
     """
 
     def predict(windows: Tensor) -> Tensor:
@@ -43,16 +45,17 @@ def predict_volume(
         return chosen.to(torch.uint8).cpu().numpy(), found[:, -1].cpu().numpy()
 
     classes = np.zeros(image.shape[1:], np.uint8)
-    box = _filled_box(image)
+    box = _filled_box(image, background)
+    windows = functools.partial(_windows, predict, patch, batch_size, background)
     brain = image[(slice(None), *box)]
     if not brain.numel():
         return classes
     if len(patch) == 3:
-        found = decide(_windows(predict, brain[None], patch, batch_size))
+        found = decide(windows(brain[None]))
         chosen, last = (array[0] for array in found)
     else:
         batches = brain.movedim(1, 0).split(batch_size)
-        found = [decide(_windows(predict, batch, patch, batch_size)) for batch in batches]
+        found = [decide(windows(batch)) for batch in batches]
         chosen, last = map(np.concatenate, zip(*found, strict=True))
     classes[box] = chosen
     if variance is not None:
@@ -67,9 +70,9 @@ def case_generator(seed: int, case_id: str, device: torch.device) -> torch.Gener
     return torch.Generator(device).manual_seed(int(key >> np.uint64(1)))
 
 
-def _filled_box(image: Tensor) -> tuple[slice, ...]:
-    """Slices of the smallest box that holds every non-zero voxel of (C, D, H, W)."""
-    filled = (image != 0).any(0)
+def _filled_box(image: Tensor, background: float) -> tuple[slice, ...]:
+    """Slices of the smallest box that holds all of (C, D, H, W) that is not background."""
+    filled = (image != background).any(0)
     box = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
@@ -78,9 +81,11 @@ def _filled_box(image: Tensor) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _windows(predict: Callable, batch: Tensor, patch: Sequence[int], windows: int) -> Tensor:
+def _windows(
+    predict: Callable, patch: Sequence[int], windows: int, background: float, batch: Tensor
+) -> Tensor:
     from monai.inferers import sliding_window_inference
 
     return sliding_window_inference(
-        batch, tuple(patch), windows, predict, overlap=_OVERLAP, mode="gaussian"
+        batch, tuple(patch), windows, predict, overlap=_OVERLAP, mode="gaussian", cval=background
     )

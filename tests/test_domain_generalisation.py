@@ -140,9 +140,9 @@ def test_a_network_of_single_modalities_validates_on_each(data, tmp_path, monkey
     seen = []
     original = validate.predict_volume
 
-    def predicting(net, image, *rest):
+    def predicting(net, image, *rest, **options):
         seen.append(image.shape[0])
-        return original(net, image, *rest)
+        return original(net, image, *rest, **options)
 
     monkeypatch.setattr(validate, "predict_volume", predicting)
     several = ("modalities=t2,t1ce", "data.single_modality=true")

@@ -198,3 +198,16 @@ def test_real_patients_with_and_without_enhancing_tumour(tmp_path):
         assert row["hd95_mm_WT"] == 1
         if not enhancing[row["case"]]:
             assert (row["dice_ET"], row["iou_ET"], row["hd95_mm_ET"]) == (1, 1, 0)
+
+
+def test_one_region_alone_is_asked_for_or_noted_beside_the_predictions(data, tmp_path):
+    predict(data, tmp_path / "p", NAMES[0], lambda values: (values > 0).astype(np.uint8))
+    dataset = cases.discover(data, require_labels=True)
+    for asked in ("WT", None):
+        for truth in (data, dataset):
+            report = evaluate(tmp_path / "p", truth, region=asked, quiet=True)
+            assert report.mean["dice_WT"] == 1
+            assert report.regions == ("WT",)
+        (tmp_path / "p" / "sample.json").write_text('{"region": "WT"}')
+    with pytest.raises(UsageError, match=r"region: is ET, but .* holds predictions of WT"):
+        evaluate(tmp_path / "p", data, region="ET")

@@ -1,5 +1,7 @@
 """MedSegDiff from data to tables: a run, its predictions with their uncertainty, the study."""
 
+import itertools
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -68,10 +70,15 @@ def test_uncertainty_lies_beside_the_mask(run, data, tmp_path):
 
 @pytest.mark.parametrize("run", ["F-v2"], indirect=True)
 def test_sampling_options_are_the_only_ones_that_change(run, data, tmp_path):
-    words = ["fuse=staple", "sampler=ddim", "eta=0.5"]
-    assert sample(run, data, tmp_path / "0", part="val", overrides=words)
-    words = ["sampler=ddpm", "dynamic_quantile=0.995", "ensemble=1"]
-    assert sample(run, data, tmp_path / "1", part="val", overrides=words)
+    def variance(words: list[str], place: str) -> np.ndarray:
+        path = sample(run, data, tmp_path / place, part="val", overrides=words)[0]
+        return np.asarray(nib.load(str(path).replace("_pred", "_uncertainty")).dataobj)
+
+    changes = ([], ["sampler=ddim", "eta=0.5"], ["sampler=ddpm"], ["sampling_steps=1"])
+    found = [variance(words, f"{place}-") for place, words in enumerate(changes)]
+    assert all(not np.array_equal(a, b) for a, b in itertools.combinations(found, 2))
+    assert not variance(["ensemble=1"], "alone").any()
+    variance(["fuse=staple", "dynamic_quantile=0.995"], "0")
     with pytest.raises(UsageError, match="fuse"):
         sample(run, data, tmp_path / "new", part="val", overrides=["fuse=vote"])
     with pytest.raises(UsageError, match="parameterisation: is no sampling option"):

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastseg.data import cache, dali, decode, source, workers
+from fastseg.data import augment, cache, dali, decode, source, workers
 from fastseg.data.augment import rotate, rotation_matrix
 from fastseg.data.cases import discover
+from fastseg.data.intensity import Rule
 from fastseg.data.pipeline import Loader, LoaderConfig, load_case
 from fastseg.errors import DataError, FastsegError, NiftiError, UsageError
 
@@ -675,3 +676,16 @@ def test_real_cases(patch):
     raw = np.asarray(volume.dataobj).T
     assert np.array_equal(arrays.image[0] == 0, raw == 0) or (raw < 0).any()
     assert abs(arrays.image[0][raw != 0].mean()) < 1e-4
+
+
+@pytest.mark.parametrize("limits", [(0.0, 1.0), (-1.0, 1.0), (0.5, 2.0)])
+def test_background_is_the_lowest_value_of_a_range_whatever_the_brains_sign(limits):
+    rule = Rule("percentile", (0, 100), None, limits)
+    raw = torch.tensor([-2.0, 0.0, 3.0, 0.0, 0.5]).view(1, 1, 1, 5)
+    stats = torch.from_numpy(rule.rows(np.array([[-2.0], [3.0], [0.0], [1.0]], np.float32)))
+    found = augment.normalise(raw, stats.view(4, 1, 1, 1), rule.of_zero, torch.empty(1, 1, 1, 5))
+    values = found.flatten().tolist()
+    assert values[1] == values[3] == limits[0] == rule.background
+    assert values[2] == pytest.approx(limits[1])
+    assert values[0] < values[4] < values[2]
+    assert values[0] >= limits[0] - 1e-6

@@ -25,7 +25,15 @@ from fastseg.train import train
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch without gloo")
-STARTERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID")
+STARTERS = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_STEP_ID",
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +114,8 @@ def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(data, 
                 "save_every=1", "val_every=0", "loader=torch"]  # fmt: skip
     command = [sys.executable, "-m", "fastseg", "train", "fno", "--data", str(data), "--out",
                str(tmp_path), *settings, "epochs=999"]  # fmt: skip
-    shared = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1",
+    shared = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
+              "SLURM_NNODES": "1",
               "SLURM_NODEID": "0", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train",
               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}  # fmt: skip
     both = [
@@ -143,9 +152,12 @@ def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(data, 
         ({}, None),
         ({"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"},
          Place(5, 1, 8, 4)),
-        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "6", "SLURM_LOCALID": "2", "SLURM_NNODES": "2"},
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_PROCID": "6", "SLURM_LOCALID": "2",
+          "SLURM_NNODES": "2"},
          Place(6, 2, 8, 4)),
-        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "bash"}, None),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_PROCID": "0",
+          "SLURM_JOB_NAME": "bash"}, None),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, None),  # the script of sbatch itself
     ],
 )  # fmt: skip
 def test_place_is_what_the_starter_says(monkeypatch, variables, place):

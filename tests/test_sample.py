@@ -282,3 +282,20 @@ def test_feature_maps_on_the_cpu_reuse_their_memory():
     # twenty maps of 64 MB, 2**14 pages each: without reuse every one of them faults; with it none
     # does as a rule; four did once in a full run, for a reason not found
     assert int(done.stdout) < 10 * 2**14
+
+
+def test_windows_larger_than_a_slice_are_filled_with_background():
+    seen = []
+
+    class Looker(torch.nn.Module):
+        def predict(self, image, generator=None):
+            seen.append(image)
+            return torch.nn.functional.one_hot((image[:, 0] > 0).long(), 2).movedim(-1, 1).float()
+
+    image = -torch.ones(1, 3, 20, 24)
+    image[:, 1, 5:9, 6:10] = 1
+    found = predict_volume(Looker(), image, (32, 32), 4, background=-1.0)
+    assert np.array_equal(found, (image[0] > 0).numpy())
+    [windows] = seen
+    assert windows.shape == (1, 1, 32, 32)  # nothing but the box of what is not background
+    assert set(windows.unique().tolist()) == {-1.0, 1.0}

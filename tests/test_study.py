@@ -1,5 +1,6 @@
 """Studies: what they run, how they go on, and that their tables say what was measured."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -227,3 +228,13 @@ def test_setting_of_one_arm_wins_over_that_of_all():
     overrides = ["two:lr=0.25", "lr=0.5"]
     one, two = (study._recipe(PAIR, arm, 0, overrides).lr for arm in reversed(PAIR.arms))
     assert (one, two) == (0.5, 0.25)
+
+
+def test_what_stops_a_later_arm_stops_the_study_before_it_begins(data, tmp_path, monkeypatch):
+    bad = Study("?", (PAIR.arms[0], Arm("bad", "fno", ("model.branches=none",))))
+    wanting = dataclasses.replace(PAIR, modalities=("t1", "pd"))
+    for plan, message in ((bad, "branches: got 'none'"), (wanting, "the study wants pd too")):
+        monkeypatch.setitem(STUDIES, "pair", plan)
+        with pytest.raises(UsageError, match=message):
+            study.study("pair", data, tmp_path / "out", seeds=(0,), overrides=TINY)
+        assert not list(tmp_path.rglob("run"))

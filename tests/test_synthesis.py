@@ -20,6 +20,7 @@ from fastseg.data.intensity import Rule
 from fastseg.errors import DataError, UsageError
 from fastseg.evaluate_synthesis import evaluate_synthesis, score_volume, summarise, tumour_box
 from fastseg.perceptual import Lpips
+from fastseg.processes import Place
 from fastseg.report import report as report_page
 from fastseg.sample import sample
 from fastseg.synthesis_baselines import LinearRegression, MeanOfGiven
@@ -101,6 +102,22 @@ def test_an_absent_modality_is_synthesised(run, data, tmp_path, undrawn):
     written[0].unlink()
     sample(run, data, tmp_path)
     assert written[0].read_bytes() == before
+    # killed between the images and what is noted of them
+    next(tmp_path.glob(f"*_{synthesis.RECORD}")).unlink()
+    sample(run, data, tmp_path)
+    assert synthesis.read_record(tmp_path)[written[0].name] == row
+
+
+def test_a_process_without_anything_to_do_leaves_the_others_alone(
+    run, data, tmp_path, undrawn, monkeypatch
+):
+    found = []
+    for rank in range(2):
+        monkeypatch.setattr(
+            "fastseg.sample_synthesis.launched", lambda rank=rank: Place(rank, rank, 2, 2)
+        )
+        found.append(sample(run, data, tmp_path))
+    assert [len(paths) for paths in found] == [1, 0]
 
 
 def test_hidden_modalities_are_written_in_their_own_scale(run, data, tmp_path, undrawn):
@@ -148,6 +165,17 @@ def test_a_complete_case_has_fourteen_subsets():
 
 
 def test_bad_requests_are_named(run, data, tmp_path):
+    with pytest.raises(UsageError, match="modalities: a system of synthesis"):
+        sample(run, data, tmp_path / "m", modalities=["t1"])
+    for settings, message in (
+        (["labelled_fraction=0.5"], "labelled_fraction: synthesis uses no labels"),
+        (["data.patch=33,32"], r"data.patch: is \(33, 32\), .* wants 2 multiples of 2"),
+        (["model.sampler=ddmp"], "sampler: is 'ddmp'"),
+        (["model.sampler=ddpm", "model.eta=0.5"], "eta: is 0.5"),
+        (["data.strong=true"], "strong is True; wanted False where background is not 0"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            train(load_recipe("fgc2f_udiff", [*TINY, *settings]), data, tmp_path / "f")
     for hide, message in ((["pd"], "hide: is pd"), (list(NAMES), "some but not all")):
         with pytest.raises(UsageError, match=message):
             sample(run, data, tmp_path / "a", hide=hide)

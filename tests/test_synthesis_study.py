@@ -1,5 +1,6 @@
 """The study of synthesis: arms, its measures, and its checks."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 
 import fastseg.train as train_module
-from fastseg import drawing, study, synthesis_study, validate
+from fastseg import study, synthesis_study, validate
 from fastseg.config import load_recipe
 from fastseg.data import phantom
+from fastseg.data.cases import discover
 from fastseg.study import STUDIES, Arm, Study
 
 torch.set_num_threads(1)
@@ -93,36 +95,47 @@ def test_images_are_made_worse_inside_the_brain():
 
 
 def test_replaced_modalities_reach_the_segmenter(data, tmp_path, monkeypatch):
-    from fastseg.data.cases import discover
-
-    dataset, seen = discover(data), {}
-    made = tmp_path / "made"
-    made.mkdir()
+    dataset, seen = discover(data), []
     case = dataset.cases[0]
-    (made / f"{case.id}_t2_pred.nii.gz").symlink_to(case.images["flair"])
+    (tmp_path / f"{case.id}_t2_pred.nii.gz").symlink_to(case.images["flair"])
 
-    def sample(run, folder, out, cases):
-        from fastseg.data.pipeline import load_case
+    def predict(net, image, patch, batch_size, background):
+        seen.append(image.numpy().copy())
+        return np.zeros(image.shape[1:], np.uint8)
 
-        seen[folder.name] = load_case(discover(folder), case.id)
-
-    monkeypatch.setattr(synthesis_study.sample, "sample", sample)
-    report = type("Report", (), {"mean": {"dice_regions": 0.5}})
-    monkeypatch.setattr(synthesis_study, "evaluate", lambda *_, **__: report)
-    for name, replaced in (("real", {}), ("made", {"t2": made}), ("missing", {"t2": None})):
-        assert synthesis_study._dice(tmp_path, dataset, [case.id], name, replaced) == 0.5
-    images = {name: found.image for name, found in seen.items()}
+    monkeypatch.setattr(synthesis_study.volume, "predict_volume", predict)
+    net, recipe = torch.nn.Linear(1, 1), load_recipe("diffusion_unet")
+    for replaced in ({}, {"t2": tmp_path}, {"t2": None}):
+        assert synthesis_study._dice(net, recipe, dataset, [case.id], replaced) < 0.5
+    real, made, missing = seen
     place = dataset.modalities.index("t2")
-    assert np.array_equal(images["made"][place], images["real"][dataset.modalities.index("flair")])
-    assert not images["missing"][place].any()
+    assert np.array_equal(made[place], real[dataset.modalities.index("flair")])
+    assert not missing[place].any()
     others = [i for i in range(4) if i != place]
-    for name in ("made", "missing"):
-        assert np.array_equal(images[name][others], images["real"][others])
+    for images in (made, missing):
+        assert np.array_equal(images[others], real[others])
 
 
-def test_curves_show_decibels():
-    figure = drawing.new_figure(4, 2)
-    left, right = figure.subplots(1, 2)
-    drawing.draw_curves(left, right, [{"step": 1, "val_psnr": 20.0}, {"step": 2, "val_psnr": 24.0}])
-    assert right.get_title() == "validation PSNR, dB"
-    assert right.get_ylim()[1] > 24
+@pytest.mark.parametrize("region", [None, "WT"])
+def test_segmentation_of_what_was_synthesised(data, tmp_path, region):
+    dataset = discover(data, ("t1", "t2"), region=region)
+    ids = [case.id for case in dataset.cases]
+    split = {"train": ids[:1], "val": ids[1:2], "test": ids[2:]}
+    for given, name in (("t2", "t1"), ("t1", "t2")):
+        (tmp_path / given).mkdir()
+        made = tmp_path / given / f"{ids[2]}_{name}_pred.nii.gz"
+        made.symlink_to(dataset.cases[2].images[name])
+    overrides = ["data.patch=32,32", "data.samples_per_case=2", "data.batch_size=2", "epochs=1",
+                 "data.threads=1", "modalities=t1,t2", "model.guide=none",
+                 *([f"region={region}"] if region else [])]  # fmt: skip
+    (tmp_path / "checks").mkdir()
+    narrow = dataclasses.replace(load_recipe("diffusion_unet"))
+    narrow.model["width"] = 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastseg.recipes.diffusion_unet.recipe", lambda: narrow)
+        rows = synthesis_study.segmented(dataset, split, tmp_path, tmp_path / "checks", overrides)
+    by = {(row["modality"], row["images"]): row["dice"] for row in rows}
+    assert set(by) == {("all", "real"), *((m, i) for m in ("t1", "t2")
+                                          for i in ("synthesised", "missing"))}  # fmt: skip
+    # what stands for synthesised images here is the real ones
+    assert by["t1", "synthesised"] == by["t2", "synthesised"] == by["all", "real"]

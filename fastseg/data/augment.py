@@ -64,18 +64,20 @@ def rotation_matrix(degrees: float, size: tuple[int, int]) -> np.ndarray:
     return np.column_stack([turn, centre - turn @ centre]).astype(np.float32)
 
 
-def normalise(image: torch.Tensor, stats: torch.Tensor, keep_zero: bool, out: torch.Tensor):
+def normalise(
+    image: torch.Tensor, stats: torch.Tensor, of_zero: float | None, out: torch.Tensor
+) -> torch.Tensor:
     """(clip(x, low, high) - mean) / std of (…, D, H, W), written to float32 `out` and returned.
 
     image: any real dtype; stats: (4, …) float32 rows low, high, mean, std, each broadcastable to
-    `image`. `keep_zero` leaves voxels that were 0 at 0: the background.
+    `image`. Voxels that were 0, the background, become `of_zero` unless that is None.
     """
     low, high, mean, std = stats
     out.copy_(image)
     # Twice as fast as clamp with tensor bounds.
     torch.minimum(torch.maximum(out, low, out=out), high, out=out)
     out.sub_(mean).mul_(1 / std)
-    return out.masked_fill_(image == 0, 0) if keep_zero else out
+    return out if of_zero is None else out.masked_fill_(image == 0, of_zero)
 
 
 def turn(x: np.ndarray, how: Transform) -> np.ndarray:
@@ -119,7 +121,7 @@ def _nearest(label: torch.Tensor, index: torch.Tensor, size: torch.Tensor) -> to
 
 def run(batches: Iterable[list], config, device: torch.device) -> Iterator[tuple]:
     """Yield (samples, image, label) on `device` for every list of `crop.Sample`."""
-    keep_zero = config.rule.keeps_zero
+    of_zero = config.rule.of_zero
     for samples in batches:
         count, first = len(samples), samples[0]
         image = torch.empty((count, *first.image.shape), device=device)
@@ -129,7 +131,7 @@ def run(batches: Iterable[list], config, device: torch.device) -> Iterator[tuple
             turned = (turn(array, sample.transform) for array in (sample.image, sample.label))
             raw, classes = (torch.from_numpy(array).to(device) for array in turned)
             stats = torch.from_numpy(sample.stats).to(device)
-            normalise(raw, stats, keep_zero, out=to_image)
+            normalise(raw, stats, of_zero, out=to_image)
             to_label.copy_(classes)
         if config.rotate_degrees > 0:
             matrices = np.stack([sample.transform.matrix for sample in samples])

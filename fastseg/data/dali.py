@@ -60,8 +60,8 @@ def build(config, channels: int, device_id: int | None, source):
         raw = fn.cast(image, dtype=types.FLOAT)
         image = dali_math.min(dali_math.max(raw, low), high)
         image = fn.normalize(image, mean=mean, stddev=std, axes=axes)
-        if rule.keeps_zero:
-            image = image * (raw != 0) + 0.0  # turns -0 into 0
+        if rule.of_zero is not None:
+            image = image * (raw != 0) + rule.of_zero * (raw == 0)  # turns -0 into 0 too
         image, label = fn.reshape(image, **frames), fn.reshape(label, **frames)
         if transpose:
             image, label = fn.transpose(image, **turn), fn.transpose(label, **turn)

@@ -24,8 +24,9 @@ class Rule:
     "zscore" is per volume over the brain (x != 0) clipped to its 0.5 and 99.5 percentiles, and
     leaves background 0; "slice_minmax" maps each axial slice to [0, 1]; "percentile" maps each
     volume from `percentiles` of its brain to `value_range`; "window" maps stored values from
-    `window` to it. The last two clip, so that background becomes the lowest value. "percentile" to
-    a range from 0 keeps background 0, whatever the brain's sign, and all brain above it.
+    `window` to it. Of the last two, background becomes the lowest value: what was 0, whatever the
+    brain's sign, and of a window what lies below it. "percentile" to a range from 0 keeps all brain
+    above 0.
     """
 
     name: str = "zscore"
@@ -50,9 +51,16 @@ class Rule:
             raise UsageError(f"{key} is {value!r}; wanted {wanted}")
 
     @property
-    def keeps_zero(self) -> bool:
-        """Voxels that were 0 stay 0."""
-        return self.name == "zscore" or self._apart
+    def of_zero(self) -> float | None:
+        """What voxels become that were 0, whatever the brain's range; None where nothing is apart
+        from the rest.
+        """
+        return {"zscore": 0.0, "percentile": float(self.value_range[0])}.get(self.name)
+
+    @property
+    def background(self) -> float:
+        """What surrounds a normalised image."""
+        return float(self.value_range[0]) if self.name in ("percentile", "window") else 0.0
 
     @property
     def _apart(self) -> bool:

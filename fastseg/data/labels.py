@@ -98,7 +98,7 @@ class LabelScheme:
             "classes": list(self.classes),
             "values": [list(accepted) for accepted in self.values],
             "regions": {name: list(members) for name, members in self.regions.items()},
-            "merged": self.merged,
+            **({"merged": True} if self.merged else {}),
         }
 
     @classmethod

@@ -91,8 +91,10 @@ class LoaderConfig:
             _want(blind or 0 <= value <= 1, name, value, "between 0 and 1")
         _want(0 <= self.rotate_degrees <= 180, "rotate_degrees", self.rotate_degrees, "0 to 180")
         ranged = self.rule.name in ("percentile", "window")
-        _want(not (self.rotate_degrees and ranged and self.value_range[0]), "rotate_degrees",
-              self.rotate_degrees, "0 where background is not: corners turn to 0")  # fmt: skip
+        for name in ("rotate_degrees", "strong"):
+            value = getattr(self, name)
+            _want(not (value and ranged and self.value_range[0]), name, value,
+                  f"{type(value)(0)} where background is not 0: corners turn to 0")  # fmt: skip
         _want(self.cache in CACHES, "cache", self.cache, ", ".join(CACHES))
         _want(self.cache != "disk" or self.cache_dir, "cache_dir", None, "a folder for cache=disk")
         _want(not self.rotate90 or self.patch[-1] == self.patch[-2],
@@ -305,5 +307,5 @@ def load_case(dataset, case, rule: Rule | str = "zscore") -> CaseArrays:
     for channel, volume in enumerate(raw.images):
         rows = torch.from_numpy(stats[:, channel, :, None, None])
         out = torch.from_numpy(image[channel])
-        augment.normalise(torch.from_numpy(volume), rows, rule.keeps_zero, out)
+        augment.normalise(torch.from_numpy(volume), rows, rule.of_zero, out)
     return CaseArrays(image, label, raw.header)

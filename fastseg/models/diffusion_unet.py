@@ -166,7 +166,7 @@ class System(GenericSSL):
         if not (math.isfinite(width) and width >= 1):
             raise ValueError(f"width: got {width}, want at least 1")
         widths, block = level_widths(width), block or conv_blocks(axes)
-        kind = Head(head, classes, regions)
+        self.axes, kind = axes, Head(head, classes, regions)
         super().__init__(
             in_channels, kind,
             make_block=lambda inputs: block(0, inputs, widths[0], timed=True),

@@ -49,6 +49,7 @@ class Options:
         ):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name}: got {value!r}, want one of {', '.join(known)}")
+        diffusion.check_sampler(self.sampler, self.eta)
         for name, least in (("sampling_steps", 0), ("ensemble", 1), ("max_batch", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: got {getattr(self, name)}, want at least {least}")
@@ -81,6 +82,7 @@ class System(nn.Module):
 
     TASK = "synthesis"
     on_step: diffusion.OnStep = None
+    axes = 2
     SAMPLING = frozenset({"sampler", "sampling_steps", "eta", "ensemble", "max_batch"})
 
     def __init__(

@@ -39,6 +39,7 @@ class FNO(nn.Module):
             raise ValueError(f"branches: got {branches!r}, want 'per_class' or 'shared'")
         if not 1 <= len(modes) <= 3:
             raise ValueError(f"modes: got {modes}, want 1 to 3 counts")
+        self.axes = len(modes)
         self.branches = classes if branches == "per_class" else 1
         self.lift = _pointwise(in_channels, width, len(modes))
         channels = width * self.branches

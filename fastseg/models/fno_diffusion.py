@@ -85,7 +85,7 @@ class System(GenericSSL):
     ):  # fmt: skip
         check_axes(axes)
         spectral, block = (axes, width, modes, two_sided, legacy_init), conv_blocks(axes)
-        kind = Head(head, classes, regions)
+        self.axes, kind = axes, Head(head, classes, regions)
 
         def stack(timed: bool) -> Stack:
             own = [Block(*spectral) for _ in range(blocks)]

@@ -44,6 +44,7 @@ class Scheme:
             if (value := getattr(self, name)) not in known:
                 listed = ", ".join(map(repr, known))
                 raise ValueError(f"{name}: got {value!r}, want {listed} in mode {self.mode}")
+        diffusion.check_sampler(self.sampler, self.eta)
         for name in ("timesteps", "sampling_steps", "ensemble", "max_batch", "weight_memory"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1")
@@ -151,6 +152,7 @@ class GenericSSL(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.scheme, self.head = Scheme(**options), head
+        self.multiple = getattr(encoder, "multiple", 1)
         with torch.device("cpu"):
             self.schedule = diffusion.linear_schedule(self.scheme.timesteps)
         self.embed_image = Embedding(make_block(in_channels))

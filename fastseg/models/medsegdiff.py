@@ -25,7 +25,7 @@ from fastseg.models.heads import KINDS, Head
 from fastseg.models.staple import staple
 from fastseg.schedules import PARAMETERISATIONS
 
-ANCHOR_LOSSES, FUSES, SAMPLERS = ("dice_ce", "mse"), ("mean", "staple"), ("ddim", "ddpm", "dpm++")
+ANCHOR_LOSSES, FUSES = ("dice_ce", "mse"), ("mean", "staple")
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ class Scheme:
 
     def __post_init__(self):
         words = {"head": KINDS, "parameterisation": PARAMETERISATIONS, "fuse": FUSES}
-        words |= {"anchor_loss": ANCHOR_LOSSES, "sampler": SAMPLERS}
+        words |= {"anchor_loss": ANCHOR_LOSSES}
         for name, known in words.items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name}: got {value!r}, want one of {', '.join(known)}")
+        diffusion.check_sampler(self.sampler, self.eta)
         for name in ("timesteps", "anchor_every", "sampling_steps", "ensemble", "max_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1")
@@ -76,6 +77,7 @@ class MedSegDiff(nn.Module):
     """
 
     on_step: diffusion.OnStep = None
+    axes = 2
     SAMPLING = frozenset(
         {"sampler", "sampling_steps", "eta", "dynamic_quantile", "ensemble", "fuse", "max_batch"}
     )
@@ -90,6 +92,11 @@ class MedSegDiff(nn.Module):
         self.outputs_of_net = self.head.outputs * (2 if self.scheme.learned_variance else 1)
         with torch.device("cpu"):
             self.schedule = diffusion.linear_schedule(self.scheme.timesteps, scaled=True)
+
+    @property
+    def multiple(self) -> int:
+        """What the sizes of slices must be divisible by."""
+        return self.unet.multiple
 
     def training_loss(
         self, batch: dict, generator: torch.Generator

@@ -32,7 +32,7 @@ class Segmenter(nn.Module):
     then move their averages twice a step.
     """
 
-    SAMPLING = frozenset({"flips"})
+    SAMPLING, axes = frozenset({"flips"}), 3
 
     def __init__(
         self, classes: int, features: int, *, regions: Sequence = (), head: str = "regions",
