@@ -57,8 +57,8 @@ def sample(
     other predictions; DataError names a damaged file.
     """
     out = Path(out)
-    paths = checkpoint.find(checkpoint_path)
-    found, state, groups = checkpoint.load_newest(paths, ("model", "ema"))
+    places = checkpoint.find(checkpoint_path)
+    found, state, groups = checkpoint.load_newest(places, ("model", "ema"))
     recipe = config.from_dict(state["recipe"])
     allowed = models.sampling_options(recipe.system)
     recipe = config.override_sampling(recipe, allowed, overrides)
@@ -89,18 +89,16 @@ def sample(
     claim(out, record, suffix)
     net = load_network(recipe, len(shown), scheme, groups)
     net = net.to(own_device(recipe.device, place))
-    written = []
+    paths = [out / f"{case.id}_{suffix}.nii.gz" for case in chosen]
     with use_kernels(kernels), progress(len(chosen), f"sample {found.name}") as advance:
-        for case in chosen:
-            path = out / f"{case.id}_{suffix}.nii.gz"
+        for case, path in zip(chosen, paths, strict=True):
             if not path.exists():
                 classes, variance, header = _predict_case(net, dataset, case, recipe, advance)
                 if variance is not None:
                     nifti.write(out / f"{case.id}_uncertainty.nii.gz", variance, header)
                 nifti.write(path, scheme.to_values(classes), header)
-            written.append(path)
             advance(text=case.id)
-    return written
+    return paths
 
 
 def _discover(recipe: config.Recipe, data: str | Path, shown: Sequence[str]) -> Dataset:
