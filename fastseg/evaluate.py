@@ -186,7 +186,7 @@ def _region(folder: Path, region: str | None) -> str | None:
     path = folder / RECORD
     try:
         noted = json.loads(path.read_text()).get("region") if path.exists() else None
-    except ValueError:
+    except (ValueError, AttributeError):
         noted = None  # another program's file
     if region and noted and region != noted:
         raise UsageError(f"region: is {region}, but {folder} holds predictions of {noted}")

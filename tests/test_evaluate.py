@@ -209,5 +209,8 @@ def test_one_region_alone_is_asked_for_or_noted_beside_the_predictions(data, tmp
             assert report.mean["dice_WT"] == 1
             assert report.regions == ("WT",)
         (tmp_path / "p" / "sample.json").write_text('{"region": "WT"}')
+    (tmp_path / "p" / "sample.json").write_text("[]")  # another program's
+    assert evaluate(tmp_path / "p", data, quiet=True).regions == ("WT", "TC", "ET")
+    (tmp_path / "p" / "sample.json").write_text('{"region": "WT"}')
     with pytest.raises(UsageError, match=r"region: is ET, but .* holds predictions of WT"):
         evaluate(tmp_path / "p", data, region="ET")
