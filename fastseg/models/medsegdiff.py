@@ -110,8 +110,10 @@ class MedSegDiff(nn.Module):
         output, cal = self.denoise(image, x_t, t, None)
         loss, parts = self._noise_loss(output.float(), clean, noise, x_t, t)
         if cal is not None:
-            due = (t % self.scheme.anchor_every == 0).float()
-            anchor = (due * self._anchor_loss(cal.float(), target)).mean()
+            due = t % self.scheme.anchor_every == 0
+            anchor = cal.new_zeros(())
+            if due.any():
+                anchor = due.float().mean() * self._anchor_loss(cal[due].float(), target[due])
             loss, parts = loss + self.scheme.anchor_weight * anchor, parts | {"anchor": anchor}
         return loss, {name: part.detach() for name, part in parts.items()}
 
@@ -120,7 +122,7 @@ class MedSegDiff(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         how = self.scheme.parameterisation
         if how == "x0":
-            mask = dice_ce(self.head, output, (clean + 1) / 2, 1.0).mean()
+            mask = dice_ce(self.head, output, (clean + 1) / 2, 1.0)
             error = F.mse_loss(self._clean(output), clean)
             return mask + error, {"mask": mask, "mse": error}
         found, v = output.chunk(2, 1)
@@ -131,7 +133,7 @@ class MedSegDiff(nn.Module):
 
     def _anchor_loss(self, cal: Tensor, target: Tensor) -> Tensor:
         if self.scheme.anchor_loss == "mse":
-            return (self.head.probabilities(cal) - target).square().flatten(1).mean(1)
+            return F.mse_loss(self.head.probabilities(cal), target)
         return dice_ce(self.head, cal, target, self.scheme.ce_weight)
 
     def _clean(self, logits: Tensor) -> Tensor:
@@ -195,18 +197,19 @@ class MedSegDiff(nn.Module):
 def dice_ce(
     head: Head, logits: Tensor, target: Tensor, ce_weight: float, smooth: float = 1.0
 ) -> Tensor:
-    """Soft Dice of the outputs plus weighted cross-entropy, (B,): one figure a sample.
+    """1 − soft Dice, mean over the outputs, plus weighted cross-entropy.
 
-    logits and target (B, outputs, *S), float32; `smooth` keeps what a slice does not show quiet.
+    logits and target (B, outputs, *S), float32. Dice's sums run over the batch too: most slices
+    show few of many organs, and a slice by itself says of all others only that they are not there.
     """
-    p, space = head.probabilities(logits), tuple(range(2, logits.ndim))
-    overlap, total = (p * target).sum(space), (p + target).sum(space)
-    dice = 1 - ((2 * overlap + smooth) / (total + smooth)).mean(1)
+    p, over = head.probabilities(logits), (0, *range(2, logits.ndim))
+    overlap, total = (p * target).sum(over), (p + target).sum(over)
+    dice = 1 - ((2 * overlap + smooth) / (total + smooth)).mean()
     if head.kind == "softmax":
-        ce = -(logits.log_softmax(1) * target).sum(1)
+        ce = -(logits.log_softmax(1) * target).sum(1).mean()
     else:
-        ce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
-    return dice + ce_weight * ce.flatten(1).mean(1)
+        ce = F.binary_cross_entropy_with_logits(logits, target)
+    return dice + ce_weight * ce
 
 
 def variational_bound(
