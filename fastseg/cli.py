@@ -121,9 +121,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
         from fastseg.evaluate_synthesis import evaluate_synthesis
 
         evaluate_synthesis(
-            arguments.predictions, arguments.data, arguments.out, cases=arguments.cases
+            arguments.predictions,
+            arguments.data,
+            arguments.out,
+            truth=arguments.truth,
+            cases=arguments.cases,
         )
         return
+    if arguments.truth is not None:
+        raise UsageError("--truth: is of --task synthesis; the labels of --data are the truth here")
     from fastseg import across
     from fastseg.evaluate import evaluate
 
@@ -187,6 +193,10 @@ def _parser() -> argparse.ArgumentParser:
     scores.add_argument(
         "--task", choices=("segmentation", "synthesis"), default="segmentation",
         help="what was predicted; synthesis: PSNR, SSIM per modality and subset (%(default)s)",
+    )  # fmt: skip
+    scores.add_argument(
+        "--truth", help="synthesis: data set with the same cases' images to compare with, such as "
+        "phantoms without noise; brain and scale stay those of DATA (DATA)"
     )  # fmt: skip
     scores.add_argument("--out", help="folder for the tables")
     scores.add_argument("--cases", type=_ids, help="ids: A,B,C (all)")
