@@ -110,6 +110,7 @@ def sample(arguments: argparse.Namespace) -> None:
         overrides=arguments.rest,
         **({"modalities": arguments.modalities} if several else {}),
         hide=arguments.hide or (),
+        by=arguments.by,
     )
     print(f"{len(written)} predictions in {arguments.out}")
 
@@ -269,6 +270,11 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hide", type=_ids, help="synthesis: modalities to synthesise though they are there:"
         " t1ce,t2; or every, each subset in a folder of its own"
+    )  # fmt: skip
+    parser.add_argument(
+        "--by", choices=("mean", "regression"), help="synthesis: in place of the network what it"
+        " has to beat: the mean of the given images, or a linear regression on them, voxel by"
+        " voxel, fitted to the run's training cases in DATA"
     )  # fmt: skip
     parser.add_argument("--suffix", default="pred", help="CASE_<suffix>.nii.gz (%(default)s)")
     parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")

@@ -30,8 +30,8 @@ MEASURES = {
 }  # fmt: skip
 CONVENTIONS = {
     "range": "both images mapped to 0 … 1 by the 0.5 and 99.5 percentiles of the brain (not 0) of "
-    "the volume in DATA, and clipped, whatever the truth and the predictor; where DATA lacks it, of "
-    "the true volume. What was predicted for a case that lacked it, by its own recorded scale",
+    "the volume in DATA, whatever the truth and the predictor, and clipped; where DATA lacks it, "
+    "by those of the truth. What was predicted for a case that lacked it, by its recorded scale",
     "psnr": "dB, -10 log10 of the mean squared error of a whole axial slice, at most 100; mean "
     "over the slices that contain brain",
     "ssim": "Gaussian window of 11, sigma 1.5, K1 0.01, K2 0.03; mean over the same slices",

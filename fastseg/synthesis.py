@@ -105,11 +105,13 @@ def readable(cases: Iterable[Case], modalities: Sequence[str], rule: Rule) -> It
     for case in cases:
         try:
             known = load_known(case, modalities, rule)
-            if not known.available.all():
-                raise DataError(f"case {case.id}: lacks a modality")
-            yield known
         except DataError as error:
             log.warning("left out: %s", error)
+            continue
+        if known.available.all():
+            yield known
+        else:
+            log.warning("left out: case %s lacks a modality", case.id)
 
 
 @torch.no_grad()
