@@ -151,7 +151,7 @@ def study(arguments: argparse.Namespace) -> None:
 
     overrides = [*arguments.rest, *([f"kernels={arguments.kernels}"] if arguments.kernels else [])]
     print(study(arguments.name, arguments.data, arguments.out,
-                seeds=arguments.seeds, overrides=overrides))  # fmt: skip
+                seeds=arguments.seeds, overrides=overrides, truth=arguments.truth))  # fmt: skip
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -291,6 +291,7 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", required=True, help="data set, labelled unless for synthesis")
     parser.add_argument("--out", required=True, help="folder of the study; a stopped one goes on")
+    parser.add_argument("--truth", help="synthesis: data set whose images to compare with (DATA)")
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="runs of each arm (0,1,2)")
     parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
 
