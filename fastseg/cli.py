@@ -110,6 +110,7 @@ def sample(arguments: argparse.Namespace) -> None:
         overrides=arguments.rest,
         **({"modalities": arguments.modalities} if several else {}),
         hide=arguments.hide or (),
+        by=arguments.by,
     )
     print(f"{len(written)} predictions in {arguments.out}")
 
@@ -121,9 +122,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
         from fastseg.evaluate_synthesis import evaluate_synthesis
 
         evaluate_synthesis(
-            arguments.predictions, arguments.data, arguments.out, cases=arguments.cases
+            arguments.predictions,
+            arguments.data,
+            arguments.out,
+            truth=arguments.truth,
+            cases=arguments.cases,
         )
         return
+    if arguments.truth is not None:
+        raise UsageError("--truth: is of --task synthesis; the labels of --data are the truth here")
     from fastseg import across
     from fastseg.evaluate import evaluate
 
@@ -144,7 +151,7 @@ def study(arguments: argparse.Namespace) -> None:
 
     overrides = [*arguments.rest, *([f"kernels={arguments.kernels}"] if arguments.kernels else [])]
     print(study(arguments.name, arguments.data, arguments.out,
-                seeds=arguments.seeds, overrides=overrides))  # fmt: skip
+                seeds=arguments.seeds, overrides=overrides, truth=arguments.truth))  # fmt: skip
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -187,6 +194,10 @@ def _parser() -> argparse.ArgumentParser:
     scores.add_argument(
         "--task", choices=("segmentation", "synthesis"), default="segmentation",
         help="what was predicted; synthesis: PSNR, SSIM per modality and subset (%(default)s)",
+    )  # fmt: skip
+    scores.add_argument(
+        "--truth", help="synthesis: data set with the same cases' images to compare with, such as "
+        "phantoms without noise; brain and scale stay those of DATA (DATA)"
     )  # fmt: skip
     scores.add_argument("--out", help="folder for the tables")
     scores.add_argument("--cases", type=_ids, help="ids: A,B,C (all)")
@@ -260,6 +271,11 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
         "--hide", type=_ids, help="synthesis: modalities to synthesise though they are there:"
         " t1ce,t2; or every, each subset in a folder of its own"
     )  # fmt: skip
+    parser.add_argument(
+        "--by", choices=("mean", "regression"), help="synthesis: in place of the network what it"
+        " has to beat: the mean of the given images, or a linear regression on them, voxel by"
+        " voxel, fitted to the run's training cases in DATA"
+    )  # fmt: skip
     parser.add_argument("--suffix", default="pred", help="CASE_<suffix>.nii.gz (%(default)s)")
     parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
 
@@ -275,6 +291,7 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", required=True, help="data set, labelled unless for synthesis")
     parser.add_argument("--out", required=True, help="folder of the study; a stopped one goes on")
+    parser.add_argument("--truth", help="synthesis: data set whose images to compare with (DATA)")
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="runs of each arm (0,1,2)")
     parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
 

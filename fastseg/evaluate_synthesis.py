@@ -1,6 +1,7 @@
 """Score synthesised modalities against the true ones: PSNR and SSIM, by modality and by subset.
 
 fastseg evaluate PREDICTIONS --data DATA --task synthesis
+fastseg evaluate PREDICTIONS --data DATA --task synthesis --truth CLEAN    # DATA without noise
 """
 
 import csv
@@ -8,13 +9,13 @@ import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from fastseg.data import nifti
-from fastseg.data.cases import Dataset, discover
+from fastseg.data.cases import Case, Dataset, discover
 from fastseg.data.decode import statistics
 from fastseg.errors import DataError, UsageError
 from fastseg.evaluate import AFFINE_TOLERANCE_MM, read_classes
@@ -28,8 +29,9 @@ MEASURES = {
     "psnr_tumour": "PSNR tumour", "ssim_tumour": "SSIM tumour", "lpips": "LPIPS",
 }  # fmt: skip
 CONVENTIONS = {
-    "range": "both images mapped to 0 … 1 by the 0.5 and 99.5 percentiles of the true volume's "
-    "brain, and clipped; a modality that the sampled case lacked, by its own recorded scale",
+    "range": "both images mapped to 0 … 1 by the 0.5 and 99.5 percentiles of the brain (not 0) of "
+    "the volume in DATA, whatever the truth and the predictor, and clipped; where DATA lacks it, "
+    "by those of the truth. What was predicted for a case that lacked it, by its recorded scale",
     "psnr": "dB, -10 log10 of the mean squared error of a whole axial slice, at most 100; mean "
     "over the slices that contain brain",
     "ssim": "Gaussian window of 11, sigma 1.5, K1 0.01, K2 0.03; mean over the same slices",
@@ -47,7 +49,8 @@ class Report:
 
     rows: one dict a volume: "given" ("t1+flair"), "case", "modality", and `MEASURES`, None where
     there is no label (or no LPIPS). by_given and by_modality: mean measures by name; mean: over
-    subsets. missing: what of the record has no true image.
+    subsets. missing: what of the record has no true image. truth: the data set of the true images,
+    None where it is that of the given ones.
     """
 
     rows: list[dict]
@@ -55,13 +58,14 @@ class Report:
     by_modality: dict[str, dict]
     mean: dict[str, float | None]
     missing: list[str]
+    truth: str | None = None
 
     def to_dict(self) -> dict:
         """JSON-able form, with the conventions that the figures follow."""
         return {
-            "task": "synthesis", "conventions": CONVENTIONS, "mean": self.mean,
-            "by_given": self.by_given, "by_modality": self.by_modality, "rows": self.rows,
-            "missing": self.missing,
+            "task": "synthesis", "conventions": CONVENTIONS, "truth": self.truth,
+            "mean": self.mean, "by_given": self.by_given, "by_modality": self.by_modality,
+            "rows": self.rows, "missing": self.missing,
         }  # fmt: skip
 
     def table(self) -> str:
@@ -83,39 +87,44 @@ def evaluate_synthesis(
     data: str | Path | Dataset,
     out: str | Path | None = None,
     *,
+    truth: str | Path | Dataset | None = None,
     cases: Sequence[str] | None = None,
     threads: int | None = None,
     quiet: bool = False,
 ) -> Report:
     """Score the folder that `fastseg sample` of a system of synthesis wrote and print the table.
 
-    data: data set with the true images. out: folder for evaluation.csv and evaluation.json, or
+    data: the data set that was sampled, which has labels, brain and scale of the images. truth:
+    data set of the same cases with the images to compare with, in the same intensities, such as
+    phantoms without noise; default `data`. out: folder for evaluation.csv and evaluation.json, or
     None. cases: ids to score, default all. LPIPS is there if its package and weights are; nothing
     is downloaded. DataError, naming the file, where a prediction does not lie on the true image's
     grid, or nothing can be scored; UsageError for a folder of something else.
     """
     folder = Path(predictions)
     dataset = data if isinstance(data, Dataset) else discover(data)
+    true = dataset if truth is None else truth if isinstance(truth, Dataset) else discover(truth)
     found = _predicted(folder, cases)
-    true = {case.id: case for case in dataset.cases}
-    work, missing = [], []
-    for path, row in found:
-        case = true.get(row["case"])
-        image = case and case.images.get(row["modality"])
-        if image and image.exists():
-            work.append((path, row, case))
-        else:
-            missing.append(str(path.relative_to(folder)))
+    work, missing = _matched(found, dataset, true)
     if not work:
-        raise DataError(f"{dataset.root}: has no true image of {len(found)} synthesised ones")
-    report = summarise(_score_all(work, dataset, threads, quiet), missing)
+        raise DataError(f"{true.root}: has no true image of {len(found)} synthesised ones")
+    rows = _score_all(work, dataset, threads, quiet)
+    report = summarise(rows, [str(path.relative_to(folder)) for path in missing])
+    if truth is not None:
+        report = replace(report, truth=str(true.root))
     if not quiet:
-        print(report.table())
-        if missing:
-            print(f"\nno true image of {len(missing)}: {', '.join(missing[:5])}")
+        _print(report)
     if out is not None:
         _save(report, Path(out))
     return report
+
+
+def _print(report: Report) -> None:
+    print(report.table())
+    if report.truth is not None:
+        print(f"\nagainst the images of {report.truth}")
+    if report.missing:
+        print(f"\nno true image of {len(report.missing)}: {', '.join(report.missing[:5])}")
 
 
 def score_volume(
@@ -190,13 +199,29 @@ def _predicted(folder: Path, cases: Sequence[str] | None) -> list[tuple[Path, di
     return sorted(found, key=lambda item: (-len(item[1]["given"]), item[0]))
 
 
+def _matched(
+    found: Sequence[tuple[Path, dict]], dataset: Dataset, truth: Dataset
+) -> tuple[list[tuple], list[Path]]:
+    """(path, record, case, true image) of what can be scored, and the paths of the rest."""
+    cases = {case.id: case for case in dataset.cases}
+    images = {case.id: case.images for case in truth.cases}
+    work, missing = [], []
+    for path, row in found:
+        image = images.get(row["case"], {}).get(row["modality"])
+        if row["case"] in cases and image is not None and image.exists():
+            work.append((path, row, cases[row["case"]], image))
+        else:
+            missing.append(path)
+    return work, missing
+
+
 def _score_all(work: list, dataset: Dataset, threads: int | None, quiet: bool) -> list[dict]:
     lpips = Lpips.at_hand()
 
     def score(item) -> dict:
-        path, row, case = item
+        path, row, case, image = item
         names = {"given": "+".join(row["given"]), "case": case.id, "modality": row["modality"]}
-        return names | _score_file(path, row, case, dataset.scheme, lpips)
+        return names | _score_file(path, row, case, image, dataset.scheme, lpips)
 
     rows, workers = [], ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
     try:
@@ -209,20 +234,29 @@ def _score_all(work: list, dataset: Dataset, threads: int | None, quiet: bool) -
     return rows
 
 
-def _score_file(path: Path, row: dict, case, scheme, lpips) -> dict:
-    true, pred = (nifti.read(p) for p in (case.images[row["modality"]], path))
-    if pred.data.shape != true.data.shape:
-        raise DataError(f"{path}: shape is {pred.data.shape}, want {true.data.shape}")
-    difference = np.abs(pred.header.affine - true.header.affine).max()
-    if not difference <= AFFINE_TOLERANCE_MM:
-        raise DataError(f"{path}: affine differs from the true image's by up to {difference:.4g}")
-    image, label = true.scaled(np.float32), None
+def _score_file(path: Path, row: dict, case: Case, true_path: Path, scheme, lpips) -> dict:
+    # every prediction of a volume is measured in the scale of what the networks saw of it
+    seen_path = case.images.get(row["modality"], true_path)
+    seen_path = seen_path if seen_path.exists() else true_path
+    true, pred, seen = (nifti.read(p) for p in (true_path, path, seen_path))
+    for volume in (pred, seen):
+        _check_grid(volume, true)
+    image, label = seen.scaled(np.float32), None
     scale = tuple(statistics(image)[:2])
     own = scale if row["own_scale"] else row["scale"]
     if case.label is not None and case.label.exists():
         label, _ = read_classes(case.label, scheme)
-    mapped = _unit(pred.scaled(np.float32), own), _unit(image, scale)
+    mapped = _unit(pred.scaled(np.float32), own), _unit(true.scaled(np.float32), scale)
     return score_volume(*mapped, image != 0, label, lpips)
+
+
+def _check_grid(volume: nifti.Volume, true: nifti.Volume) -> None:
+    path, shape = volume.header.path, true.data.shape
+    if volume.data.shape != shape:
+        raise DataError(f"{path}: shape is {volume.data.shape}, want {shape} of {true.header.path}")
+    difference = np.abs(volume.header.affine - true.header.affine).max()
+    if not difference <= AFFINE_TOLERANCE_MM:
+        raise DataError(f"{path}: affine differs from the true image's by up to {difference:.4g}")
 
 
 def _unit(image: np.ndarray, scale: Sequence[float]) -> np.ndarray:

@@ -41,6 +41,7 @@ def sample(
     overrides: Sequence[str] = (),
     modalities: Sequence[str] | None = None,
     hide: Sequence[str] = (),
+    by: str | None = None,
 ) -> list[Path]:
     """Write `out/CASE_<suffix>.nii.gz` for each case of `data`; returns the paths. A system with an
     ensemble writes CASE_uncertainty.nii.gz beside it, the members' variance in float32.
@@ -52,9 +53,10 @@ def sample(
     are used when there are any. `overrides` are `name=value` changes of the system's sampling
     options. `modalities` are shown in place of those trained on, as many. Finished cases are
     skipped when a stopped call is repeated; the noise of a case depends on the run's seed and its
-    id alone. A system of synthesis writes missing modalities instead, and can be made to `hide`
-    some (`fastseg.synthesis`). UsageError for unknown cases or options, or a folder that holds
-    other predictions; DataError names a damaged file.
+    id alone. A system of synthesis writes missing modalities instead, can be made to `hide` some
+    (`fastseg.synthesis`), and to let them be written `by` what it has to beat, "mean" or
+    "regression" (`fastseg.synthesis_baselines`). UsageError for unknown cases or options, or a
+    folder that holds other predictions; DataError names a damaged file.
     """
     out = Path(out)
     places = checkpoint.find(checkpoint_path)
@@ -70,14 +72,17 @@ def sample(
     if models.task(recipe.system) == "synthesis":
         if modalities is not None:
             raise UsageError("modalities: a system of synthesis takes what a case has; see hide")
+        if by is not None and overrides:
+            raise UsageError(f"by: {by} has no options such as {overrides[0]}")
         from fastseg.sample_synthesis import sample_cases
 
         return sample_cases(
             recipe, state, groups, record, data, out, cases=cases, part=part, kernels=kernels,
-            suffix=suffix, hide=hide,
+            suffix=suffix, hide=hide, by=by,
         )  # fmt: skip
-    if hide:
-        raise UsageError(f"hide: system {recipe.system} does not synthesise modalities")
+    if hide or by is not None:
+        name = "hide" if hide else "by"
+        raise UsageError(f"{name}: system {recipe.system} does not synthesise modalities")
     shown = _shown(recipe, tuple(state["modalities"]), modalities)
     dataset = _discover(recipe, data, shown)
     if dataset.modalities != tuple(state["modalities"]):

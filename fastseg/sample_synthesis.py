@@ -14,6 +14,7 @@ from fastseg.data.cases import Case, LabelScheme, discover
 from fastseg.errors import UsageError
 from fastseg.processes import Place, launched
 from fastseg.progress import progress
+from fastseg.synthesis_baselines import BASELINES, cases_to_fit
 from fastseg.synthesis_picture import Shown, synthesis_png
 
 _PICTURED = 4  # cases; a picture takes longer than to synthesise on a GPU
@@ -32,6 +33,7 @@ def sample_cases(
     kernels: str,
     suffix: str,
     hide: Sequence[str],
+    by: str | None,
 ) -> list[Path]:
     """What `fastseg.sample.sample` does for a system of synthesis, arguments as there.
 
@@ -50,9 +52,15 @@ def sample_cases(
         raise UsageError(
             f"{dataset.root}: no case lacks any of {', '.join(modalities)}; --hide takes some away"
         )
-    sample.claim(out, record | {"hide": tuple(hide)}, suffix)
+    record = record | {"hide": tuple(hide)}
+    if by is not None:
+        fit = cases_to_fit(by, dataset, state["split"]["train"])
+        record["by"] = by
+    sample.claim(out, record, suffix)
     scheme = LabelScheme.from_dict(state["scheme"])
     net = network.load_network(recipe, len(modalities), scheme, groups, modalities)
+    if by is not None:
+        net = BASELINES[by].fitted(modalities, fit, recipe.data.rule).like(net)
     net, written = net.to(network.own_device(recipe.device, place)), []
     with network.use_kernels(kernels), progress(len(chosen), "synthesise") as advance:
         for number, case in enumerate(chosen):

@@ -2,6 +2,7 @@
 
     fastseg study fusion --data DATA --out STUDY
     fastseg study tracks --data DATA --out STUDY --seeds 0,1,2 epochs=100 A:lr=1e-3
+    fastseg study synthesis --data PHANTOMS --truth CLEAN --out STUDY
 
 STUDY/ARM/seed-S holds a run, its predictions of the test patients and their scores. Stopped at any
 moment, the same command goes on: what is finished is read, the rest is trained on.
@@ -37,13 +38,16 @@ def study(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     overrides: Sequence[str] = (),
+    truth: str | Path | None = None,
 ) -> Path:
     """Run the study called `name` on the data set in `data`; returns the path of study.md.
 
     `out` receives split.json, study.json, study.md, study.html and a folder for each arm, written
     anew after each finished run. `overrides` are `name=value` settings, which each arm takes whose
-    recipe has such a key, or `ARM:name=value` for one arm. UsageError for an unknown study or arm,
-    for a key that no arm has, and when `out` holds something else; Stopped after a signal; what
+    recipe has such a key, or `ARM:name=value` for one arm. `truth` is a data set of the same
+    patients whose images arms of synthesis are compared with, such as phantoms without noise.
+    UsageError for an unknown study or arm, for a key that no arm has, for a truth that lacks a test
+    patient, and when `out` holds something else; Stopped after a signal; what
     `fastseg.train.train` raises.
     """
     plan, out = _named(name), Path(out)
@@ -55,20 +59,26 @@ def study(
         dataset = _dataset(first, data)
         _check_arms(plan, recipes.values(), dataset)
         split = _split(out, dataset, name, first)
+        true = _truth(first, truth, split["test"])
         record = {"study": name, "question": plan.question, "data": str(dataset.root.resolve()),
                   "overrides": list(overrides), "seeds": list(seeds), "split": split,
                   "arms": [dataclasses.asdict(arm) for arm in plan.arms], "runs": [],
-                  "task": models.task(first.system)}  # fmt: skip
+                  "task": models.task(first.system),
+                  "truth": None if true is None else str(true.root.resolve())}  # fmt: skip
         for number, ((arm, seed), recipe) in enumerate(recipes.items(), 1):
             _say(f"study {name}, run {number} of {len(recipes)}: {arm} with seed {seed}")
             place = out / _folder(arm) / f"seed-{seed}"
-            result = _result(recipe, dataset, place, out / "split.json", plan)
+            result = _result(recipe, dataset, place, out / "split.json", plan, true)
             record["runs"].append({"arm": arm, "seed": seed, **result})
+            if number == 1 and record["task"] == "synthesis":
+                record["baselines"] = synthesis_study.baselines(
+                    record, dataset, out, plan.hide, true
+                )
             study_report.write_tables(record, out)
         if plan.checks:
             record["checks"] = synthesis_study.checks(record, dataset, out, overrides)
             study_report.write_tables(record, out)
-        return study_report.write_pictures(record, dataset, out)
+        return study_report.write_pictures(record, true or dataset, out)
 
 
 def _dataset(recipe: Recipe, data: str | Path) -> cases.Dataset:
@@ -80,6 +90,19 @@ def _dataset(recipe: Recipe, data: str | Path) -> cases.Dataset:
         return dataset
     complete = tuple(c for c in dataset.cases if all(p.exists() for p in c.images.values()))
     return dataclasses.replace(dataset, cases=complete)
+
+
+def _truth(recipe: Recipe, truth: str | Path | None, test: Sequence[str]) -> cases.Dataset | None:
+    """UsageError now where a true image will be missing."""
+    if truth is None:
+        return None
+    if models.task(recipe.system) != "synthesis":
+        raise UsageError("truth: is of studies of synthesis; labels are the truth of the others")
+    dataset = cases.discover(truth, recipe.modalities)
+    there = {c.id for c in dataset.cases if all(path.exists() for path in c.images.values())}
+    if absent := [case for case in test if case not in there]:
+        raise UsageError(f"{dataset.root}: lacks images of {', '.join(absent[:5])}")
+    return dataset
 
 
 def _check_arms(plan: Study, recipes: Iterable[Recipe], dataset: cases.Dataset) -> None:
@@ -156,18 +179,21 @@ def _split(out: Path, dataset: cases.Dataset, name: str, recipe: Recipe) -> dict
 
 
 def _result(
-    recipe: Recipe, dataset: cases.Dataset, folder: Path, split: Path, plan: Study
-) -> dict[str, Any]:
+    recipe: Recipe, dataset: cases.Dataset, folder: Path, split: Path, plan: Study,
+    truth: cases.Dataset | None,
+) -> dict[str, Any]:  # fmt: skip
     """Scores of one run, read where they are finished, else made by training and predicting.
 
     Each of its steps does only what is left to do, so being called again costs little.
     """
     path, test = folder / "result.json", _read(split)["test"]
-    identity = config.from_json({"recipe": config.to_dict(recipe), "test": test})
+    identity = {"recipe": config.to_dict(recipe), "test": test,
+                "truth": None if truth is None else str(truth.root.resolve())}  # fmt: skip
+    identity = config.from_json(identity)
     known = config.from_json(_read(path)) if path.exists() else {}
     if {key: known.get(key) for key in identity} != identity:
         train(recipe, dataset.root, folder / "run", split=split)
-        scores = _scores(recipe, dataset, folder, test, plan.hide)
+        scores = _scores(recipe, dataset, folder, test, plan.hide, truth)
         if plan.modalities:
             scores["across"] = _across(recipe, dataset, folder, plan.modalities, scores)
         rundir.write_json(path, identity | scores)
@@ -175,15 +201,16 @@ def _result(
 
 
 def _scores(
-    recipe: Recipe, dataset: cases.Dataset, folder: Path, test: Sequence[str], hide: Sequence[str]
-) -> dict[str, Any]:
+    recipe: Recipe, dataset: cases.Dataset, folder: Path, test: Sequence[str], hide: Sequence[str],
+    truth: cases.Dataset | None,
+) -> dict[str, Any]:  # fmt: skip
     best, chosen, _ = checkpoint.load_newest(checkpoint.find(folder / "run"), ("model",))
     last, _ = checkpoint.load(checkpoint.generations(folder / "run" / "checkpoints")[0], ())
     # by checkpoint: predictions of a run that went on do not mix with those from before
     predictions = folder / "predictions" / best.name
     if models.task(recipe.system) == "synthesis":
         rows, regions = synthesis_study.scores(
-            best, dataset, predictions, folder, test, recipe, hide
+            best, dataset, predictions, folder, test, recipe.kernels, hide, truth
         )
     else:
         sample(best, dataset.root, predictions, part="test", kernels=recipe.kernels)

@@ -12,10 +12,15 @@ from fastseg import config, drawing, report, rundir, synthesis_study
 from fastseg.data import nifti
 from fastseg.data.cases import Dataset
 from fastseg.data.pipeline import load_case
+from fastseg.study_statistics import (
+    by_arm,
+    columns,
+    seed_average,
+    summarise,
+    synthesises,
+    titles,
+)
 
-MEASURES = {"dice_regions": "patient region Dice", "legacy_slice_dice": "legacy slice Dice"}
-SYNTHESIS = {"psnr": "PSNR, dB", "ssim": "SSIM", "psnr_tumour": "PSNR of the tumour's box, dB",
-             "ssim_tumour": "SSIM of it"}  # fmt: skip
 SHOWN_PATIENTS = 3
 NOTES = (
     "Scores of the test patients with each run's best checkpoint on the validation patients. Mean "
@@ -30,10 +35,16 @@ NOTES = (
 
 SYNTHESIS_NOTES = (
     NOTES[0],
-    "PSNR and SSIM: of whole axial slices with brain, both images mapped to 0 … 1 by the true "
-    "volume's 0.5 and 99.5 percentiles; mean over subsets of given modalities. Columns of "
-    "modalities: PSNR where that one is missing.",
+    "PSNR and SSIM: of whole axial slices with brain, both images mapped to 0 … 1 by the 0.5 "
+    "and 99.5 percentiles of the data set's volume; mean over subsets of given modalities. Columns "
+    "of modalities: PSNR where that one is missing.",
+    "Mean of given and linear regression: what a network has to beat, voxel by voxel; the "
+    "regression has the least squares on the training patients.",
     NOTES[2],
+)
+TRUTH_NOTE = (
+    "Arms, mean of given and regression are compared with the images of {truth}, in the scale of "
+    "the data set's own. Further checks are compared with the data set's."
 )
 
 
@@ -63,10 +74,10 @@ def write_tables(record: dict[str, Any], out: Path) -> None:
 def write_pictures(record: dict[str, Any], dataset: Dataset, out: Path) -> Path:
     """Draw out/curves.png and out/overlays.png, write out/study.html; returns study.md's path."""
     curves = drawing.new_figure(9, 3.4)
-    titles = ("PSNR, dB", "subsets") if _synthesises(record) else ("Dice", "regions")
+    titles = ("PSNR, dB", "subsets") if synthesises(record) else ("Dice", "regions")
     drawing.draw_arms(*curves.subplots(1, 2), _curves(record, out), _patients(record), *titles)
     pictures = [drawing.save(curves, out / "curves.png")]
-    draw = synthesis_study.draw if _synthesises(record) else _draw_overlays
+    draw = synthesis_study.draw if synthesises(record) else _draw_overlays
     pictures.append(draw(record, dataset, out))
     title = html.escape(f"Study {record['study']}")
     texts = [record["question"], _counts(record)]
@@ -82,66 +93,21 @@ def write_pictures(record: dict[str, Any], dataset: Dataset, out: Path) -> Path:
     return out / "study.md"
 
 
-def summarise(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each arm that has run: "arm", "seeds", "parameters", and by measure "mean", "sd" (over
-    seeds of the mean over patients; None for one seed) and "p" (None for the first arm)."""
-    runs = _by_arm(record)
-    first = next(iter(runs.values()))
-    measures = [*_measures(record), *_columns(record)]
-    rows = []
-    for name, mine in runs.items():
-        row = {"arm": name, "seeds": sorted(mine), "measures": {}}
-        row["parameters"] = next(iter(mine.values()))["parameters"]
-        for key in measures:
-            means = [np.mean([case[key] for case in run["rows"]]) for run in mine.values()]
-            row["measures"][key] = {
-                "mean": float(np.mean(means)),
-                "sd": float(np.std(means, ddof=1)) if len(means) > 1 else None,
-                "p": None if mine is first else _paired_p(first, mine, key),
-            }
-        rows.append(row)
-    return rows
-
-
-def paired_p(before: np.ndarray, after: np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test on paired scores; 1 where no pair differs."""
-    from scipy.stats import wilcoxon
-
-    return float(wilcoxon(after, before).pvalue) if np.any(before != after) else 1.0
-
-
-def _paired_p(first: Mapping, mine: Mapping, key: str) -> float | None:
-    seeds = sorted(set(first) & set(mine))
-    if not seeds:
-        return None
-    return paired_p(*(_seed_average([arm[s] for s in seeds], key) for arm in (first, mine)))
-
-
-def _seed_average(runs: Sequence[Mapping], key: str) -> np.ndarray:
-    """One score a patient, in the patients' order."""
-    by_case = [{row["case"]: row[key] for row in run["rows"]} for run in runs]
-    return np.array([np.mean([scores[case] for scores in by_case]) for case in sorted(by_case[0])])
-
-
-def _by_arm(record: Mapping) -> dict[str, dict[int, Mapping]]:
-    runs: dict[str, dict[int, Mapping]] = {}
-    for run in record["runs"]:
-        runs.setdefault(run["arm"], {})[run["seed"]] = run
-    return runs
-
-
 def _tables(record: Mapping, summary: Sequence[Mapping]) -> list[Table]:
-    measures = _measures(record)
+    measures = titles(record)
     head = ["arm", "seeds", "parameters"]
     head += [title for name in measures.values() for title in (name, "p")]
     head += list(record["runs"][0]["regions"])
     rows = []
     for row in summary:
-        cells = [row["arm"], str(len(row["seeds"])), f"{row['parameters']:,}"]
+        cells = [
+            row["arm"],
+            *(f"{n:,}" if n else "–" for n in (len(row["seeds"]), row["parameters"])),
+        ]
         for key in measures:
             found = row["measures"][key]
             cells += [_spread(found), "–" if found["p"] is None else f"{found['p']:.3g}"]
-        rows.append(cells + [_spread(row["measures"][key]) for key in _columns(record)])
+        rows.append(cells + [_spread(row["measures"][key]) for key in columns(record)])
     runs = []
     for run in record["runs"]:
         score = np.mean([row[next(iter(measures))] for row in run["rows"]])
@@ -153,23 +119,6 @@ def _tables(record: Mapping, summary: Sequence[Mapping]) -> list[Table]:
     if "across" in record["runs"][0]:
         tables.append(_across(record))
     return tables + _checks(record.get("checks", {}))
-
-
-def _synthesises(record: Mapping) -> bool:
-    return record.get("task") == "synthesis"
-
-
-def _measures(record: Mapping) -> dict[str, str]:
-    """Key and title of what is tested; what every patient has."""
-    known = SYNTHESIS if _synthesises(record) else MEASURES
-    rows = [row for run in record["runs"] for row in run["rows"]]
-    return {key: title for key, title in known.items() if all(key in row for row in rows)}
-
-
-def _columns(record: Mapping) -> list[str]:
-    """Keys of further columns."""
-    kind = "psnr" if _synthesises(record) else "dice"
-    return [f"{kind}_{name}" for name in record["runs"][0]["regions"]]
 
 
 def _checks(found: Mapping) -> list[Table]:
@@ -194,7 +143,7 @@ def _across(record: Mapping) -> Table:
     names = [*(name for name in names if name != "validation"), "validation"]
     keys = ["dice_regions", *(f"dice_{region}" for region in record["runs"][0]["regions"])]
     rows = []
-    for arm, runs in _by_arm(record).items():
+    for arm, runs in by_arm(record).items():
         cells = []
         for name in names:
             found = [run["across"][name] for run in runs.values() if name in run["across"]]
@@ -208,7 +157,7 @@ def _across(record: Mapping) -> Table:
 def _settings(record: Mapping) -> Table:
     """What the arms do not have in common."""
     flat = {}
-    for name, runs in _by_arm(record).items():
+    for name, runs in by_arm(record).items():
         recipe = config.flatten(next(iter(runs.values()))["recipe"])
         flat[name] = {
             key: value for key, value in recipe.items() if key not in ("name", "data.seed")
@@ -226,7 +175,9 @@ def _counts(record: Mapping) -> str:
 
 def _command(record: Mapping) -> str:
     seeds = ",".join(map(str, record["seeds"]))
-    words = [record["study"], "--data DATA --out OUT --seeds", seeds, *record["overrides"]]
+    truth = ["--truth TRUTH"] if record.get("truth") else []
+    words = [record["study"], "--data DATA", *truth, "--out OUT --seeds", seeds]
+    words += record["overrides"]
     return f"fastseg study {' '.join(words)}"
 
 
@@ -235,7 +186,10 @@ def _notes(record: Mapping) -> list[str]:
     values = {"regions": ", ".join(record["runs"][0]["regions"]) or "the classes",
               "first": record["runs"][0]["arm"], "patients": patients,
               "least": min(1.0, 2.0 ** (1 - patients))}  # fmt: skip
-    notes = SYNTHESIS_NOTES if _synthesises(record) else NOTES
+    notes = SYNTHESIS_NOTES if synthesises(record) else NOTES
+    if record.get("truth"):
+        values["truth"] = Path(record["truth"]).name
+        notes = (*notes, TRUTH_NOTE)
     return [note.format(**values) for note in notes]
 
 
@@ -262,7 +216,7 @@ def _curves(record: Mapping, out: Path) -> dict[str, list[list[tuple[int, float]
     curves: dict[str, list] = {}
     for run in record["runs"]:
         rows = report.read_metrics(out / run["metrics"])
-        key = "val_psnr" if _synthesises(record) else "val_dice"
+        key = "val_psnr" if synthesises(record) else "val_dice"
         points = [(row["epoch"], row[key]) for row in rows if key in row]
         curves.setdefault(run["arm"], []).append(points)
     return curves
@@ -270,14 +224,14 @@ def _curves(record: Mapping, out: Path) -> dict[str, list[list[tuple[int, float]
 
 def _patients(record: Mapping) -> dict[str, np.ndarray]:
     return {
-        name: _seed_average(list(runs.values()), next(iter(_measures(record))))
-        for name, runs in _by_arm(record).items()
+        name: seed_average(list(runs.values()), next(iter(titles(record))))
+        for name, runs in by_arm(record).items()
     }
 
 
 def _draw_overlays(record: Mapping, dataset: Dataset, out: Path) -> Path:
     """The same patients for every arm, as the first seed's runs predicted them."""
-    firsts = {name: next(iter(runs.values())) for name, runs in _by_arm(record).items()}
+    firsts = {name: next(iter(runs.values())) for name, runs in by_arm(record).items()}
     shown = record["split"]["test"][:SHOWN_PATIENTS]
     figure = drawing.new_figure(2.1 * (len(firsts) + 2), 2.3 * len(shown) + 0.4)
     for axes, case_id in zip(

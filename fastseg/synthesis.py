@@ -3,6 +3,7 @@
     fastseg sample RUN --data DATA --out PREDICTIONS                   # what is really absent
     fastseg sample RUN --data DATA --out PREDICTIONS --hide t1ce,t2    # what is there, to compare
     fastseg sample RUN --data DATA --out PREDICTIONS --hide every      # all subsets, a folder each
+    fastseg sample RUN --data DATA --out OTHERS --hide every --by mean # what it has to beat
 
 A synthesised image is 0 where every image given is. A modality that the case has is written in the
 scale of its own volume, so that both can be laid over each other; one that is absent in the mean
@@ -12,7 +13,7 @@ which. Slices are taken whole: windows of one would be sampled apart and not mee
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,14 +94,24 @@ def learn_scales(net: nn.Module, dataset: Dataset, ids: Sequence[str], rule: Rul
     """Set the network's `intensities`, the mean scale of each modality, from the training cases
     `ids`: 32 of them at most. Those that cannot be read are left out.
     """
-    found = []
-    for case_id in ids[:: -(-len(ids) // _SCALE_CASES)]:
-        try:
-            found.append(load_known(dataset.by_id(case_id), dataset.modalities, rule).scales)
-        except DataError as error:
-            log.warning("scales leave out %s", error)
+    cases = [dataset.by_id(case_id) for case_id in ids[:: -(-len(ids) // _SCALE_CASES)]]
+    found = [known.scales for known in readable(cases, dataset.modalities, rule)]
     if found:
         net.intensities.copy_(torch.from_numpy(np.mean(found, 0)))
+
+
+def readable(cases: Iterable[Case], modalities: Sequence[str], rule: Rule) -> Iterator[Known]:
+    """`load_known` of each case that has all modalities; a warning for each other one."""
+    for case in cases:
+        try:
+            known = load_known(case, modalities, rule)
+        except DataError as error:
+            log.warning("left out: %s", error)
+            continue
+        if known.available.all():
+            yield known
+        else:
+            log.warning("left out: case %s lacks a modality", case.id)
 
 
 @torch.no_grad()

@@ -24,18 +24,22 @@ from fastseg.validate import region_dice
 
 LEVELS = (0.0, 0.05, 0.1, 0.2)  # of noise (its deviation) and ghosts, as shares of the range
 CHECKED_CASES = 4
+BASELINES = {"mean": "mean of given", "regression": "linear regression"}
 SEGMENTER = "diffusion_unet"  # whose plain decoder predicts in one pass
 
 
 def scores(
     best: Path, dataset: Dataset, predictions: Path, folder: Path, test: Sequence[str],
-    recipe: Recipe, hide: Sequence[str],
+    kernels: str, hide: Sequence[str], truth: Dataset | None = None, by: str | None = None,
 ) -> tuple[list[dict], list[str]]:  # fmt: skip
-    """A row a patient, means over its subsets: `MEASURES`, and "psnr_t1" … of each modality."""
+    """A row a patient, means over its subsets: `MEASURES`, and "psnr_t1" … of each modality.
+
+    Of a checkpoint, or `by` a baseline in its place, against the images of `truth`.
+    """
     sample.sample(
-        best, dataset.root, predictions, part="test", kernels=recipe.kernels, hide=list(hide)
+        best, dataset.root, predictions, part="test", kernels=kernels, hide=list(hide), by=by
     )
-    report = evaluate_synthesis(predictions, dataset, folder, cases=test, quiet=True)
+    report = evaluate_synthesis(predictions, dataset, folder, truth=truth, cases=test, quiet=True)
     rows = []
     for case in test:
         mine = [row for row in report.rows if row["case"] == case]
@@ -54,6 +58,29 @@ def _mean(rows: Sequence[Mapping], group: str, key: str) -> float | None:
         if row[key] is not None:
             groups.setdefault(row[group], []).append(row[key])
     return float(np.mean([np.mean(values) for values in groups.values()])) if groups else None
+
+
+def baselines(
+    record: Mapping[str, Any], dataset: Dataset, out: Path, hide: Sequence[str],
+    truth: Dataset | None,
+) -> list[dict]:  # fmt: skip
+    """Rows of what the arms have to beat, on the first run's subsets, read where they are finished:
+    out/baselines/NAME/result.json.
+    """
+    run, found = record["runs"][0], []
+    identity = {"predictions": run["predictions"], "truth": record["truth"]}
+    for by, arm in BASELINES.items():
+        folder = out / "baselines" / by
+        path = folder / "result.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        if {key: known.get(key) for key in identity} != identity:
+            best = (out / run["metrics"]).parent / "checkpoints" / Path(run["predictions"]).name
+            predictions = folder / "predictions" / best.name
+            test = record["split"]["test"]
+            rows, _ = scores(best, dataset, predictions, folder, test, "auto", hide, truth, by)
+            write_json(path, known := identity | {"rows": rows})
+        found.append({"arm": arm, "rows": known["rows"]})
+    return found
 
 
 def checks(

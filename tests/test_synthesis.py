@@ -268,13 +268,83 @@ def test_baselines_are_their_formulas(tmp_path):
 
 def test_regression_is_fitted_to_brain_voxels(data):
     dataset = discover(data)
-    net = LinearRegression.fitted(dataset, ["Phantom00000"], RULE)
+    lacking = dataset.by_id("Phantom00004")
+    net = LinearRegression.fitted(NAMES, [dataset.by_id("Phantom00000"), lacking], RULE)
     known = synthesis.load_known(dataset.by_id("Phantom00000"), NAMES, RULE)
     voxels = known.image[:, known.brain].astype(float)
     columns = np.stack([np.ones(voxels.shape[1]), voxels[0]])
     exact = np.linalg.lstsq(columns.T, voxels[2], rcond=None)[0]
     found = net.weights(np.array([True, False, False, False]))[[0, 1], 2]
     np.testing.assert_allclose(found, exact, rtol=1e-6)
+    with pytest.raises(DataError, match="no case of 1"):
+        LinearRegression.fitted(NAMES, [lacking], RULE)
+
+
+def test_noise_of_the_given_image_shrinks_the_regression():
+    # t1 = signal + noise, t2 = the signal: the slope is s² / (s² + n²), and so is the share of n²
+    # that the error against the clean t2 has; the mean of given keeps n² whole
+    rng = np.random.default_rng(2)
+    signal, noise = 0.06 * rng.standard_normal(40000), 0.04 * rng.standard_normal(40000)
+    voxels = np.stack([signal + noise, signal])
+    columns = np.concatenate([np.ones((1, 40000)), voxels])
+    mask = torch.tensor([[True, False]])
+    x = torch.from_numpy(voxels).view(1, 2, 200, 200)
+    for net, share in (
+        (LinearRegression(("t1", "t2"), columns @ columns.T), 0.06**2 / (0.06**2 + 0.04**2)),
+        (MeanOfGiven(("t1", "t2")), 1.0),
+    ):
+        error = (net.synthesise(x, mask)[0, 1] - x[0, 1]).square().mean()
+        assert float(error) == pytest.approx(share * 0.04**2, rel=0.03)
+
+
+@pytest.mark.parametrize("by", ["mean", "regression"])
+def test_a_baseline_stands_where_the_network_does(run, data, tmp_path, undrawn, by):
+    words = ["sample", str(run), "--data", str(data), "--out", str(tmp_path), "--by", by]
+    assert main([*words, "--cases", "Phantom00001", "--hide", "t1ce,t2"]) == 0
+    dataset = discover(data)
+    known = synthesis.load_known(dataset.by_id("Phantom00001"), NAMES, RULE)
+    given = known.image[[0, 3]]
+    wanted = {"t1ce": given.mean(0), "t2": given.mean(0)}
+    if by == "regression":
+        ids = json.loads((run / "split.json").read_text())["train"]
+        voxels = [synthesis.load_known(dataset.by_id(i), NAMES, RULE) for i in ids]
+        voxels = np.concatenate([one.image[:, one.brain] for one in voxels], 1).astype(float)
+        columns = np.stack([np.ones(voxels.shape[1]), voxels[0], voxels[3]], 1)
+        for place, name in ((1, "t1ce"), (2, "t2")):
+            a, b, c = np.linalg.lstsq(columns, voxels[place], rcond=None)[0]
+            wanted[name] = (a + b * given[0] + c * given[1]).clip(-1, 1)
+    for name, image in wanted.items():
+        row = synthesis.read_record(tmp_path)[f"Phantom00001_{name}_pred.nii.gz"]
+        low, high = row["scale"]
+        found = (stored(tmp_path / f"Phantom00001_{name}_pred.nii.gz") - low) / (high - low) * 2 - 1
+        np.testing.assert_allclose(found[known.brain], image[known.brain], atol=1e-4)
+    with pytest.raises(UsageError, match="holds other predictions"):
+        sample(run, data, tmp_path, cases=["Phantom00001"], hide=["t1ce", "t2"])
+
+
+def test_baselines_serve_the_networks_subsets_and_scales():
+    net = torch.nn.Module()
+    net.intensities, net.masks = torch.rand(4, 2), lambda: torch.tensor([[True, False, True, True]])
+    mean = MeanOfGiven(NAMES).like(net)
+    assert [name for name, _ in synthesis.plans(mean, NAMES, np.ones(4, bool), ("every",))] == [
+        "t1+t2+flair"
+    ]
+    assert torch.equal(mean.intensities, net.intensities)
+
+
+def test_bad_requests_for_baselines_are_named(run, data, tmp_path, undrawn):
+    with pytest.raises(UsageError, match="by: mean has no options such as ensemble=8"):
+        sample(run, data, tmp_path / "a", hide=["t2"], by="mean", overrides=["ensemble=8"])
+    with pytest.raises(UsageError, match="by: is 'median', wanted mean or regression"):
+        sample(run, data, tmp_path / "a", hide=["t2"], by="median")
+    ids = json.loads((run / "split.json").read_text())
+    (other,) = ids["test"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / other).symlink_to(data / other)
+    with pytest.raises(UsageError, match=f"has no case {ids['train'][0]}.* training cases"):
+        sample(run, tmp_path / "data", tmp_path / "a", hide=["t2"], by="regression")
+    # nothing was claimed by what could not be
+    assert len(sample(run, tmp_path / "data", tmp_path / "a", hide=["t2"], by="mean")) == 1
 
 
 def test_phantoms_without_noise_are_the_same_patients():

@@ -2,19 +2,25 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 import fastseg.train as train_module
-from fastseg import study, synthesis_study, validate
+from fastseg import study, synthesis, synthesis_study, validate
+from fastseg.cli import main
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.cases import discover
+from fastseg.data.intensity import Rule
+from fastseg.errors import UsageError
+from fastseg.evaluate_synthesis import evaluate_synthesis, score_volume
 from fastseg.study import STUDIES, Arm, Study
 
 torch.set_num_threads(1)
+RULE = Rule("percentile", (0.5, 99.5), None, (-1.0, 1.0))
 TINY = ("precision=fp32", "data.patch=32,32", "data.samples_per_case=2", "data.batch_size=2",
         "data.threads=1", "model.width=4", "model.multipliers=1,2", "model.attention_levels=1",
         "model.blocks=1", "model.parameterisation=x0", "model.sampler=ddim",
@@ -26,12 +32,14 @@ def data(tmp_path_factory):
     return phantom.write(tmp_path_factory.mktemp("data"), 3, size=(28, 30, 24), seed=4)
 
 
+ARMS = (Arm("both", "fgc2f_udiff"), Arm("no guide", "fgc2f_udiff", ("model.guide=none",)))
+
+
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
-    arms = (Arm("both", "fgc2f_udiff"), Arm("no guide", "fgc2f_udiff", ("model.guide=none",)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STUDIES, "synthesis", Study("?", arms, hide=("t1ce", "t2"), checks=True))
+        patch.setitem(STUDIES, "synthesis", Study("?", ARMS, hide=("t1ce", "t2"), checks=True))
         patch.setattr(train_module.report, "progress_png", lambda *_: None)
         patch.setattr(validate, "_draw_synthesis", lambda *_: None)
         patch.setattr("fastseg.sample_synthesis.synthesis_png", lambda *_: None)
@@ -54,8 +62,67 @@ def test_scores_are_means_over_modalities(finished):
             assert patient[key] == pytest.approx(np.mean([row[key] for row in rows]))
         assert patient["psnr_t2"] == next(r["psnr"] for r in rows if r["modality"] == "t2")
     summary = record["summary"]
-    assert [row["arm"] for row in summary] == ["both", "no guide"]
+    names = ["both", "no guide", "mean of given", "linear regression"]
+    assert [row["arm"] for row in summary] == names
     assert summary[1]["measures"]["psnr"]["p"] is not None
+
+
+def test_baselines_are_scored_on_the_arms_patients_and_subsets(finished, data):
+    record = json.loads((finished / "study.json").read_text())
+    (case,) = record["split"]["test"]
+    dataset = discover(data)
+    known = synthesis.load_known(dataset.by_id(case), dataset.modalities, RULE)
+    true = (known.image.clip(-1, 1) + 1) / 2
+    wanted = score_volume(true[[0, 3]].mean(0), true[2], known.brain, None)
+    mean, regression = record["baselines"]
+    assert [row["case"] for row in mean["rows"]] == [case]
+    assert mean["rows"][0]["psnr_t2"] == pytest.approx(wanted["psnr"], abs=1e-3)
+    # of least squares, if on other patients; better than a mean of images unlike each other
+    assert regression["rows"][0]["psnr"] > mean["rows"][0]["psnr"] + 1
+    for base, row in zip(record["baselines"], record["summary"][2:], strict=True):
+        assert row["measures"]["psnr"]["mean"] == pytest.approx(base["rows"][0]["psnr"])
+        assert row["measures"]["psnr"]["sd"] is None
+        assert row["measures"]["psnr"]["p"] is not None
+    text = (finished / "study.md").read_text()
+    assert f"| mean of given | – | – | {mean['rows'][0]['psnr']:.3f} |" in text
+
+
+def test_another_truth_changes_scores_and_nothing_else(finished, data, tmp_path, monkeypatch):
+    clean = phantom.write(tmp_path / "clean", 3, size=(28, 30, 24), seed=4, noise=False)
+    shutil.copytree(finished, tmp_path / "study")
+    monkeypatch.setitem(STUDIES, "synthesis", Study("?", ARMS, hide=("t1ce", "t2")))
+    monkeypatch.setattr("fastseg.synthesis.synthesise_volume", None)  # nothing is sampled again
+    words = ["study", "synthesis", "--data", str(data), "--out", str(tmp_path / "study"), "--seeds",
+             "0", "--truth", str(clean), *TINY]  # fmt: skip
+    assert main(words) == 0
+    before, after = (json.loads((folder / "study.json").read_text())
+                     for folder in (finished, tmp_path / "study"))  # fmt: skip
+    for key in ("runs", "baselines"):
+        for old, new in zip(before[key], after[key], strict=True):
+            assert old["rows"] != new["rows"]
+    for run in after["runs"]:
+        scored = evaluate_synthesis(finished / run["predictions"], data, truth=clean, quiet=True)
+        assert run["rows"][0]["psnr"] == pytest.approx(scored.mean["psnr"])
+    # the regression looks better where noise that it cannot know is no error
+    assert after["baselines"][1]["rows"][0]["psnr"] > before["baselines"][1]["rows"][0]["psnr"]
+    text = (tmp_path / "study" / "study.md").read_text()
+    assert "--data DATA --truth TRUTH --out OUT" in text
+    assert "are compared with the images of clean" in text
+
+
+def test_a_truth_without_the_test_patients_stops_before_training(data, tmp_path, monkeypatch):
+    phantom.write(tmp_path / "other", 1, size=(28, 30, 24), seed=4, noise=False)
+    monkeypatch.setitem(STUDIES, "synthesis", Study("?", ARMS))
+    monkeypatch.setattr(study, "train", None)
+    split = {"train": ["Phantom00000"], "val": ["Phantom00001"], "test": ["Phantom00002"]}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "split.json").write_text(json.dumps(split))
+    options = {"seeds": (0,), "overrides": TINY, "truth": tmp_path / "other"}
+    with pytest.raises(UsageError, match="other: lacks images of Phantom00002"):
+        study.study("synthesis", data, tmp_path / "out", **options)
+    with pytest.raises(UsageError, match="truth: is of studies of synthesis"):
+        study.study("fusion", data, tmp_path / "fusion", seeds=(0,), truth=data,
+                    overrides=["fractions=0.34,0.33,0.33"])  # fmt: skip
 
 
 def test_tables_and_pictures(finished):
