@@ -84,13 +84,17 @@ def test_one_volume_a_process_meets_no_batch_norm(name):
 # --- the networks at work
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_sizes_that_are_no_powers_of_two_in_sixteen_bits(name):
+def test_sizes_that_are_no_powers_of_two_in_sixteen_bits(name, dtype):
     net = tiny(name, channels=2, **({"vffc_blocks": 1} if name != "segresnet" else {}))
     image = torch.randn(1, 2, 24, 16, 40)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         logits = net(image)
+        loss, _ = net.training_loss(batch(image=torch.randn(2, 2, 16, 16, 16)), torch.Generator())
         p = net.eval().predict(image)
+    loss.backward()
+    assert all(torch.isfinite(q.grad).all() for q in net.parameters())
     assert logits.shape == (1, 3, 24, 16, 40)
     assert torch.isfinite(logits.float()).all()
     assert p.dtype == torch.float32
