@@ -64,20 +64,22 @@ def rotation_matrix(degrees: float, size: tuple[int, int]) -> np.ndarray:
     return np.column_stack([turn, centre - turn @ centre]).astype(np.float32)
 
 
-def normalise(
-    image: torch.Tensor, stats: torch.Tensor, of_zero: float | None, out: torch.Tensor
-) -> torch.Tensor:
+def normalise(image, stats, of_zero: float | None, out):
     """(clip(x, low, high) - mean) / std of (…, D, H, W), written to float32 `out` and returned.
 
-    image: any real dtype; stats: (4, …) float32 rows low, high, mean, std, each broadcastable to
-    `image`. Voxels that were 0, the background, become `of_zero` unless that is None.
+    All numpy arrays or all tensors. image: any real dtype; stats: (4, …) float32 rows low, high,
+    mean, std, each broadcastable to `image`. Voxels that were 0, the background, become `of_zero`
+    unless that is None.
     """
+    use = np if isinstance(out, np.ndarray) else torch
     low, high, mean, std = stats
-    out.copy_(image)
+    out[...] = image
     # Twice as fast as clamp with tensor bounds.
-    torch.minimum(torch.maximum(out, low, out=out), high, out=out)
-    out.sub_(mean).mul_(1 / std)
-    return out if of_zero is None else out.masked_fill_(image == 0, of_zero)
+    use.minimum(use.maximum(out, low, out=out), high, out=out)
+    use.multiply(use.subtract(out, mean, out=out), 1 / std, out=out)
+    if of_zero is not None:
+        out[image == 0] = of_zero
+    return out
 
 
 def turn(x: np.ndarray, how: Transform) -> np.ndarray:
@@ -128,11 +130,15 @@ def run(batches: Iterable[list], config, device: torch.device) -> Iterator[tuple
         label = torch.empty((count, *first.label.shape), dtype=torch.uint8, device=device)
         for sample, to_image, to_label in zip(samples, image, label, strict=True):
             # Turning first moves half the bytes, and statistics are the same all over a plane.
-            turned = (turn(array, sample.transform) for array in (sample.image, sample.label))
-            raw, classes = (torch.from_numpy(array).to(device) for array in turned)
-            stats = torch.from_numpy(sample.stats).to(device)
+            raw, classes = (turn(array, sample.transform) for array in (sample.image, sample.label))
+            stats = sample.stats
+            if device.type == "cpu":
+                # numpy starts no threads, which would get in the way of the network's
+                to_image, to_label = to_image.numpy(), to_label.numpy()
+            else:
+                raw, classes, stats = (torch.from_numpy(a).to(device) for a in (raw, classes, stats))
             normalise(raw, stats, of_zero, out=to_image)
-            to_label.copy_(classes)
+            to_label[...] = classes
         if config.rotate_degrees > 0:
             matrices = np.stack([sample.transform.matrix for sample in samples])
             image, label = rotate(image, label, torch.from_numpy(matrices).to(device))
