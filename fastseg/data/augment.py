@@ -74,8 +74,7 @@ def normalise(image, stats, of_zero: float | None, out):
     use = np if isinstance(out, np.ndarray) else torch
     low, high, mean, std = stats
     out[...] = image
-    # Twice as fast as clamp with tensor bounds.
-    use.minimum(use.maximum(out, low, out=out), high, out=out)
+    use.clip(out, low, high, out=out)
     use.multiply(use.subtract(out, mean, out=out), 1 / std, out=out)
     if of_zero is not None:
         out[image == 0] = of_zero
@@ -123,24 +122,27 @@ def _nearest(label: torch.Tensor, index: torch.Tensor, size: torch.Tensor) -> to
 
 def run(batches: Iterable[list], config, device: torch.device) -> Iterator[tuple]:
     """Yield (samples, image, label) on `device` for every list of `crop.Sample`."""
-    of_zero = config.rule.of_zero
     for samples in batches:
-        count, first = len(samples), samples[0]
-        image = torch.empty((count, *first.image.shape), device=device)
-        label = torch.empty((count, *first.label.shape), dtype=torch.uint8, device=device)
-        for sample, to_image, to_label in zip(samples, image, label, strict=True):
-            # Turning first moves half the bytes, and statistics are the same all over a plane.
-            raw, classes = (turn(array, sample.transform) for array in (sample.image, sample.label))
-            stats = sample.stats
-            if device.type == "cpu":
-                # numpy starts no threads, which would get in the way of the network's
-                to_image, to_label = to_image.numpy(), to_label.numpy()
-            else:
-                raw, classes, stats = (torch.from_numpy(a).to(device) for a in (raw, classes, stats))
-            normalise(raw, stats, of_zero, out=to_image)
-            to_label[...] = classes
+        image = _normalised(samples, config.rule.of_zero, device)
+        classes = np.stack([turn(sample.label, sample.transform) for sample in samples])
+        label = torch.from_numpy(classes).to(device)
         if config.rotate_degrees > 0:
             matrices = np.stack([sample.transform.matrix for sample in samples])
             image, label = rotate(image, label, torch.from_numpy(matrices).to(device))
-        shape = count, -1, *config.patch
-        yield samples, image.view(shape), label.view(count, *config.patch)
+        shape = len(samples), -1, *config.patch
+        yield samples, image.view(shape), label.view(len(samples), *config.patch)
+
+
+def _normalised(samples: list, of_zero: float | None, device: torch.device) -> torch.Tensor:
+    shape = len(samples), *samples[0].image.shape
+    if device.type == "cpu":
+        # numpy starts no threads, which would get in the way of the network's, and asks for huge
+        # pages: with small ones a large batch takes longer to map than to compute.
+        place, image = np.asarray, np.empty(shape, np.float32)
+    else:
+        place, image = (lambda x: torch.from_numpy(x).to(device)), torch.empty(shape, device=device)
+    for sample, out in zip(samples, image, strict=True):
+        # Turning first moves half the bytes, and statistics are the same all over a plane.
+        raw = turn(sample.image, sample.transform)
+        normalise(place(raw), place(sample.stats), of_zero, out)
+    return torch.as_tensor(image)

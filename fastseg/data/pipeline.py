@@ -314,7 +314,6 @@ def load_case(dataset, case, rule: Rule | str = "zscore") -> CaseArrays:
         stats = rule.rows(locate(raw, case, rule).stats)[:, :, None]
     image = np.empty((len(raw.images), *raw.images[0].shape), np.float32)
     for channel, volume in enumerate(raw.images):
-        rows = torch.from_numpy(stats[:, channel, :, None, None])
-        out = torch.from_numpy(image[channel])
-        augment.normalise(torch.from_numpy(volume), rows, rule.of_zero, out)
+        rows = stats[:, channel, :, None, None]
+        augment.normalise(volume, rows, rule.of_zero, image[channel])
     return CaseArrays(image, label, raw.header)
