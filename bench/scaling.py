@@ -10,6 +10,7 @@ of the recipe's own network. bench/README.md has the arithmetic.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -78,31 +79,27 @@ def parse() -> argparse.Namespace:
 
 
 def gradient_bytes(recipe: Recipe) -> int:
-    """Bytes that every process adds to the others' in a step: all weights' gradients, fp32."""
+    """Bytes that every process adds to the others' in a step: the gradients of all weights."""
     names = recipe.modalities or phantom.MODALITIES
     net = build_network(recipe, input_channels(recipe, names), BRATS, names)
-    return sum(4 * weight.numel() for weight in net.parameters() if weight.requires_grad)
+    return sum(w.numel() * w.element_size() for w in net.parameters() if w.requires_grad)
 
 
 def measure(arguments: argparse.Namespace, recipe: Recipe) -> list[dict]:
-    """Samples and milliseconds of every step that counts, for each number of processes."""
-    side, rows = (max(arguments.size, phantom.SIZE_LIMITS_VOXELS[0]),) * 3, []
-    patch = [arguments.size] * len(recipe.data.patch)
+    """Samples a second and milliseconds of every step that counts, by number of processes."""
+    size, batch, rows = arguments.size, recipe.data.batch_size, []
+    patch = ",".join([str(size)] * len(recipe.data.patch))
     with tempfile.TemporaryDirectory() as folder:
+        side = (max(size, phantom.SIZE_LIMITS_VOXELS[0]),) * 3
         data = phantom.write(Path(folder) / "data", PATIENTS, size=side)
         for count in map(int, arguments.processes.split(",")):
             # each of `count` processes has as many training patients as the others, rounded up
-            per_case = -(
-                -arguments.steps * recipe.data.batch_size // -(-TRAINING_PATIENTS // count)
-            )
-            settings = [
-                f"data.patch={','.join(map(str, patch))}",
-                f"data.samples_per_case={per_case}",
-            ]
+            own = math.ceil(TRAINING_PATIENTS / count)
+            per_case = math.ceil(arguments.steps * batch / own)
+            settings = [f"data.patch={patch}", f"data.samples_per_case={per_case}"]
             rates = run(arguments, settings, data, Path(folder) / str(count), count)
-            each = count * recipe.data.batch_size
-            rows.append({"processes": count, "samples_per_s": rates,
-                         "step_ms": [1e3 * each / rate for rate in rates]})  # fmt: skip
+            steps = [1e3 * count * batch / rate for rate in rates]
+            rows.append({"processes": count, "samples_per_s": rates, "step_ms": steps})
     return rows
 
 
@@ -149,19 +146,27 @@ def markdown(record: dict) -> str:
     if record["measured"]:
         title = f"### Measured: {words}, patches of side {options['size']}, one thread a process"
         parts += [title, _measured_table(record["measured"])]
-    parts += [
-        f"### Estimate: steps of {record['step_ms']:.0f} ms, gradients of "
-        f"{record['gradient_bytes'] / 1e6:.1f} MB, {options['gb_s']:g} GB/s",
-        records.table(
-            ("processes", "all-reduce, ms", "of linear, alone", "of linear, overlapped",
-             f"alone keeps {KEPT:g} from a step of, ms"),
-            [
-                (row["processes"], f"{row['all_reduce_ms']:.2f}", f"{row['alone']:.3f}",
-                 f"{row['overlapped']:.3f}", f"{row['shortest_step_ms']:.0f}") for row in record["estimate"]
-            ],
-        ),
-    ]  # fmt: skip
-    return "\n\n".join(parts)
+    title = f"### Estimate: steps of {record['step_ms']:.0f} ms, gradients of "
+    title += f"{record['gradient_bytes'] / 1e6:.1f} MB, {options['gb_s']:g} GB/s"
+    return "\n\n".join([*parts, title, _estimate_table(record["estimate"])])
+
+
+def _estimate_table(rows: list[dict]) -> str:
+    keeps = f"alone keeps {KEPT:g} from a step of, ms"
+    head = ("processes", "all-reduce, ms", "of linear, alone", "of linear, overlapped", keeps)
+    return records.table(
+        head,
+        [
+            (
+                row["processes"],
+                f"{row['all_reduce_ms']:.2f}",
+                f"{row['alone']:.3f}",
+                f"{row['overlapped']:.3f}",
+                f"{row['shortest_step_ms']:.0f}",
+            )
+            for row in rows
+        ],
+    )
 
 
 def _measured_table(rows: list[dict]) -> str:
