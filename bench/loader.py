@@ -1,43 +1,117 @@
-"""Cases and samples a second: this loader, nibabel, and MONAI's usual transform chain.
+"""The loader's throughput beside nibabel and MONAI, and whether a training step waits for it.
 
-    python bench/loader.py DATA [--threads 2] [--cases 16] [--rounds 5] [--json FILE]
+    python bench/loader.py DATA [--batch 2x128x128x128] [--step-ms 100] [--out FILE.json]
 
 All take turns in every round on the same files (read before, so the page cache is warm) with the
-same number of threads; the figure is the median round. nibabel and MONAI load whole cases and stop
-there; the loader's rows go all the way to augmented batches, graph building included. Its device
-stage runs beside the decoding threads, in one thread more (torch) or as many again (DALI).
+same number of threads or processes; the figure is the median round. Cases are repeated under other
+names, so that each has its own place in a cache. A batch has as many samples as are cut from a
+case. bench/README.md says what the columns mean.
 """
 
 import argparse
-import ctypes
-import json
-import platform
+import os
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
-from itertools import cycle, islice
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count, cycle, islice
 from pathlib import Path
 
-import numpy as np
+import loader_rivals as rivals
+import loader_steps
+import records
 import torch
 
 from fastseg.data import dali
 from fastseg.data.cases import discover
 from fastseg.data.decode import Buffers, crop_to_brain, locate, read_case
-from fastseg.data.pipeline import Loader, LoaderConfig
+from fastseg.data.pipeline import CACHES, Loader, LoaderConfig
+from fastseg.heap import keep_freed_memory
+
+PACKAGES = ("numpy", "nibabel", "monai", "nvidia-dali-cuda130", "deflate", "isal")
+STEP_BATCHES = "2x128x128x128,8x64x64x64,16x240x240"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every contestant makes: batches of `batch` samples of `patch` voxels from each case."""
+
+    batch: int
+    patch: tuple[int, ...]
+    threads: int
+
+    def __str__(self) -> str:
+        return "×".join(map(str, (self.batch, *self.patch)))
 
 
 def main() -> None:
-    """Run the rounds, print a table and write the record."""
+    """Measure, print the tables and write the record."""
     args = _arguments()
+    torch.set_num_threads(1)  # threads are those that load
     if args.warm_heap:
-        _keep_freed_memory()
-    torch.set_num_threads(args.threads)
-    dataset = _repeated(discover(args.data, require_labels=True), args.cases)
-    contestants = _contestants(dataset, args)
+        keep_freed_memory()
+    options = {k: v for k, v in vars(args).items() if k not in ("data", "out")}
+    record = records.begin(options | {"data": Path(args.data).resolve().name}, PACKAGES)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        found = discover(args.data, require_labels=True)
+        record["throughput"] = _throughput(_repeated(found, args.cases, scratch), args, scratch)
+        if args.step_ms:
+            many = _repeated(found, args.steps, scratch)
+            record["steps"] = _steps(many, args, scratch)
+    record["seconds"] = round(time.perf_counter() - start, 1)
+    records.save(record, _markdown(record), args.out)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", help="a data set with labels")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cases", type=int, default=8, help="a round, repeated as needed (8)")
+    parser.add_argument("--rounds", type=int, default=3, help="after one that does not count (3)")
+    parser.add_argument("--batch", default="8x240x240", help="BxHxW or BxDxHxW (8x240x240)")
+    parser.add_argument("--warm-heap", action="store_true", help="glibc keeps freed memory")
+    parser.add_argument("--step-ms", type=float, help="also: does a step of so long wait?")
+    parser.add_argument("--steps", type=int, default=24, help="of an epoch, one a case (24)")
+    parser.add_argument("--step-batches", default=STEP_BATCHES, help=f"({STEP_BATCHES})")
+    parser.add_argument("--out", help="write a record to this .json file, a table beside it")
+    return parser.parse_args()
+
+
+def _work(text: str, threads: int) -> Work:
+    try:
+        batch, *patch = map(int, text.split("x"))
+    except ValueError:
+        raise SystemExit(f"{text!r}: wanted BxHxW or BxDxHxW, as 2x128x128x128") from None
+    return Work(batch, tuple(patch), threads)
+
+
+def _repeated(dataset, number: int, scratch: Path):
+    """So many cases: links to the data set's, which caches take for different files."""
+
+    def link(path: Path, place: int) -> Path:
+        folder = scratch / "cases" / str(place)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / path.name).exists():
+            os.symlink(path.resolve(), folder / path.name)
+        return folder / path.name
+
+    def renamed(place: int, case):
+        images = {name: link(path, place) for name, path in case.images.items()}
+        return replace(case, id=f"{case.id}-{place}", images=images, label=link(case.label, place))
+
+    cases = islice(cycle(dataset.cases), number)
+    return replace(dataset, cases=tuple(renamed(place, case) for place, case in enumerate(cases)))
+
+
+def _backends() -> tuple[str, ...]:
+    return ("torch",) if dali.unavailable(None) else ("dali", "torch")
+
+
+def _throughput(dataset, args, scratch: Path) -> list[dict]:
+    contestants = _contestants(dataset, _work(args.batch, args.threads), scratch)
     seconds = {name: [] for name in contestants}
     for turn in range(args.rounds + 1):
         for name, run in contestants.items():
@@ -45,97 +119,36 @@ def main() -> None:
             run()
             if turn:
                 seconds[name].append(time.perf_counter() - start)
-    rows = [_row(name, times, args) for name, times in seconds.items()]
-    for row in rows:
-        row["times_nibabel"] = row["cases_per_s"] / rows[0]["cases_per_s"]
-    _show(rows)
-    if args.json:
-        record = {"machine": _machine(), "options": vars(args) | {"data": None}, "rows": rows}
-        Path(args.json).write_text(json.dumps(record, indent=1, default=str) + "\n")
+    number = len(dataset.cases)
+    return [
+        {"name": name, "cases_per_s": number / statistics.median(times), "seconds": times}
+        for name, times in seconds.items()
+    ]
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", help="a data set with labels")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cases", type=int, default=16, help="cases a round, repeated as needed")
-    parser.add_argument("--rounds", type=int, default=5, help="after one that does not count")
-    parser.add_argument("--patch", type=int, nargs="+", default=[240, 240], help="H W or D H W")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--samples-per-case", type=int, default=8)
-    parser.add_argument("--warm-heap", action="store_true", help="glibc keeps freed memory")
-    parser.add_argument("--json", help="write a record to this file")
-    return parser.parse_args()
-
-
-def _keep_freed_memory() -> None:
-    libc, trim_threshold, mmap_threshold = ctypes.CDLL(None), -1, -3
-    for option in (trim_threshold, mmap_threshold):
-        libc.mallopt(option, 2**31 - 1 if option == trim_threshold else 2**25)
-    libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap too
-
-
-def _repeated(dataset, count: int):
-    cases = islice(cycle(dataset.cases), count)
-    return replace(
-        dataset, cases=tuple(replace(case, id=f"{case.id}-{i}") for i, case in enumerate(cases))
-    )
-
-
-def _contestants(dataset, args) -> dict[str, Callable[[], None]]:
+def _contestants(dataset, work: Work, scratch: Path) -> dict[str, Callable[[], None]]:
     def each(load: Callable) -> Callable[[], None]:
-        return lambda: _in_threads(load, dataset.cases, args.threads)
+        return lambda: rivals.in_threads(load, dataset.cases, work.threads)
 
     buffers = Buffers()
     runs = {
-        "nibabel get_fdata(float32)": each(lambda case: _nibabel(case, dataset)),
-        "MONAI chain": each(_monai(dataset, args.patch)),
-        "fastseg decode to brain box": each(lambda case: _decode(case, dataset, buffers)),
+        "nibabel, whole cases": each(lambda c: rivals.nibabel_load(c, dataset.modalities)),
+        "MONAI, whole cases": each(rivals.monai_load(dataset, work.patch)),
     }
-    backends = ("torch",) if dali.unavailable(None) else ("torch", "dali")
-    for backend in backends:
-        runs[f"fastseg {backend}, first epoch"] = lambda b=backend: _fresh(dataset, args, b)
-        for cache in ("none", "ram"):
-            runs[f"fastseg {backend}, cache {cache}, later epoch"] = _later(
-                dataset, args, backend, cache
-            )
+    usual = rivals.KINDS[0]
+    runs["MONAI PersistentDataset, first epoch"] = lambda: rivals.first_epoch(dataset, work, usual)
+    for kind in rivals.KINDS:
+        batches = rivals.persistent(dataset, work, str(scratch / "monai"), kind)
+        runs[f"MONAI PersistentDataset, {kind}"] = lambda b=batches: rivals.through(b)
+    runs["fastseg, decoded cases"] = each(lambda c: _decode(c, dataset, buffers))
+    for backend in _backends():
+        for cache in ("none", "disk"):
+            name = f"fastseg {backend}, cache {cache}, first epoch"
+            runs[name] = lambda b=backend, c=cache: _first_epoch(dataset, work, b, c)
+        for cache in CACHES:
+            loader = _loader(dataset, work, backend, cache, scratch / "fastseg")
+            runs[f"fastseg {backend}, cache {cache}"] = _later(loader)
     return runs
-
-
-def _in_threads(load: Callable, cases, threads: int) -> None:
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(load, cases):
-            pass
-
-
-def _nibabel(case, dataset) -> None:
-    import nibabel
-
-    for name in dataset.modalities:
-        nibabel.load(case.images[name]).get_fdata(dtype=np.float32)
-    np.asarray(nibabel.load(case.label).dataobj)
-
-
-def _monai(dataset, patch) -> Callable:
-    from monai import transforms as t
-
-    keys = ("image", "label")
-    size = patch if len(patch) == 3 else [*patch, -1]
-    chain = t.Compose(
-        [
-            t.LoadImaged(keys),
-            t.EnsureChannelFirstd(keys),
-            t.CropForegroundd(keys, source_key="image"),
-            t.NormalizeIntensityd("image", nonzero=True, channel_wise=True),
-            t.ResizeWithPadOrCropd(keys, size),
-        ]
-    )
-
-    def load(case) -> None:
-        files = [str(case.images[name]) for name in dataset.modalities]
-        chain({"image": files, "label": str(case.label)})
-
-    return load
 
 
 def _decode(case, dataset, buffers: Buffers) -> None:
@@ -143,70 +156,93 @@ def _decode(case, dataset, buffers: Buffers) -> None:
     crop_to_brain(raw, case, dataset.scheme, locate(raw, case))
 
 
-def _config(args, cache: str) -> LoaderConfig:
-    return LoaderConfig(
-        tuple(args.patch), args.batch_size, args.samples_per_case, cache=cache, threads=args.threads
+def _loader(dataset, work: Work, backend: str, cache: str, folder) -> Loader:
+    config = LoaderConfig(work.patch, work.batch, work.batch, cache=cache, cache_dir=folder,
+                          threads=work.threads)  # fmt: skip
+    return Loader(dataset, [case.id for case in dataset.cases], config, backend=backend)
+
+
+def _first_epoch(dataset, work: Work, backend: str, cache: str) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _loader(dataset, work, backend, cache, folder) as loader,
+    ):
+        rivals.through(loader.epoch(0))
+
+
+def _later(loader: Loader) -> Callable[[], None]:
+    # the round that does not count is the first epoch, which fills the cache
+    epochs = count()
+    return lambda: rivals.through(loader.epoch(next(epochs)))
+
+
+def _steps(dataset, args, scratch: Path) -> list[dict]:
+    step = loader_steps.working_step(args.step_ms)
+    return [
+        {"name": name, "batch": str(work), **loader_steps.waits(batches, step)}
+        for work in (_work(text, args.threads) for text in args.step_batches.split(","))
+        for name, batches in _warm(dataset, work, scratch)
+    ]
+
+
+def _warm(dataset, work: Work, scratch: Path) -> Iterator[tuple[str, Iterator]]:
+    """Names and epochs of loaders whose caches are full."""
+    for backend in _backends():
+        for cache in ("ram", "disk"):
+            with _loader(dataset, work, backend, cache, scratch / "fastseg") as loader:
+                rivals.through(loader.epoch(0))
+                yield f"fastseg {backend}, cache {cache}", loader.epoch(1)
+
+
+def _markdown(record: dict) -> str:
+    options = record["options"]
+    parts = [
+        records.head("bench/loader.py", record),
+        f"### Throughput: {options['cases']} cases a round, batches of "
+        f"{_work(options['batch'], 0)}, {options['threads']} threads",
+        _throughput_table(record),
+    ]
+    if "steps" in record:
+        parts.append(f"### What a step of {options['step_ms']:g} ms on one core waits")
+        parts.append(_steps_table(record["steps"]))
+    return "\n\n".join(parts)
+
+
+def _throughput_table(record: dict) -> str:
+    rows, batch = record["throughput"], _work(record["options"]["batch"], 0).batch
+    base = rows[0]["cases_per_s"]
+    return records.table(
+        ("", "cases/s", "× nibabel", "samples/s", "slowest ÷ fastest round"),
+        [
+            (
+                row["name"],
+                f"{row['cases_per_s']:.2f}",
+                f"{row['cases_per_s'] / base:.2f}",
+                "" if row["name"].endswith("cases") else f"{row['cases_per_s'] * batch:.1f}",
+                f"{max(row['seconds']) / min(row['seconds']):.2f}",
+            )
+            for row in rows
+        ],
     )
 
 
-def _loader(dataset, args, backend: str, cache: str) -> Loader:
-    ids = [case.id for case in dataset.cases]
-    return Loader(dataset, ids, _config(args, cache), backend=backend)
-
-
-def _fresh(dataset, args, backend: str) -> None:
-    with _loader(dataset, args, backend, "none") as loader:
-        for _ in loader.epoch(0):
-            pass
-
-
-def _later(dataset, args, backend: str, cache: str) -> Callable[[], None]:
-    # The round that does not count is the first epoch, which fills the cache.
-    loader, epochs = _loader(dataset, args, backend, cache), iter(range(10**6))
-
-    def run() -> None:
-        for _ in loader.epoch(next(epochs)):
-            pass
-
-    return run
-
-
-def _row(name: str, times: list[float], args) -> dict:
-    median = statistics.median(times)
-    row = {"name": name, "cases_per_s": args.cases / median, "seconds": times}
-    if "epoch" in name:
-        row["samples_per_s"] = row["cases_per_s"] * args.samples_per_case
-    return row
-
-
-def _show(rows: list[dict]) -> None:
-    print(f"{'':38}{'cases/s':>9}{'x nibabel':>11}{'samples/s':>11}{'spread':>9}")
-    for row in rows:
-        spread = max(row["seconds"]) / min(row["seconds"]) - 1
-        samples = f"{row['samples_per_s']:.1f}" if "samples_per_s" in row else ""
-        print(
-            f"{row['name']:38}{row['cases_per_s']:9.2f}{row['times_nibabel']:11.2f}"
-            f"{samples:>11}{spread:9.0%}"
-        )
-
-
-def _machine() -> dict:
-    packages = {}
-    for name in ("torch", "numpy", "nibabel", "monai", "nvidia-dali-cuda130", "deflate", "isal"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = None
-    return {"processor": _processor(), "python": platform.python_version(), "packages": packages}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()
+def _steps_table(rows: list[dict]) -> str:
+    late = f"over {loader_steps.LATE_MS:g} ms"
+    head = ("batch", "", "waits: median, ms", "95 %", "most", late, "first batch, ms", "step, ms")
+    found = [(row, loader_steps.summary(row)) for row in rows]
+    return records.table(
+        head,
+        [
+            (
+                row["batch"],
+                row["name"],
+                *(f"{of[key]:.1f}" for key in ("median_ms", "p95_ms", "max_ms")),
+                f"{of['late']:.0%}",
+                *(f"{of[key]:.0f}" for key in ("first_ms", "step_ms")),
+            )
+            for row, of in found
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 """Training with more processes: samples a second measured here, and a paper estimate for more.
 
-    python bench/scaling.py --recipe E-full --size 32 --processes 1,2
-    python bench/scaling.py --estimate --step-ms 400 --gradient-mb 108 --gb-s 25
+    python bench/scaling.py --recipe E-full --size 32 --processes 1,2 --out FILE.json
+    python bench/scaling.py --recipe E-full --estimate --step-ms 400 --gb-s 25
 
 Measures with torchrun on this machine, one thread a process, steps after the first two. The
-estimate takes the step of one GPU and the bytes of its gradients: a ring all-reduce of N GPUs moves
-2·(N − 1)/N of them over the slowest link. "alone": communication after the step; "overlapped": it
-hides behind the backward pass, two thirds of the step, as far as it fits.
+estimate takes the step of one process, measured here unless given, and the bytes of the gradients
+of the recipe's own network. bench/README.md has the arithmetic.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -18,23 +18,42 @@ import sys
 import tempfile
 from pathlib import Path
 
+import records
+
+from fastseg.config import Recipe, load_recipe
 from fastseg.data import phantom
+from fastseg.data.labels import BRATS
+from fastseg.errors import FastsegError
+from fastseg.network import build_network, input_channels
 from fastseg.processes import launched
 
-BACKWARD_SHARE = 2 / 3
+BACKWARD_SHARE = 2 / 3  # of a step, where communication can hide
 LATENCY_S = 20e-6  # of each of the 2·(N − 1) rounds
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
+WARM_UP = 2  # steps that do not count
+PATIENTS, TRAINING_PATIENTS = 5, 3
+FIXED = ("epochs=1", "data.cache=ram", "data.threads=1", "log_every=1", "val_every=0",
+         "precision=fp32", "fractions=0.6,0.2,0.2")  # fmt: skip
+KEPT = 0.9  # the share of linear scaling of the estimate's last column
 
 
 def main() -> None:
+    """Measure, unless only an estimate is wanted, print the tables and write the record."""
     arguments = parse()
     if launched():
         raise SystemExit("scaling.py starts its own processes")
-    if not arguments.estimate:
-        with tempfile.TemporaryDirectory() as scratch:
-            measure(arguments, Path(scratch))
-    if arguments.step_ms:
-        estimate(arguments.step_ms / 1e3, arguments.gradient_mb * 1e6, arguments.gb_s * 1e9)
+    options = {k: v for k, v in vars(arguments).items() if k != "out"}
+    record = records.begin(options)
+    try:
+        recipe = load_recipe(arguments.recipe, arguments.settings)
+        record["gradient_bytes"] = gradient_bytes(recipe)
+    except FastsegError as error:
+        raise SystemExit(f"scaling.py: {error}") from None
+    record["measured"] = [] if arguments.estimate else measure(arguments, recipe)
+    record["step_ms"] = arguments.step_ms or step_ms(record["measured"])
+    bytes_per_s = arguments.gb_s * 1e9
+    record["estimate"] = estimate(record["step_ms"] / 1e3, record["gradient_bytes"], bytes_per_s)
+    records.save(record, markdown(record), arguments.out)
 
 
 def parse() -> argparse.Namespace:
@@ -42,54 +61,125 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--recipe", default="E-full")
     parser.add_argument("--size", type=int, default=32, help="of phantoms and patches, voxels (32)")
     parser.add_argument("--steps", type=int, default=12, help="of each run (12)")
-    parser.add_argument("--processes", default="1,2", help="counts to measure (1,2)")
+    parser.add_argument("--processes", default="1,2", help="counts to measure, from 1 (1,2)")
     parser.add_argument("--estimate", action="store_true", help="measure nothing")
-    parser.add_argument("--step-ms", type=float, help="one GPU's step, for the estimate")
-    parser.add_argument("--gradient-mb", type=float, default=108.3, help="fp32 (E-full: 108.3)")
+    parser.add_argument("--step-ms", type=float, help="one process's step, for the estimate")
     parser.add_argument("--gb-s", type=float, default=25.0, help="slowest link, bytes 1e9/s (25)")
+    parser.add_argument("--out", help="write a record to this .json file, a table beside it")
     parser.add_argument("settings", nargs="*", help="further name=value of the recipe")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    counts = arguments.processes.split(",")
+    if not all(count.isdecimal() and int(count) for count in counts) or counts[0] != "1":
+        parser.error(f"--processes: is {arguments.processes}, wanted counts from 1, as 1,2")
+    if arguments.estimate and not arguments.step_ms:
+        parser.error("--estimate: wanted --step-ms too, since nothing is measured")
+    if arguments.steps < WARM_UP + TRAINING_PATIENTS:
+        parser.error(f"--steps: is {arguments.steps}, wanted {WARM_UP + TRAINING_PATIENTS} or more")
+    return arguments
 
 
-def measure(arguments: argparse.Namespace, scratch: Path) -> None:
-    """Prints samples a second for each number of processes."""
-    side = (max(arguments.size, 24),) * 3
-    data = phantom.write(scratch / "data", 5, size=side)
-    print("processes  samples/s  of linear", flush=True)
-    first = None
-    for count in map(int, arguments.processes.split(",")):
-        rate = run(arguments, data, scratch / str(count), count)
-        first = first or rate / count
-        print(f"{count:9}  {rate:9.2f}  {rate / first / count:9.2f}", flush=True)
+def gradient_bytes(recipe: Recipe) -> int:
+    """Bytes that every process adds to the others' in a step: the gradients of all weights."""
+    names = recipe.modalities or phantom.MODALITIES
+    net = build_network(recipe, input_channels(recipe, names), BRATS, names)
+    return sum(w.numel() * w.element_size() for w in net.parameters() if w.requires_grad)
 
 
-def run(arguments: argparse.Namespace, data: Path, out: Path, count: int) -> float:
-    """Samples a second of a run of `count` processes."""
-    size = arguments.size
-    # three training patients: each of `count` processes has as many of them, rounded up
-    per_case = -(-arguments.steps // -(-3 // count))
-    settings = [f"data.patch={size},{size},{size}", f"data.samples_per_case={per_case}", "epochs=1",
-                "data.cache=ram", "data.threads=1", "log_every=1", "val_every=0", "precision=fp32",
-                "fractions=0.6,0.2,0.2", *arguments.settings]  # fmt: skip
+def measure(arguments: argparse.Namespace, recipe: Recipe) -> list[dict]:
+    """Samples a second and milliseconds of every step that counts, by number of processes."""
+    size, batch, rows = arguments.size, recipe.data.batch_size, []
+    patch = ",".join([str(size)] * len(recipe.data.patch))
+    with tempfile.TemporaryDirectory() as folder:
+        side = (max(size, phantom.SIZE_LIMITS_VOXELS[0]),) * 3
+        data = phantom.write(Path(folder) / "data", PATIENTS, size=side)
+        for count in map(int, arguments.processes.split(",")):
+            # each of `count` processes has as many training patients as the others, rounded up
+            own = math.ceil(TRAINING_PATIENTS / count)
+            per_case = math.ceil(arguments.steps * batch / own)
+            settings = [f"data.patch={patch}", f"data.samples_per_case={per_case}"]
+            rates = run(arguments, settings, data, Path(folder) / str(count), count)
+            steps = [1e3 * count * batch / rate for rate in rates]
+            rows.append({"processes": count, "samples_per_s": rates, "step_ms": steps})
+    return rows
+
+
+def run(arguments, settings: list[str], data: Path, out: Path, count: int) -> list[float]:
+    """Samples a second of each step of a run of `count` processes, all together."""
+    settings = [*settings, *FIXED, *arguments.settings]
     starter = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     words = ["-m", "fastseg", "train", arguments.recipe, "--data", str(data), "--out", str(out)]
-    subprocess.run([sys.executable, *starter, *words, *settings], check=True, capture_output=True,
-                   env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *starter, *words, *settings], env=environment,
+                          capture_output=True, text=True)  # fmt: skip
+    if done.returncode:
+        raise SystemExit(
+            f"scaling.py: training in {count} processes failed:\n{done.stderr[-3000:]}"
+        )
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return statistics.median(row["samples_per_s"] for row in rows[2:] if "loss" in row)
+    return [row["samples_per_s"] for row in rows if "loss" in row][WARM_UP:]
 
 
-def estimate(step_s: float, gradient_bytes: float, bytes_per_s: float) -> None:
-    """Prints the expected share of linear scaling for up to 64 GPUs."""
-    print(f"estimate: step {step_s * 1e3:.0f} ms, gradients {gradient_bytes / 1e6:.0f} MB, "
-          f"{bytes_per_s / 1e9:.0f} GB/s")  # fmt: skip
-    print("GPUs  all-reduce ms  of linear, alone  overlapped")
+def step_ms(measured: list[dict]) -> float:
+    """The median step of one process."""
+    return statistics.median(measured[0]["step_ms"])
+
+
+def estimate(step_s: float, gradient_bytes: float, bytes_per_s: float) -> list[dict]:
+    """The expected share of linear scaling for up to 64 processes, each with the same step."""
+    rows = []
     for count in COUNTS:
         rounds = 2 * (count - 1)
         moved_s = rounds / count * gradient_bytes / bytes_per_s + rounds * LATENCY_S
         left_s = max(0.0, moved_s - BACKWARD_SHARE * step_s)
-        alone, hidden = step_s / (step_s + moved_s), step_s / (step_s + left_s)
-        print(f"{count:4}  {moved_s * 1e3:13.1f}  {alone:16.3f}  {hidden:10.3f}")
+        rows.append({"processes": count, "all_reduce_ms": 1e3 * moved_s,
+                     "alone": step_s / (step_s + moved_s),
+                     "overlapped": step_s / (step_s + left_s),
+                     "shortest_step_ms": 1e3 * moved_s * KEPT / (1 - KEPT)})  # fmt: skip
+    return rows
+
+
+def markdown(record: dict) -> str:
+    """The report: what was measured, and the estimate from it."""
+    options = record["options"]
+    words = " ".join([options["recipe"], *options["settings"]])
+    parts = [records.head("bench/scaling.py", record)]
+    if record["measured"]:
+        title = f"### Measured: {words}, patches of side {options['size']}, one thread a process"
+        parts += [title, _measured_table(record["measured"])]
+    title = f"### Estimate: steps of {record['step_ms']:.0f} ms, gradients of "
+    title += f"{record['gradient_bytes'] / 1e6:.1f} MB, {options['gb_s']:g} GB/s"
+    return "\n\n".join([*parts, title, _estimate_table(record["estimate"])])
+
+
+def _estimate_table(rows: list[dict]) -> str:
+    keeps = f"alone keeps {KEPT:g} from a step of, ms"
+    head = ("processes", "all-reduce, ms", "of linear, alone", "of linear, overlapped", keeps)
+    return records.table(
+        head,
+        [
+            (
+                row["processes"],
+                f"{row['all_reduce_ms']:.2f}",
+                f"{row['alone']:.3f}",
+                f"{row['overlapped']:.3f}",
+                f"{row['shortest_step_ms']:.0f}",
+            )
+            for row in rows
+        ],
+    )
+
+
+def _measured_table(rows: list[dict]) -> str:
+    one = statistics.median(rows[0]["samples_per_s"])
+
+    def cells(row: dict) -> tuple:
+        rate, count = statistics.median(row["samples_per_s"]), row["processes"]
+        low, middle, high = statistics.quantiles(row["step_ms"], n=4)
+        step = f"{middle:.0f} ({low:.0f}–{high:.0f})"
+        return count, len(row["step_ms"]), f"{rate:.2f}", f"{rate / one / count:.2f}", step
+
+    head = ("processes", "steps", "samples/s", "of linear", "step, ms (quartiles)")
+    return records.table(head, map(cells, rows))
 
 
 if __name__ == "__main__":

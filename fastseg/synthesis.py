@@ -62,9 +62,7 @@ def load_known(case: Case, modalities: Sequence[str], rule: Rule) -> Known:
     image = np.full(shape, rule.value_range[0], np.float32)
     scales = np.full((len(modalities), 2), np.nan)
     for place, volume, row in zip(np.flatnonzero(there), raw.images, rows.T, strict=True):
-        stats = torch.from_numpy(row[:, None, None, None].copy())
-        out = torch.from_numpy(image[place])
-        augment.normalise(torch.from_numpy(volume), stats, rule.of_zero, out)
+        augment.normalise(volume, row[:, None, None, None], rule.of_zero, image[place])
         scales[place] = row[:2]
     brain = np.logical_or.reduce([volume != 0 for volume in raw.images])
     return Known(image, there, brain, scales, raw.header)

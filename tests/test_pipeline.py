@@ -493,10 +493,25 @@ def test_leaving_an_epoch_early_leaves_nothing_behind(dataset, backend):
     assert threading.active_count() == before
 
 
+def test_the_next_batch_is_made_while_one_is_in_use(dataset, monkeypatch):
+    run, made = augment.run, threading.Semaphore(0)
+
+    def counted(*arguments):
+        for item in run(*arguments):
+            made.release()
+            yield item
+
+    monkeypatch.setattr(augment, "run", counted)
+    with open_loader(dataset, LoaderConfig((24, 24)), "torch") as loader:
+        epoch = loader.epoch(0)
+        next(epoch)
+        assert all(made.acquire(timeout=20) for _ in range(2))
+
+
 def test_an_abandoned_loader_ends_its_threads(dataset):
     before = threading.active_count()
     loader = open_loader(dataset, LoaderConfig((24, 24)), "torch")
-    assert threading.active_count() == before + 2
+    assert threading.active_count() == before + 3  # two that decode, one that makes batches
     del loader
     assert threading.active_count() == before
 

@@ -64,20 +64,21 @@ def rotation_matrix(degrees: float, size: tuple[int, int]) -> np.ndarray:
     return np.column_stack([turn, centre - turn @ centre]).astype(np.float32)
 
 
-def normalise(
-    image: torch.Tensor, stats: torch.Tensor, of_zero: float | None, out: torch.Tensor
-) -> torch.Tensor:
+def normalise(image, stats, of_zero: float | None, out):
     """(clip(x, low, high) - mean) / std of (…, D, H, W), written to float32 `out` and returned.
 
-    image: any real dtype; stats: (4, …) float32 rows low, high, mean, std, each broadcastable to
-    `image`. Voxels that were 0, the background, become `of_zero` unless that is None.
+    All numpy arrays or all tensors. image: any real dtype; stats: (4, …) float32 rows low, high,
+    mean, std, each broadcastable to `image`. Voxels that were 0, the background, become `of_zero`
+    unless that is None.
     """
+    use = np if isinstance(out, np.ndarray) else torch
     low, high, mean, std = stats
-    out.copy_(image)
-    # Twice as fast as clamp with tensor bounds.
-    torch.minimum(torch.maximum(out, low, out=out), high, out=out)
-    out.sub_(mean).mul_(1 / std)
-    return out if of_zero is None else out.masked_fill_(image == 0, of_zero)
+    out[...] = image
+    use.clip(out, low, high, out=out)
+    use.multiply(use.subtract(out, mean, out=out), 1 / std, out=out)
+    if of_zero is not None:
+        out[image == 0] = of_zero
+    return out
 
 
 def turn(x: np.ndarray, how: Transform) -> np.ndarray:
@@ -121,20 +122,27 @@ def _nearest(label: torch.Tensor, index: torch.Tensor, size: torch.Tensor) -> to
 
 def run(batches: Iterable[list], config, device: torch.device) -> Iterator[tuple]:
     """Yield (samples, image, label) on `device` for every list of `crop.Sample`."""
-    of_zero = config.rule.of_zero
     for samples in batches:
-        count, first = len(samples), samples[0]
-        image = torch.empty((count, *first.image.shape), device=device)
-        label = torch.empty((count, *first.label.shape), dtype=torch.uint8, device=device)
-        for sample, to_image, to_label in zip(samples, image, label, strict=True):
-            # Turning first moves half the bytes, and statistics are the same all over a plane.
-            turned = (turn(array, sample.transform) for array in (sample.image, sample.label))
-            raw, classes = (torch.from_numpy(array).to(device) for array in turned)
-            stats = torch.from_numpy(sample.stats).to(device)
-            normalise(raw, stats, of_zero, out=to_image)
-            to_label.copy_(classes)
+        image = _normalised(samples, config.rule.of_zero, device)
+        classes = np.stack([turn(sample.label, sample.transform) for sample in samples])
+        label = torch.from_numpy(classes).to(device)
         if config.rotate_degrees > 0:
             matrices = np.stack([sample.transform.matrix for sample in samples])
             image, label = rotate(image, label, torch.from_numpy(matrices).to(device))
-        shape = count, -1, *config.patch
-        yield samples, image.view(shape), label.view(count, *config.patch)
+        shape = len(samples), -1, *config.patch
+        yield samples, image.view(shape), label.view(len(samples), *config.patch)
+
+
+def _normalised(samples: list, of_zero: float | None, device: torch.device) -> torch.Tensor:
+    shape = len(samples), *samples[0].image.shape
+    if device.type == "cpu":
+        # numpy starts no threads, which would get in the way of the network's, and asks for huge
+        # pages: with small ones a large batch takes longer to map than to compute.
+        place, image = np.asarray, np.empty(shape, np.float32)
+    else:
+        place, image = (lambda x: torch.from_numpy(x).to(device)), torch.empty(shape, device=device)
+    for sample, out in zip(samples, image, strict=True):
+        # Turning first moves half the bytes, and statistics are the same all over a plane.
+        raw = turn(sample.image, sample.transform)
+        normalise(place(raw), place(sample.stats), of_zero, out)
+    return torch.as_tensor(image)

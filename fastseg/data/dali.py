@@ -61,7 +61,8 @@ def build(config, channels: int, device_id: int | None, source):
         image = dali_math.min(dali_math.max(raw, low), high)
         image = fn.normalize(image, mean=mean, stddev=std, axes=axes)
         if rule.of_zero is not None:
-            image = image * (raw != 0) + rule.of_zero * (raw == 0)  # turns -0 into 0 too
+            # the sum turns -0 into 0 too
+            image = image * (raw != 0) + (rule.of_zero * (raw == 0) if rule.of_zero else 0.0)
         image, label = fn.reshape(image, **frames), fn.reshape(label, **frames)
         if transpose:
             image, label = fn.transpose(image, **turn), fn.transpose(label, **turn)

@@ -2,7 +2,8 @@
 
 Threads decode each case once, cut all of its samples in the stored dtype and draw every random
 number from (seed, epoch, sample). The device stage, DALI or torch, then casts, normalises, flips
-and rotates with those numbers, so both give the same batches and every batch can be made again.
+and rotates with those numbers, so both give the same batches and every batch can be made again. On
+the CPU it has a thread that makes the next batch while one is in use.
 """
 
 import logging
@@ -153,7 +154,9 @@ class Loader:
         self._source = CaseSource(dataset, case_ids, config)
         self._domains = bezier.Domains(config, self._source.cases)
         self._workers = Workers(config.threads)
-        self._end = weakref.finalize(self, self._workers.close)
+        # On a GPU the device stage only queues work; here the step would wait for it.
+        self._stage = Workers(1) if self.device.type == "cpu" else None
+        self._end = weakref.finalize(self, _close, self._stage, self._workers)
 
     @property
     def quarantined(self) -> dict[str, str]:
@@ -172,7 +175,8 @@ class Loader:
         _want(_whole(epoch, 0), "epoch", epoch, "a whole number from 0")
         _want(_whole(start_batch, 0), "start_batch", start_batch, "a whole number from 0")
         self._source.check_allowance()
-        return self._batches(epoch, start_batch)
+        batches = self._batches(epoch, start_batch)
+        return self._stage.one_ahead(batches) if self._stage else batches
 
     def close(self) -> None:
         """End the worker threads. The loader cannot be used afterwards."""
@@ -253,6 +257,11 @@ class Loader:
         return numbers.tolist()
 
 
+def _close(*pools: Workers | None) -> None:
+    for pool in filter(None, pools):
+        pool.close()
+
+
 def _one_modality(image: torch.Tensor, seeds: list) -> torch.Tensor:
     """One channel (B, 1, *S) of each sample (B, C, *S)."""
     channels = image.shape[1]
@@ -305,7 +314,6 @@ def load_case(dataset, case, rule: Rule | str = "zscore") -> CaseArrays:
         stats = rule.rows(locate(raw, case, rule).stats)[:, :, None]
     image = np.empty((len(raw.images), *raw.images[0].shape), np.float32)
     for channel, volume in enumerate(raw.images):
-        rows = torch.from_numpy(stats[:, channel, :, None, None])
-        out = torch.from_numpy(image[channel])
-        augment.normalise(torch.from_numpy(volume), rows, rule.of_zero, out)
+        rows = stats[:, channel, :, None, None]
+        augment.normalise(volume, rows, rule.of_zero, image[channel])
     return CaseArrays(image, label, raw.header)

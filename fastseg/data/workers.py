@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from itertools import islice
@@ -55,6 +55,20 @@ class Workers:
         finally:
             for _, future in under_way:
                 future.cancel()
+
+    def one_ahead(self, items: Generator) -> Iterator:
+        """The items of a generator, each made by a thread while the one before it is in use.
+
+        The threads must be one alone. It closes the generator too, after the item under way.
+        """
+        try:
+            future = self.submit(next, items, self)
+            while (item := future.result()) is not self:
+                future = self.submit(next, items, self)
+                yield item
+        finally:
+            future.cancel()
+            self.submit(items.close)
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Let the threads end after their present call and wait for them up to `timeout_s`."""
