@@ -39,6 +39,7 @@ def study(
     seeds: Sequence[int] = (0, 1, 2),
     overrides: Sequence[str] = (),
     truth: str | Path | None = None,
+    arms: Sequence[str] | None = None,
 ) -> Path:
     """Run the study called `name` on the data set in `data`; returns the path of study.md.
 
@@ -46,13 +47,15 @@ def study(
     anew after each finished run. `overrides` are `name=value` settings, which each arm takes whose
     recipe has such a key, or `ARM:name=value` for one arm. `truth` is a data set of the same
     patients whose images arms of synthesis are compared with, such as phantoms without noise.
+    `arms` picks some by name, the others being tested against the first of them; default all.
     UsageError for an unknown study or arm, for a key that no arm has, for a truth that lacks a test
     patient, and when `out` holds something else; Stopped after a signal; what
     `fastseg.train.train` raises.
     """
     plan, out = _named(name), Path(out)
+    chosen = _chosen(plan, arms)
     recipes = {(arm.name, seed): _recipe(plan, arm, seed, overrides)
-               for seed in _checked_seeds(seeds) for arm in plan.arms}  # fmt: skip
+               for seed in _checked_seeds(seeds) for arm in chosen}  # fmt: skip
     _refuse_several_processes(recipes.values())
     first = next(iter(recipes.values()))
     with rundir.locked(out):
@@ -62,7 +65,8 @@ def study(
         true = _truth(first, truth, split["test"])
         record = {"study": name, "question": plan.question, "data": str(dataset.root.resolve()),
                   "overrides": list(overrides), "seeds": list(seeds), "split": split,
-                  "arms": [dataclasses.asdict(arm) for arm in plan.arms], "runs": [],
+                  "arms": [dataclasses.asdict(arm) for arm in chosen], "runs": [],
+                  "chosen": None if arms is None else list(arms),
                   "task": models.task(first.system),
                   "truth": None if true is None else str(true.root.resolve())}  # fmt: skip
         for number, ((arm, seed), recipe) in enumerate(recipes.items(), 1):
@@ -125,6 +129,19 @@ def _named(name: str) -> Study:
         hint = f"did you mean {near[0]}?" if near else f"wanted one of {', '.join(STUDIES)}"
         raise UsageError(f"{name}: no such study; {hint}")
     return STUDIES[name]
+
+
+def _chosen(plan: Study, names: Sequence[str] | None) -> Sequence[Arm]:
+    if names is None:
+        return plan.arms
+    known = {arm.name: arm for arm in plan.arms}
+    for name in names:
+        if name not in known:
+            near = config.did_you_mean(name, known)
+            raise UsageError(f"arms: the study has no {name!r}{near}")
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"arms: is {', '.join(names)!r}, wanted different ones")
+    return [known[name] for name in names]
 
 
 def _checked_seeds(seeds: Sequence[int]) -> Sequence[int]:

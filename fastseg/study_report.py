@@ -2,6 +2,7 @@
 
 import html
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,7 +177,8 @@ def _counts(record: Mapping) -> str:
 def _command(record: Mapping) -> str:
     seeds = ",".join(map(str, record["seeds"]))
     truth = ["--truth TRUTH"] if record.get("truth") else []
-    words = [record["study"], "--data DATA", *truth, "--out OUT --seeds", seeds]
+    arms = [f"--arms {shlex.quote(','.join(record['chosen']))}"] if record.get("chosen") else []
+    words = [record["study"], "--data DATA", *truth, "--out OUT --seeds", seeds, *arms]
     words += record["overrides"]
     return f"fastseg study {' '.join(words)}"
 

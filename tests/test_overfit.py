@@ -24,9 +24,18 @@ BARS = {
     "medsegdiff_v2_small": (
         100,
         0.9,
-        ("model.width=16", "model.multipliers=1,1,2,2", "model.attention_levels=3",
-         "model.condition_width=8", "model.ssformer_channels=32", "model.ssformer_blocks=1",
-         "model.ssformer_heads=2", "model.sampling_steps=2", "model.ensemble=2", "lr=5e-3"),
+        (
+            "model.width=16",
+            "model.multipliers=1,1,2,2",
+            "model.attention_levels=3",
+            "model.condition_width=8",
+            "model.ssformer_channels=32",
+            "model.ssformer_blocks=1",
+            "model.ssformer_heads=2",
+            "model.sampling_steps=2",
+            "model.ensemble=2",
+            "lr=5e-3",
+        ),
     ),
 }
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -105,6 +106,14 @@ def test_pages_and_pictures(finished):
         assert (finished / name).stat().st_size > 5000
 
 
+def test_some_arms_alone(finished, data, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "some")
+    study.study("pair", data, out, seeds=(0, 1), overrides=TINY, arms=["one"])
+    assert [run["arm"] for run in record(out)["runs"]] == ["one", "one"]
+    assert [row["arm"] for row in table(out, "Scores")] == ["one"]
+    assert "--arms one" in (out / "study.md").read_text()
+
+
 def made_up(scores: dict[str, dict[int, list[float]]]) -> dict:
     runs = []
     for arm, seeds in scores.items():
@@ -200,6 +209,8 @@ def test_stopped_study_goes_on(finished, data, tmp_path, monkeypatch):
         ("pair", {"overrides": ["lr"]}, "written name=value"),
         ("pair", {"overrides": ["devices=2"]}, "runs in one process"),
         ("pair", {"seeds": ()}, "seeds"),
+        ("pair", {"arms": ["one", "tow"]}, "arms: the study has no 'tow'; did you mean two"),
+        ("pair", {"arms": ["one", "one"]}, "arms: is 'one, one', wanted different ones"),
         ("pair", {"seeds": (1, 1)}, "wanted different whole numbers"),
         ("pair", {"overrides": ["fractions=1,0,0"]}, "wants some of each"),
     ],
