@@ -177,7 +177,7 @@ def test_gradient_that_enters_the_network_is_reversed_and_logged(schedule):
     loss, parts = head(features, domain, progress)
     loss.backward()
     pooled = features.detach().mean((2, 3, 4)).requires_grad_()
-    logits = head.classifier(pooled)
+    logits = head.classifier(F.layer_norm(pooled, (6,)))
     ce = F.cross_entropy(logits, domain)
     [plain] = torch.autograd.grad(ce, pooled)
     weight = 0.3 * (dann_curve(0.2) if schedule == "dann" else 1)
@@ -190,6 +190,19 @@ def test_gradient_that_enters_the_network_is_reversed_and_logged(schedule):
     assert float(parts["reversal"]) == pytest.approx(dann_curve(0.2))
     hits = (logits.argmax(1) == domain).float().mean()
     assert float(parts["domain_accuracy"]) == float(hits)
+
+
+def test_features_cannot_outgrow_the_classifier():
+    """Domains that nothing tells apart: growing is all that the encoder can do against it."""
+    torch.manual_seed(0)
+    head, encoder = DomainHead(6, 3, weight=1.0, schedule="constant"), nn.Conv3d(4, 6, 1)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=0.05)
+    for _ in range(200):
+        loss, parts = head(encoder(torch.randn(8, 4, 1, 1, 1)), torch.randint(3, (8,)), 1.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(parts["domain_ce"]) < 5
 
 
 def test_system_adds_the_domain_loss_and_logs_it():

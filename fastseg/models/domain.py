@@ -39,7 +39,9 @@ class DomainHead(nn.Module):
     "dann" has it grow along `dann_curve`, "constant" does not. The gradient that enters the network
     is −α(progress)·λ(progress) times that of the cross-entropy, α the `dann_curve`.
 
-    Parameters: mean over space, features → hidden → domains. Raises ValueError for fewer than two
+    Layers: mean over space, normalisation of each sample's features, features → hidden → domains.
+    The normalisation is ours: the network that is to confuse the classifier could otherwise raise
+    the cross-entropy without end, by features that grow. Raises ValueError for fewer than two
     domains, a weight of 0 or less, with which nothing would be reversed, and an unknown schedule.
     """
 
@@ -78,7 +80,8 @@ class DomainHead(nn.Module):
             )
         alpha, weight = dann_curve(progress), self.weight_at(progress)
         pooled = features.float().flatten(2).mean(2)
-        logits = self.classifier(reverse_gradient(pooled, alpha)).float()
+        shown = F.layer_norm(reverse_gradient(pooled, alpha), pooled.shape[1:])
+        logits = self.classifier(shown).float()
         ce = F.cross_entropy(logits, domain.long())
         loss = weight * ce
         parts = {"domain_ce": ce, "domain_accuracy": (logits.argmax(1) == domain).float().mean()}
