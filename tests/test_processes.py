@@ -1,7 +1,6 @@
 """Several processes: the same gradients, no case twice, and an end when one of them dies."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import two_processes
+from launching import environment, torchrun
 from torch import distributed as dist
 
 from fastseg import checkpoint, validate
@@ -48,10 +48,6 @@ def undrawn(monkeypatch):
     monkeypatch.setattr(validate, "_draw", lambda *_: None)
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
-
-
 def metrics(out: Path) -> list[dict]:
     path = out / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -61,11 +57,7 @@ def metrics(out: Path) -> list[dict]:
 def pair(data, tmp_path_factory):
     """What two processes under torchrun made."""
     out = tmp_path_factory.mktemp("pair")
-    script = Path(two_processes.__file__)
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [*command, str(script), str(data), str(out)]
-    done = subprocess.run([sys.executable, *arguments], env=environment(), capture_output=True,
-                          text=True, timeout=200)  # fmt: skip
+    done = torchrun(Path(two_processes.__file__), data, out)
     assert done.returncode == 0, done.stderr
     return out, [json.loads((out / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 
