@@ -7,20 +7,20 @@ import csv
 import io
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fastseg.data import nifti
-from fastseg.data.cases import Dataset, discover
+from fastseg.data.cases import Case, Dataset, discover
 from fastseg.data.decode import statistics
 from fastseg.errors import DataError, UsageError
 from fastseg.evaluate import AFFINE_TOLERANCE_MM, read_classes
 from fastseg.perceptual import Lpips
-from fastseg.progress import progress
+from fastseg.processes import company
 from fastseg.rundir import write_json
+from fastseg.scoring import score_all
 from fastseg.synthesis import RECORD, read_record
 
 MEASURES = {
@@ -94,27 +94,17 @@ def evaluate_synthesis(
     is downloaded. DataError, naming the file, where a prediction does not lie on the true image's
     grid, or nothing can be scored; UsageError for a folder of something else.
     """
-    folder = Path(predictions)
-    dataset = data if isinstance(data, Dataset) else discover(data)
-    found = _predicted(folder, cases)
-    true = {case.id: case for case in dataset.cases}
-    work, missing = [], []
-    for path, row in found:
-        case = true.get(row["case"])
-        image = case and case.images.get(row["modality"])
-        if image and image.exists():
-            work.append((path, row, case))
-        else:
-            missing.append(str(path.relative_to(folder)))
-    if not work:
-        raise DataError(f"{dataset.root}: has no true image of {len(found)} synthesised ones")
-    report = summarise(_score_all(work, dataset, threads, quiet), missing)
-    if not quiet:
-        print(report.table())
-        if missing:
-            print(f"\nno true image of {len(missing)}: {', '.join(missing[:5])}")
-    if out is not None:
-        _save(report, Path(out))
+    lpips = Lpips.at_hand()
+    with company() as processes:
+        dataset, work, missing = processes.each(lambda: _plan(Path(predictions), data, cases))
+
+        def score(item: tuple[Path, dict, Case]) -> dict:
+            path, row, case = item
+            names = {"given": "+".join(row["given"]), "case": case.id, "modality": row["modality"]}
+            return names | _score_file(path, row, case, dataset.scheme, lpips)
+
+        report = summarise(score_all(work, score, processes, threads, quiet), missing)
+        processes.first(lambda: _publish(report, out, quiet))
     return report
 
 
@@ -177,6 +167,25 @@ def summarise(rows: list[dict], missing: Sequence[str] = ()) -> Report:
     return Report(rows, given, by("modality"), means(list(given.values())), list(missing))
 
 
+def _plan(folder: Path, data: str | Path | Dataset, cases: Sequence[str] | None):
+    """The data set, what to score by file name, and files of which there is no true image."""
+    dataset = data if isinstance(data, Dataset) else discover(data)
+    found = _predicted(folder, cases)
+    true = {case.id: case for case in dataset.cases}
+    work, missing = {}, []
+    for path, row in found:
+        case = true.get(row["case"])
+        image = case and case.images.get(row["modality"])
+        name = str(path.relative_to(folder))
+        if image and image.exists():
+            work[name] = path, row, case
+        else:
+            missing.append(name)
+    if not work:
+        raise DataError(f"{dataset.root}: has no true image of {len(found)} synthesised ones")
+    return dataset, work, missing
+
+
 def _predicted(folder: Path, cases: Sequence[str] | None) -> list[tuple[Path, dict]]:
     """Files and what was recorded of them, in the folder and those for subsets."""
     found = []
@@ -190,23 +199,13 @@ def _predicted(folder: Path, cases: Sequence[str] | None) -> list[tuple[Path, di
     return sorted(found, key=lambda item: (-len(item[1]["given"]), item[0]))
 
 
-def _score_all(work: list, dataset: Dataset, threads: int | None, quiet: bool) -> list[dict]:
-    lpips = Lpips.at_hand()
-
-    def score(item) -> dict:
-        path, row, case = item
-        names = {"given": "+".join(row["given"]), "case": case.id, "modality": row["modality"]}
-        return names | _score_file(path, row, case, dataset.scheme, lpips)
-
-    rows, workers = [], ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
-    try:
-        with progress(len(work), "evaluate", quiet=quiet) as advance:
-            for row in workers.map(score, work):
-                rows.append(row)
-                advance()
-    finally:
-        workers.shutdown(cancel_futures=True)
-    return rows
+def _publish(report: Report, out: str | Path | None, quiet: bool) -> None:
+    if not quiet:
+        print(report.table())
+        if missing := report.missing:
+            print(f"\nno true image of {len(missing)}: {', '.join(missing[:5])}")
+    if out is not None:
+        _save(report, Path(out))
 
 
 def _score_file(path: Path, row: dict, case, scheme, lpips) -> dict:
