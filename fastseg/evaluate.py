@@ -1,6 +1,7 @@
 """Score a folder of predicted segmentations against a labelled data set, patient by patient.
 
 fastseg evaluate PREDICTIONS --data DATA
+torchrun --nproc-per-node 4 -m fastseg evaluate PREDICTIONS --data DATA --out SCORES
 """
 
 import csv
@@ -107,6 +108,9 @@ def evaluate(
     quiet: bool = False,
 ) -> Report:
     """Score the predictions of a data set and print the table.
+
+    Started by torchrun or srun, each process scores its share of the cases; all must call this and
+    return the same report, the first prints and writes it, and an error of one is raised in all.
 
     predictions: folder with CASE_pred.nii.gz, CASE_seg.nii.gz or CASE.nii.gz (or .nii) files.
     data: data set folder, or a fastseg.data.cases.Dataset; only its labelled cases count.

@@ -91,8 +91,9 @@ def evaluate_synthesis(
 
     data: data set with the true images. out: folder for evaluation.csv and evaluation.json, or
     None. cases: ids to score, default all. LPIPS is there if its package and weights are; nothing
-    is downloaded. DataError, naming the file, where a prediction does not lie on the true image's
-    grid, or nothing can be scored; UsageError for a folder of something else.
+    is downloaded. Several processes share the files out, as `fastseg.evaluate.evaluate` has it.
+    DataError, naming the file, where a prediction does not lie on the true image's grid, or nothing
+    can be scored; UsageError for a folder of something else.
     """
     lpips = Lpips.at_hand()
     with company() as processes:

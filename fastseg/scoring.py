@@ -28,10 +28,12 @@ def score_all(
     where the processes see different work; what `score` raises in any of them, in all.
     """
     rank, world = company.place.rank, company.place.world
-    if any(names != list(work) for names in company.agree(lambda: list(work))):
-        raise DataError("the processes see different files; start again when all are written")
     threads = threads or min(8, max(1, (os.cpu_count() or 1) // company.place.per_node))
-    size = threads * world * _ROUND if world > 1 else len(work)
+    plans = company.agree(lambda: (list(work), threads))
+    if any(names != list(work) for names, _ in plans):
+        raise DataError("the processes see different files; start again when all are written")
+    # machines may have other numbers of cores; a round is the same for all
+    size = min(count for _, count in plans) * world * _ROUND if world > 1 else len(work)
     items, rows, workers = list(work.values()), [], ThreadPoolExecutor(threads)
     try:
         with progress(len(items), "evaluate", quiet=quiet or rank > 0) as advance:

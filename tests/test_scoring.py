@@ -161,7 +161,10 @@ def test_every_item_is_scored_once_and_in_order(items):
         scored.append(n)
         return {"case": n}
 
-    found = in_threads(3, lambda company: score_all(work, score, company, threads=1, quiet=True))
+    def each(company: Company) -> list[dict]:
+        return score_all(work, score, company, threads=company.place.rank + 1, quiet=True)
+
+    found = in_threads(3, each)
     assert found == [[{"case": n} for n in range(items)]] * 3
     assert sorted(scored) == list(range(items))
 
