@@ -232,10 +232,9 @@ def _data(
 def _restore(run: Run, saved: Saved) -> None:
     path, state, groups = saved
     parameters = list(run.module.parameters())
-    # sorted: a file's tensors come in another order in each process
     shares = {
         name: sharded.like(parameters[int(name.partition(".")[0])], value)
-        for name, value in sorted(groups["optimizer"].items())
+        for name, value in groups["optimizer"].items()
     }
     checkpoint.unpack_optimizer(run.optimizer.optimizer, shares, state["optimizer"])
     scaler = scaler_of(run.fabric)

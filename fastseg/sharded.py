@@ -7,6 +7,7 @@ mean gradients. Units for its blocks would save little, for what a step keeps of
 larger than the weights, and would break systems that use weights of a block without calling it.
 """
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from torch import distributed as dist
 from fastseg.errors import UsageError
 
 Tensors = dict[str, Tensor]
+_AT_ONCE = 64  # tensors sent together
 
 
 class Sharded(nn.Module):
@@ -88,29 +90,39 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered(tensors: Tensors, keep: bool) -> Tensors:
-    """`full` of each, to be saved; nothing where a process does not `keep` them. What had been in
-    shares is on the CPU, for it may be more than a GPU holds.
+def gathered(tensors: Tensors, first: bool) -> Tensors:
+    """The tensors, whole, in process 0, which is `first`; nothing in the others. All must call it.
+    What had been in shares is on the CPU, for it may be more than a GPU holds.
     """
-    found = {}
+    from torch.distributed.tensor import DTensor
+
     # sorted: a resumed optimiser has its states in another order in each process
-    for name, tensor in sorted(tensors.items()):
-        if (one := full(tensor)) is not tensor:
-            one = one.cpu() if keep else one
-        if keep:
-            found[name] = one
+    shares = {n: t.detach() for n, t in sorted(tensors.items()) if isinstance(t, DTensor)}
+    found = {name: t for name, t in tensors.items() if first and name not in shares}
+    for start in range(0, len(shares), _AT_ONCE):
+        some = dict(itertools.islice(shares.items(), start, start + _AT_ONCE))
+        parts: list[Any] | None = [None] * dist.get_world_size() if first else None
+        # a view would travel with all that it is a view of
+        dist.gather_object([t.to_local().cpu().clone() for t in some.values()], parts)
+        for index, name in enumerate(some if parts else ()):
+            axis = shares[name].placements[0].dim
+            found[name] = torch.cat([part[index] for part in parts], axis)
     return found
 
 
 def like(parameter: Tensor, value: Tensor) -> Tensor:
     """This process's share of `value` where `parameter` is in shares and has its shape."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
+    from torch.distributed.tensor import DTensor
 
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value
-    return distribute_tensor(
-        value.to(parameter.device), parameter.device_mesh, parameter.placements
-    )
+    axis, rank = parameter.placements[0].dim, dist.get_rank()
+    pieces = value.chunk(dist.get_world_size(), axis)
+    mine = pieces[rank] if rank < len(pieces) else value.narrow(axis, 0, 0)
+    return DTensor.from_local(
+        mine.to(parameter.device, copy=True), parameter.device_mesh, parameter.placements,
+        run_check=False, shape=parameter.shape, stride=parameter.stride(),
+    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 from torch import distributed as dist
+from torch import nn
 
+from fastseg import sharded, validate
 from fastseg import train as module
-from fastseg import validate
 from fastseg.config import load_recipe
 from fastseg.stop import Stopped
 from fastseg.train import train
@@ -83,13 +84,26 @@ def copy(source: Path, target: Path) -> None:
     dist.barrier()
 
 
+def uneven() -> list[bool]:
+    """Whether shares of odd sizes are put together again, and made alike."""
+    generator = torch.Generator().manual_seed(0)
+    whole = {"a": torch.rand(5, 3, generator=generator), "b": torch.rand(1, generator=generator)}
+    net = nn.ParameterDict({name: tensor.clone() for name, tensor in whole.items()})
+    sharded.shard(net, torch.device("cpu"))
+    same = [torch.equal(sharded.like(p, whole[name]).to_local(), p.to_local())
+            for name, p in net.items()]  # fmt: skip
+    found = sharded.gathered(net.state_dict(), dist.get_rank() == 0)
+    wanted = whole if dist.get_rank() == 0 else {}
+    return [*same, found.keys() == wanted.keys(), *(torch.equal(found[n], whole[n]) for n in found)]
+
+
 def main(data: Path, out: Path) -> None:
     torch.set_num_threads(1)
     undrawn()
     for name in OWN:
         train_stopped(recipe(name), data, out / f"{name}-whole")
     train_stopped(recipe("fsdp", "strategy=fsdp"), data, out / "fsdp")
-    held: dict[str, int] = {}
+    held: dict = {}
     prepare = module.prepare
 
     def counting(*arguments):
@@ -98,6 +112,7 @@ def main(data: Path, out: Path) -> None:
         return run
 
     module.prepare = counting
+    held["uneven"] = uneven()
     copy(out / "mixed-whole-stopped", out / "mixed")
     train(recipe("mixed", "strategy=fsdp"), data, out / "mixed")
     (out / f"rank-{dist.get_rank()}.json").write_text(json.dumps(held))

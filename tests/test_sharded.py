@@ -1,12 +1,13 @@
 """Weights in shares: the same run as with whole weights, half the memory, the same checkpoints."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import sharded_processes
 import torch
-from launching import torchrun
+from launching import srun
 from torch import distributed as dist
 from torch import nn
 
@@ -27,10 +28,12 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(data, tmp_path_factory):
-    """What two processes under torchrun made."""
+    """What two processes made, started as srun does: some seconds sooner than by torchrun."""
     out = tmp_path_factory.mktemp("pair")
-    done = torchrun(Path(sharded_processes.__file__), data, out)
-    assert done.returncode == 0, done.stderr
+    with srun([sys.executable, sharded_processes.__file__, str(data), str(out)]) as both:
+        for process in both:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors
     return out
 
 
@@ -86,6 +89,11 @@ def test_each_process_holds_half(pair):
         assert elements <= mine + other <= 1.01 * elements, what
 
 
+def test_shares_of_odd_sizes_are_put_together(pair):
+    found = [json.loads((pair / f"rank-{rank}.json").read_text())["uneven"] for rank in (0, 1)]
+    assert found == [[True] * 5, [True] * 3]
+
+
 def test_a_stopped_run_goes_on_in_one_process(pair, data, caplog):
     sharded_processes.undrawn()
     found = {}
@@ -118,10 +126,9 @@ def test_weights_are_whole_while_entered(alone):
     net = nn.Linear(3, 2)
     wanted = net.weight.detach().clone()
     sharded.shard(net, torch.device("cpu"))
-    shares = {name: sharded.gathered(net.state_dict(), name) for name in (True, False)}
-    assert torch.equal(shares[True]["weight"], wanted)
-    assert type(shares[True]["weight"]) is torch.Tensor
-    assert shares[False] == {}
+    found = sharded.gathered(net.state_dict(), True)
+    assert torch.equal(found["weight"], wanted)
+    assert type(found["weight"]) is torch.Tensor
     with sharded.whole(net):
         assert type(net.weight) is nn.Parameter
         assert torch.equal(net.weight, wanted)
