@@ -6,6 +6,7 @@
 PREDICTIONS/MODALITY holds what the network made of that modality alone.
 """
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from fastseg.errors import DataError, UsageError
 from fastseg.evaluate import Report
 from fastseg.evaluate import evaluate as evaluate_one
+from fastseg.processes import company
 from fastseg.rundir import write_json
 from fastseg.sample import RECORD
 from fastseg.sample import sample as sample_one
@@ -56,17 +58,22 @@ def evaluate(
     """
     _check(modalities)
     reports = {}
-    for name in modalities:
-        folder = Path(predictions) / name
-        _check_record(folder, name)
-        own = None if out is None else Path(out) / name
-        reports[name] = evaluate_one(folder, data, own, quiet=True, **options)
+    with company() as processes:
+        for name in modalities:
+            folder = Path(predictions) / name
+            processes.each(functools.partial(_check_record, folder, name))
+            own = None if out is None else Path(out) / name
+            reports[name] = evaluate_one(folder, data, own, quiet=True, **options)
+        processes.first(lambda: _publish(reports, out, quiet))
+    return reports
+
+
+def _publish(reports: Mapping[str, Report], out: str | Path | None, quiet: bool) -> None:
     means = {name: report.mean for name, report in reports.items()}
     if out is not None:
         write_json(Path(out) / "modalities.json", means)
     if not quiet:
         print(table(means, next(iter(reports.values())).regions))
-    return reports
 
 
 def table(means: Mapping[str, Mapping[str, float]], regions: Sequence[str]) -> str:

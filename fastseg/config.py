@@ -44,6 +44,7 @@ class Recipe:
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # arithmetic of the network
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU when there is one
     devices: int = 1  # processes on this machine; under torchrun its own number holds
+    strategy: Literal["ddp", "fsdp"] = "ddp"  # each process has all weights, or a share of them
     loader: Literal["auto", "dali", "torch"] = "auto"  # what makes the batches; all make the same
     kernels: Kernels = "auto"  # backend of the spectral ops, as fastseg.use_backend has them
     seed: int = 0  # of split, initial weights, sample order and noise

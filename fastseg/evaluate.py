@@ -1,6 +1,7 @@
 """Score a folder of predicted segmentations against a labelled data set, patient by patient.
 
 fastseg evaluate PREDICTIONS --data DATA
+torchrun --nproc-per-node 4 -m fastseg evaluate PREDICTIONS --data DATA --out SCORES
 """
 
 import csv
@@ -8,7 +9,6 @@ import io
 import json
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +16,9 @@ import numpy as np
 
 from fastseg import metrics
 from fastseg.errors import DataError, UsageError
-from fastseg.progress import progress
+from fastseg.processes import company
 from fastseg.rundir import write_json
+from fastseg.scoring import score_all
 
 SUFFIXES = ("_pred.nii.gz", "_seg.nii.gz", "_pred.nii", "_seg.nii", ".nii.gz", ".nii")
 RECORD = "sample.json"  # of what `fastseg sample` predicted
@@ -108,6 +109,9 @@ def evaluate(
 ) -> Report:
     """Score the predictions of a data set and print the table.
 
+    Started by torchrun or srun, each process scores its share of the cases; all must call this and
+    return the same report, the first prints and writes it, and an error of one is raised in all.
+
     predictions: folder with CASE_pred.nii.gz, CASE_seg.nii.gz or CASE.nii.gz (or .nii) files.
     data: data set folder, or a fastseg.data.cases.Dataset; only its labelled cases count.
     out: folder for evaluation.csv and evaluation.json, or None.
@@ -121,21 +125,20 @@ def evaluate(
     """
     if missing not in MISSING_RULES:
         raise UsageError(f"missing: got {missing!r}, want one of {', '.join(MISSING_RULES)}")
-    dataset = _labelled(data, _region(Path(predictions), region))
-    found, absent = _match(Path(predictions), dataset, cases)
-    if absent and missing == "error":
-        raise DataError(f"{predictions}: no prediction for {', '.join(absent)}")
-    if missing == "empty":
-        found.update(dict.fromkeys(absent))
-    rows = _score_all(found, dataset, threads, quiet)
-    keys = [key for key in rows[0] if key != "case"]
-    mean = {key: float(np.mean([row[key] for row in rows])) for key in keys}
-    scheme = dataset.scheme
-    report = Report(rows, mean, absent, tuple(scheme.regions), tuple(scheme.classes[1:]))
-    if not quiet:
-        _print(report, missing)
-    if out is not None:
-        _save(report, Path(out))
+    with company() as processes:
+        dataset, found, absent = processes.each(
+            lambda: _plan(Path(predictions), data, cases, missing, region)
+        )
+
+        def score(item: tuple[str, Path | None]) -> dict:
+            case_id, path = item
+            label = dataset.by_id(case_id).label
+            return {"case": case_id, **_score_files(path, label, dataset.scheme)}
+
+        work = {case_id: (case_id, path) for case_id, path in sorted(found.items())}
+        rows = score_all(work, score, processes, threads, quiet)
+        report = _summary(rows, absent, dataset.scheme)
+        processes.first(lambda: _publish(report, missing, out, quiet))
     return report
 
 
@@ -163,12 +166,36 @@ def _scores(name: str, pred: np.ndarray, true: np.ndarray, spacing_mm: Sequence[
     }
 
 
+def _summary(rows: list[dict], absent: list[str], scheme) -> Report:
+    keys = [key for key in rows[0] if key != "case"]
+    mean = {key: float(np.mean([row[key] for row in rows])) for key in keys}
+    return Report(rows, mean, absent, tuple(scheme.regions), tuple(scheme.classes[1:]))
+
+
+def _publish(report: Report, missing: str, out: str | Path | None, quiet: bool) -> None:
+    if not quiet:
+        _print(report, missing)
+    if out is not None:
+        _save(report, Path(out))
+
+
 def _print(report: Report, missing: str) -> None:
     print(report.table())
     if report.missing:
         rule = {"skip": "left out", "empty": "scored as empty"}[missing]
         names = ", ".join(report.missing[:5]) + (" …" if len(report.missing) > 5 else "")
         print(f"\nno prediction for {len(report.missing)} labelled cases ({rule}): {names}")
+
+
+def _plan(folder: Path, data, wanted: Sequence[str] | None, missing: str, region: str | None):
+    """The data set, the predictions to score by case id, None for empty ones, and absent ids."""
+    dataset = _labelled(data, _region(folder, region))
+    found, absent = _match(folder, dataset, wanted)
+    if absent and missing == "error":
+        raise DataError(f"{folder}: no prediction for {', '.join(absent)}")
+    if missing == "empty":
+        found.update(dict.fromkeys(absent))
+    return dataset, found, absent
 
 
 def _labelled(data, region: str | None):
@@ -212,22 +239,6 @@ def _match(folder: Path, dataset, wanted) -> tuple[dict[str, Path | None], list[
             f"want files such as {ids[0] if ids else 'CASE'}_pred.nii.gz"
         )
     return found, [case_id for case_id in ids if case_id not in found]
-
-
-def _score_all(found: dict, dataset, threads: int | None, quiet: bool) -> list[dict]:
-    def score(item):
-        case_id, path = item
-        return {"case": case_id, **_score_files(path, dataset.by_id(case_id).label, dataset.scheme)}
-
-    rows, workers = [], ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
-    try:
-        with progress(len(found), "evaluate", quiet=quiet) as advance:
-            for row in workers.map(score, sorted(found.items())):
-                rows.append(row)
-                advance()
-    finally:
-        workers.shutdown(cancel_futures=True)
-    return rows
 
 
 def _score_files(prediction: Path | None, label: Path, scheme) -> dict:

@@ -8,7 +8,6 @@ import csv
 import io
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +19,9 @@ from fastseg.data.decode import statistics
 from fastseg.errors import DataError, UsageError
 from fastseg.evaluate import AFFINE_TOLERANCE_MM, read_classes
 from fastseg.perceptual import Lpips
-from fastseg.progress import progress
+from fastseg.processes import company
 from fastseg.rundir import write_json
+from fastseg.scoring import score_all
 from fastseg.synthesis import RECORD, read_record
 
 MEASURES = {
@@ -98,33 +98,26 @@ def evaluate_synthesis(
     data set of the same cases with the images to compare with, in the same intensities, such as
     phantoms without noise; default `data`. out: folder for evaluation.csv and evaluation.json, or
     None. cases: ids to score, default all. LPIPS is there if its package and weights are; nothing
-    is downloaded. DataError, naming the file, where a prediction does not lie on the true image's
-    grid, or nothing can be scored; UsageError for a folder of something else.
+    is downloaded. Several processes share the files out, as `fastseg.evaluate.evaluate` has it.
+    DataError, naming the file, where a prediction does not lie on the true image's grid, or nothing
+    can be scored; UsageError for a folder of something else.
     """
-    folder = Path(predictions)
-    dataset = data if isinstance(data, Dataset) else discover(data)
-    true = dataset if truth is None else truth if isinstance(truth, Dataset) else discover(truth)
-    found = _predicted(folder, cases)
-    work, missing = _matched(found, dataset, true)
-    if not work:
-        raise DataError(f"{true.root}: has no true image of {len(found)} synthesised ones")
-    rows = _score_all(work, dataset, threads, quiet)
-    report = summarise(rows, [str(path.relative_to(folder)) for path in missing])
-    if truth is not None:
-        report = replace(report, truth=str(true.root))
-    if not quiet:
-        _print(report)
-    if out is not None:
-        _save(report, Path(out))
+    lpips = Lpips.at_hand()
+    with company() as processes:
+        dataset, true, work, missing = processes.each(
+            lambda: _plan(Path(predictions), data, truth, cases)
+        )
+
+        def score(item: tuple[Path, dict, Case, Path]) -> dict:
+            path, row, case, image = item
+            names = {"given": "+".join(row["given"]), "case": case.id, "modality": row["modality"]}
+            return names | _score_file(path, row, case, image, dataset.scheme, lpips)
+
+        report = summarise(score_all(work, score, processes, threads, quiet), missing)
+        if truth is not None:
+            report = replace(report, truth=str(true.root))
+        processes.first(lambda: _publish(report, out, quiet))
     return report
-
-
-def _print(report: Report) -> None:
-    print(report.table())
-    if report.truth is not None:
-        print(f"\nagainst the images of {report.truth}")
-    if report.missing:
-        print(f"\nno true image of {len(report.missing)}: {', '.join(report.missing[:5])}")
 
 
 def score_volume(
@@ -186,6 +179,32 @@ def summarise(rows: list[dict], missing: Sequence[str] = ()) -> Report:
     return Report(rows, given, by("modality"), means(list(given.values())), list(missing))
 
 
+def _plan(
+    folder: Path, data: str | Path | Dataset, truth: str | Path | Dataset | None,
+    only: Sequence[str] | None,
+):  # fmt: skip
+    """The data set, that of the true images, what to score by file name, and files of which there
+    is no true image.
+    """
+    dataset = data if isinstance(data, Dataset) else discover(data)
+    true = dataset if truth is None else truth if isinstance(truth, Dataset) else discover(truth)
+    cases = {case.id: case for case in dataset.cases}
+    images = {case.id: case.images for case in true.cases}
+    work, missing = {}, []
+    for path, row in _predicted(folder, only):
+        name, image = (
+            str(path.relative_to(folder)),
+            images.get(row["case"], {}).get(row["modality"]),
+        )
+        if row["case"] in cases and image is not None and image.exists():
+            work[name] = path, row, cases[row["case"]], image
+        else:
+            missing.append(name)
+    if not work:
+        raise DataError(f"{true.root}: has no true image of {len(missing)} synthesised ones")
+    return dataset, true, work, missing
+
+
 def _predicted(folder: Path, cases: Sequence[str] | None) -> list[tuple[Path, dict]]:
     """Files and what was recorded of them, in the folder and those for subsets."""
     found = []
@@ -199,39 +218,15 @@ def _predicted(folder: Path, cases: Sequence[str] | None) -> list[tuple[Path, di
     return sorted(found, key=lambda item: (-len(item[1]["given"]), item[0]))
 
 
-def _matched(
-    found: Sequence[tuple[Path, dict]], dataset: Dataset, truth: Dataset
-) -> tuple[list[tuple], list[Path]]:
-    """(path, record, case, true image) of what can be scored, and the paths of the rest."""
-    cases = {case.id: case for case in dataset.cases}
-    images = {case.id: case.images for case in truth.cases}
-    work, missing = [], []
-    for path, row in found:
-        image = images.get(row["case"], {}).get(row["modality"])
-        if row["case"] in cases and image is not None and image.exists():
-            work.append((path, row, cases[row["case"]], image))
-        else:
-            missing.append(path)
-    return work, missing
-
-
-def _score_all(work: list, dataset: Dataset, threads: int | None, quiet: bool) -> list[dict]:
-    lpips = Lpips.at_hand()
-
-    def score(item) -> dict:
-        path, row, case, image = item
-        names = {"given": "+".join(row["given"]), "case": case.id, "modality": row["modality"]}
-        return names | _score_file(path, row, case, image, dataset.scheme, lpips)
-
-    rows, workers = [], ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
-    try:
-        with progress(len(work), "evaluate", quiet=quiet) as advance:
-            for row in workers.map(score, work):
-                rows.append(row)
-                advance()
-    finally:
-        workers.shutdown(cancel_futures=True)
-    return rows
+def _publish(report: Report, out: str | Path | None, quiet: bool) -> None:
+    if not quiet:
+        print(report.table())
+        if report.truth is not None:
+            print(f"\nagainst the images of {report.truth}")
+        if report.missing:
+            print(f"\nno true image of {len(report.missing)}: {', '.join(report.missing[:5])}")
+    if out is not None:
+        _save(report, Path(out))
 
 
 def _score_file(path: Path, row: dict, case: Case, true_path: Path, scheme, lpips) -> dict:

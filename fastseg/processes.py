@@ -1,4 +1,5 @@
-"""Which of several processes this one is, as torchrun or SLURM's srun says.
+"""Which of several processes this one is, as torchrun or SLURM's srun says, and what they tell each
+other outside training.
 
 torchrun --nproc-per-node 4 -m fastseg train RECIPE --data DATA --out RUN
 srun --ntasks-per-node 4 --nodes 2 fastseg train RECIPE --data DATA --out RUN
@@ -7,8 +8,18 @@ When a process dies, torchrun ends the others. Under srun they notice by themsel
 (gloo), after torch's timeout of ten minutes on GPUs (NCCL).
 """
 
+import functools
+import itertools
 import os
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from fastseg.errors import FastsegError
+
+T = TypeVar("T")
+_openings = itertools.count()
 
 
 class Place(NamedTuple):
@@ -47,3 +58,90 @@ def lost_another(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(
         word in str(error) for word in ("gloo", "NCCL", "Connection closed by peer")
     )
+
+
+@dataclass(frozen=True)
+class Company:
+    """The processes that do one thing together. All call its methods, in the same order."""
+
+    place: Place
+
+    def agree(self, do: Callable[[], T]) -> list[T]:
+        """What `do()` returns in each process, by rank.
+
+        A user's error in one is raised in all; FastsegError where a process has ended.
+        """
+        if self.place.world == 1:
+            return [do()]
+        mine: tuple[T | None, Exception | None]
+        try:
+            mine = do(), None
+        except (FastsegError, OSError) as error:
+            mine = None, error
+        found = self._exchanged(mine)
+        for _, error in found:
+            if error is not None:
+                raise error
+        return [value for value, _ in found]
+
+    def each(self, do: Callable[[], T]) -> T:
+        """`do()`, of which the others learn nothing but an error."""
+        kept: list[T] = []
+        self.agree(lambda: kept.append(do()))
+        return kept[0]
+
+    def first(self, do: Callable[[], None]) -> None:
+        """`do()` in process 0 alone; the others wait, and its error is raised in all."""
+        self.agree(do if self.place.rank == 0 else lambda: None)
+
+    def _exchanged(self, mine: Any) -> list[Any]:
+        from torch import distributed as dist
+
+        found: list[Any] = [None] * self.place.world
+        try:
+            dist.all_gather_object(found, mine)
+        except RuntimeError as error:
+            if not lost_another(error):
+                raise
+            reason = f"process {self.place.rank} lost the others; start all again ({error})"
+            raise FastsegError(reason) from error
+        return found
+
+
+@contextmanager
+def company() -> Iterator[Company]:
+    """The processes that torchrun or srun started together with this one, in touch while entered.
+
+    All of them must enter. Where they are in touch already, for training, they just go on.
+    """
+    place = launched() or Place()
+    if place.world == 1:
+        yield Company(place)
+        return
+    from torch import distributed as dist
+
+    if dist.is_initialized():
+        yield Company(place)
+        return
+    # torchrun's store outlives a group: the next one must not find this one's addresses
+    store = dist.PrefixStore(f"company-{next(_openings)}", _meeting_point(place))
+    dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.world)
+    try:
+        yield Company(place)
+    finally:
+        dist.destroy_process_group()
+
+
+@functools.cache
+def _meeting_point(place: Place) -> Any:
+    """The store at MASTER_ADDR, open until this process ends: under srun process 0 serves it."""
+    from torch import distributed as dist
+
+    if not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        from lightning_fabric.plugins.environments import SLURMEnvironment
+
+        slurm = SLURMEnvironment()
+        os.environ["MASTER_ADDR"] = slurm.main_address
+        os.environ["MASTER_PORT"] = str(slurm.main_port)
+    store, _, _ = next(dist.rendezvous("env://", place.rank, place.world))
+    return store

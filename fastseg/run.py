@@ -7,23 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from fastseg import checkpoint, config, models, rundir, synthesis
+from fastseg import checkpoint, config, models, rundir, sharded, synthesis
 from fastseg.config import Recipe
 from fastseg.data import cases
+from fastseg.engine import scaler_of, set_up
 from fastseg.errors import DataError, UsageError
 from fastseg.feed import Feed, choose_labelled
-from fastseg.network import build_network, input_channels, pick_device
-from fastseg.processes import launched
+from fastseg.network import build_network, input_channels
 
 log = logging.getLogger("fastseg")
 Saved = tuple[Path, dict[str, Any], dict[str, checkpoint.Tensors]]
-_PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
 # keys that change how long or how a run computes, not what: a resumed run may differ in them
-_FREE = {"epochs", "patience", "device", "devices", "loader", "kernels", "val_every", "val_cases"}
-_FREE |= {"save_every", "log_every", "max_skipped"}
+_FREE = {"epochs", "patience", "device", "devices", "strategy", "loader", "kernels"}
+_FREE |= {"val_every", "val_cases", "save_every", "log_every", "max_skipped"}
 _FREE |= {"data.threads", "data.cache", "data.cache_dir", "data.max_bad"}
 
 
@@ -70,7 +68,7 @@ class Run:
     dataset: cases.Dataset
     split: dict[str, list[str]]
     feed: Feed
-    net: Any  # Fabric's wrapper of module
+    net: Any  # Fabric's wrapper of module, or `sharded`'s
     module: nn.Module
     ema: nn.Module | None
     optimizer: Any
@@ -79,36 +77,6 @@ class Run:
     @property
     def metrics(self) -> Path:
         return self.out / "metrics.jsonl"
-
-
-def launch(recipe: Recipe) -> Any:
-    """A launched Lightning Fabric: one process, `devices` of them, or what torchrun or srun has."""
-    from lightning_fabric import Fabric
-
-    # "highest" forbids TF32 in matrix products, "high" allows it
-    torch.set_float32_matmul_precision("high" if recipe.precision == "tf32" else "highest")
-    place = launched()
-    local = place.per_node if place else recipe.devices
-    device = pick_device(recipe.device).type
-    fabric = Fabric(
-        accelerator=device,
-        devices=local,
-        num_nodes=place.world // local if place else 1,
-        **_precision(recipe, device),
-    )
-    fabric.launch()
-    return fabric
-
-
-def _precision(recipe: Recipe, device: str) -> dict[str, Any]:
-    if recipe.precision != "fp16":
-        return {"precision": _PRECISION[recipe.precision]}
-    from lightning_fabric.plugins import MixedPrecision
-
-    # torch's 65536 overflows in the sums over voxels of every first step, which then is skipped;
-    # and asked for fp16 by name, Fabric would take bf16 on a CPU
-    scaler = torch.amp.GradScaler(device, init_scale=1024.0)
-    return {"plugins": MixedPrecision("16-mixed", device, scaler)}
 
 
 def find_saved(recipe: Recipe, out: Path, resume: bool, fabric: Any) -> Saved | None:
@@ -154,9 +122,12 @@ def prepare(
     _check_fit(module, recipe)
     if models.task(recipe.system) == "synthesis" and not saved:
         synthesis.learn_scales(module, dataset, parts["train"], recipe.data.rule)
-    net, optimizer = fabric.setup(module, _optimizer(recipe, module))
-    net.mark_forward_method("training_loss")
     ema = copy.deepcopy(module).requires_grad_(False) if recipe.ema is not None else None
+    if saved:  # weights while they are whole
+        module.load_state_dict(saved[2]["model"])
+        if ema is not None:
+            ema.load_state_dict(saved[2]["ema"])
+    net, ema, optimizer = set_up(recipe, fabric, module, ema)
     at = Position(batches_per_epoch=feed.batches_per_epoch)
     run = Run(recipe, out, fabric, dataset, parts, feed, net, module, ema, optimizer, at)
     if saved:
@@ -185,15 +156,16 @@ def _check_fit(module: nn.Module, recipe: Recipe) -> None:
 
 
 def save(run: Run, kind: str = "last") -> Path:
-    """Rank 0 writes a checkpoint, the others wait. Returns its folder."""
-    path = run.out
-    if run.fabric.is_global_zero:
+    """Rank 0 writes a checkpoint, whole; the others wait. Returns its folder."""
+    path, first = run.out, run.fabric.is_global_zero
+    tensors, rest = checkpoint.pack_optimizer(run.optimizer.optimizer)
+    groups = {"model": run.module.state_dict(), "optimizer": tensors}
+    if run.ema is not None:
+        groups["ema"] = run.ema.state_dict()
+    groups = {name: sharded.gathered(tensors, first) for name, tensors in groups.items()}
+    if first:
         run.at.metrics_bytes = run.metrics.stat().st_size if run.metrics.exists() else 0
-        tensors, rest = checkpoint.pack_optimizer(run.optimizer.optimizer)
-        groups = {"model": run.module.state_dict(), "optimizer": tensors}
-        if run.ema is not None:
-            groups["ema"] = run.ema.state_dict()
-        scaler = _scaler(run.fabric)
+        scaler = scaler_of(run.fabric)
         state = {
             "recipe": config.to_dict(run.recipe),
             "modalities": list(run.dataset.modalities),
@@ -257,23 +229,15 @@ def _data(
     return dataset, parts
 
 
-def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
-    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    if recipe.optimizer == "sgd":
-        momentum = {"momentum": recipe.betas[0], "nesterov": recipe.nesterov}
-        return torch.optim.SGD(module.parameters(), **momentum, **common)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
-    common |= {"betas": recipe.betas, "amsgrad": recipe.amsgrad}
-    return kind(module.parameters(), **common)
-
-
 def _restore(run: Run, saved: Saved) -> None:
     path, state, groups = saved
-    run.module.load_state_dict(groups["model"])
-    if run.ema is not None:
-        run.ema.load_state_dict(groups["ema"])
-    checkpoint.unpack_optimizer(run.optimizer.optimizer, groups["optimizer"], state["optimizer"])
-    scaler = _scaler(run.fabric)
+    parameters = list(run.module.parameters())
+    shares = {
+        name: sharded.like(parameters[int(name.partition(".")[0])], value)
+        for name, value in groups["optimizer"].items()
+    }
+    checkpoint.unpack_optimizer(run.optimizer.optimizer, shares, state["optimizer"])
+    scaler = scaler_of(run.fabric)
     if scaler and state["scaler"]:
         scaler.load_state_dict(state["scaler"])
     now, run.at = run.at.batches_per_epoch, Position(**state["position"])
@@ -292,7 +256,3 @@ def _write_files(run: Run) -> None:
     cases.save_split(run.out / "split.json", run.split)
     with run.metrics.open("ab") as file:
         file.truncate(min(run.at.metrics_bytes, run.metrics.stat().st_size))
-
-
-def _scaler(fabric: Any) -> Any:
-    return getattr(fabric.strategy.precision, "scaler", None)

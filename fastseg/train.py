@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastseg import models, report, rundir
+from fastseg import models, report, rundir, sharded
 from fastseg.config import Recipe
+from fastseg.engine import launch
 from fastseg.errors import FastsegError, NonFiniteError
 from fastseg.network import use_kernels
 from fastseg.processes import lost_another
 from fastseg.progress import progress
-from fastseg.run import Position, Run, find_saved, launch, prepare, save
+from fastseg.run import Position, Run, find_saved, prepare, save
 from fastseg.stop import Stopped, StopSignal
 from fastseg.validate import validate
 
@@ -130,7 +131,7 @@ def _step(run: Run, batch: dict[str, Any], lr: float) -> dict[str, Any] | None:
     norm = run.fabric.clip_gradients(run.net, optimizer, max_norm=limit, error_if_nonfinite=False)
     # the mean over processes is non-finite for all when it is for one: they skip together
     loss = run.fabric.all_reduce(loss.detach().float(), reduce_op="mean")
-    value, length = torch.stack([loss, norm.detach().float()]).tolist()
+    value, length = torch.stack([loss, sharded.full(norm.detach()).float()]).tolist()
     finite = math.isfinite(value) and math.isfinite(length)
     if not finite:
         optimizer.zero_grad()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastseg import metrics, models, report, synthesis
+from fastseg import metrics, models, report, sharded, synthesis
 from fastseg.data.cases import LabelScheme
 from fastseg.data.pipeline import CaseArrays, load_case
 from fastseg.errors import DataError
@@ -32,17 +32,17 @@ def validate(run: Run, stop: StopSignal) -> float | None:
     score = _synthesise if models.task(run.recipe.system) == "synthesis" else _segment
     net = (run.ema or run.module).eval()
     every = list(enumerate(run.split["val"][: run.recipe.val_cases]))
-    for number, case_id in every[run.fabric.global_rank :: run.fabric.world_size]:
-        if stop.name:
-            break
-        try:
-            found = score(
-                run, net, case_id, number, number < _OVERLAYS and run.fabric.is_global_zero
-            )
-        except DataError as error:
-            log.warning("validation leaves out %s", error)
-            continue
-        total, count = total + found, count + 1
+    with sharded.whole(run.ema or run.net):
+        for number, case_id in every[run.fabric.global_rank :: run.fabric.world_size]:
+            if stop.name:
+                break
+            draw = number < _OVERLAYS and run.fabric.is_global_zero
+            try:
+                found = score(run, net, case_id, number, draw)
+            except DataError as error:
+                log.warning("validation leaves out %s", error)
+                continue
+            total, count = total + found, count + 1
     run.module.train()
     sums = torch.tensor([total, count, bool(stop.name)], device=run.fabric.device)
     total, count, stopped = run.fabric.all_reduce(sums, reduce_op="sum").tolist()

@@ -9,8 +9,8 @@ import torch
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.labels import BRATS
+from fastseg.engine import _optimizer
 from fastseg.network import build_network
-from fastseg.run import _optimizer
 from fastseg.train import lr_at
 from fastseg.validate import region_dice
 

@@ -1,10 +1,7 @@
 """Several processes: the same gradients, no case twice, and an end when one of them dies."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import two_processes
+from launching import srun, torchrun
 from torch import distributed as dist
 
 from fastseg import checkpoint, validate
@@ -48,10 +46,6 @@ def undrawn(monkeypatch):
     monkeypatch.setattr(validate, "_draw", lambda *_: None)
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
-
-
 def metrics(out: Path) -> list[dict]:
     path = out / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -61,11 +55,7 @@ def metrics(out: Path) -> list[dict]:
 def pair(data, tmp_path_factory):
     """What two processes under torchrun made."""
     out = tmp_path_factory.mktemp("pair")
-    script = Path(two_processes.__file__)
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [*command, str(script), str(data), str(out)]
-    done = subprocess.run([sys.executable, *arguments], env=environment(), capture_output=True,
-                          text=True, timeout=200)  # fmt: skip
+    done = torchrun(Path(two_processes.__file__), data, out)
     assert done.returncode == 0, done.stderr
     return out, [json.loads((out / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 
@@ -101,12 +91,6 @@ def test_a_run_goes_on_with_another_number_of_processes(pair, data, caplog):
     assert (before["step"], after["step"], after["epoch"]) == (2, 8, 3)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(data, tmp_path):
     """Started as srun does, so that nothing but the process itself can end it."""
     settings = ["data.patch=16,16", "data.batch_size=4", "data.threads=1", "model.width=4",
@@ -114,16 +98,7 @@ def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(data, 
                 "save_every=1", "val_every=0", "loader=torch"]  # fmt: skip
     command = [sys.executable, "-m", "fastseg", "train", "fno", "--data", str(data), "--out",
                str(tmp_path), *settings, "epochs=999"]  # fmt: skip
-    shared = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
-              "SLURM_NNODES": "1",
-              "SLURM_NODEID": "0", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train",
-              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}  # fmt: skip
-    both = [
-        subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-                         env=environment(**shared, SLURM_PROCID=rank, SLURM_LOCALID=rank))
-        for rank in ("0", "1")
-    ]  # fmt: skip
-    try:
+    with srun(command) as both:
         deadline = time.monotonic() + 120
         while len(metrics(tmp_path)) < 2:
             assert time.monotonic() < deadline
@@ -131,10 +106,6 @@ def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(data, 
             time.sleep(0.05)
         both[1].send_signal(signal.SIGKILL)
         _, errors = both[0].communicate(timeout=60)
-    finally:
-        for process in both:
-            process.kill()
-            process.wait()
     assert both[0].returncode == 1
     assert "process 0 lost the others after step" in errors
     assert "start all again" in errors

@@ -8,8 +8,8 @@ import torch
 
 from fastseg.config import load_recipe
 from fastseg.data.cases import discover
+from fastseg.engine import launch
 from fastseg.network import build_network
-from fastseg.run import launch
 from fastseg.sample import sample
 from fastseg.train import train
 

@@ -1,0 +1,79 @@
+"""What a run trains with: Lightning Fabric's processes and precision, the optimiser, and how the
+processes divide a network among them.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastseg import sharded
+from fastseg.config import Recipe
+from fastseg.network import pick_device
+from fastseg.processes import launched
+
+log = logging.getLogger("fastseg")
+_PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
+
+
+def launch(recipe: Recipe) -> Any:
+    """A launched Lightning Fabric: one process, `devices` of them, or what torchrun or srun has."""
+    from lightning_fabric import Fabric
+
+    # "highest" forbids TF32 in matrix products, "high" allows it
+    torch.set_float32_matmul_precision("high" if recipe.precision == "tf32" else "highest")
+    place = launched()
+    local = place.per_node if place else recipe.devices
+    device = pick_device(recipe.device).type
+    fabric = Fabric(
+        accelerator=device,
+        devices=local,
+        num_nodes=place.world // local if place else 1,
+        **_precision(recipe, device),
+    )
+    fabric.launch()
+    return fabric
+
+
+def _precision(recipe: Recipe, device: str) -> dict[str, Any]:
+    if recipe.precision != "fp16":
+        return {"precision": _PRECISION[recipe.precision]}
+    from lightning_fabric.plugins import MixedPrecision
+
+    # torch's 65536 overflows in the sums over voxels of every first step, which then is skipped;
+    # and asked for fp16 by name, Fabric would take bf16 on a CPU
+    scaler = torch.amp.GradScaler(device, init_scale=1024.0)
+    return {"plugins": MixedPrecision("16-mixed", device, scaler)}
+
+
+def set_up(
+    recipe: Recipe, fabric: Any, module: nn.Module, ema: nn.Module | None
+) -> tuple[Any, nn.Module | None, Any]:
+    """What trains `module`, its averaged weights and its optimiser, on the device of this process
+    and, by the recipe's strategy, in step or in shares with the others.
+    """
+    if recipe.strategy == "fsdp" and fabric.world_size > 1:
+        net = sharded.shard(sharded.Sharded(module), fabric.device)
+        ema = ema and sharded.shard(ema, fabric.device)
+        return net, ema, fabric.setup_optimizers(_optimizer(recipe, module))
+    if recipe.strategy == "fsdp":
+        log.warning("strategy: fsdp has nothing to share out in one process")
+    net, optimizer = fabric.setup(module, _optimizer(recipe, module))
+    net.mark_forward_method("training_loss")
+    return net, ema and ema.to(fabric.device), optimizer
+
+
+def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
+    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "sgd":
+        momentum = {"momentum": recipe.betas[0], "nesterov": recipe.nesterov}
+        return torch.optim.SGD(module.parameters(), **momentum, **common)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    common |= {"betas": recipe.betas, "amsgrad": recipe.amsgrad}
+    return kind(module.parameters(), **common)
+
+
+def scaler_of(fabric: Any) -> Any:
+    """The loss scaler of sixteen bits, None where there is none."""
+    return getattr(fabric.strategy.precision, "scaler", None)
