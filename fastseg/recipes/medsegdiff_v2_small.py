@@ -1,12 +1,12 @@
 """F-v2-small: MedSegDiff-V2 for a single GPU, at half the width.
 
 Sources as for `medsegdiff_v2`. The network predicts the clean label map: on phantoms it finds whole
-tumours after 400 steps, small organs among nine take far longer; the sources train for 100,000. On
-a CPU, for a first look, slices of 64 x 64:
+tumours, and seven organs of nine, after 400 steps; the sources train for 100,000. On a CPU, for a
+first look, slices of 64 x 64:
 
     fastseg train medsegdiff_v2_small --data DATA --out RUN data.patch=64,64 model.width=16
         model.condition_width=8 model.ssformer_channels=64 model.ssformer_blocks=2
-        model.ssformer_heads=4 model.sampling_steps=5 lr=1e-3 ema=0.98 epochs=9
+        model.ssformer_heads=4 model.sampling_steps=3 lr=2e-3 ema=0.98 epochs=12
 
 Organs on CT, every class that dataset.json names:
 
