@@ -283,7 +283,10 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
 
 def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "fastseg study NAME --data DATA --out OUT [--seeds 0,1,2] [[ARM:]name=value ...]"
-    parser.epilog = "name=value: of the arms whose recipes have it; ARM:name=value: of one arm"
+    parser.epilog = (
+        "name=value: of the arms whose recipes have it; ARM:name=value: of one arm;"
+        " segmenter:name=value: of the network that segments what study synthesis made"
+    )
     parser.add_argument(
         "name",
         help="fusion (arms of fno_unet), tracks (A, B, C-legacy, C-fixed),"

@@ -56,6 +56,8 @@ def study(
     chosen = _chosen(plan, arms)
     recipes = {(arm.name, seed): _recipe(plan, arm, seed, overrides)
                for seed in _checked_seeds(seeds) for arm in chosen}  # fmt: skip
+    if plan.checks:
+        synthesis_study.segmenter(overrides)
     _refuse_several_processes(recipes.values())
     first = next(iter(recipes.values()))
     with rundir.locked(out):
@@ -156,6 +158,8 @@ def _recipe(plan: Study, arm: Arm, seed: int, overrides: Sequence[str]) -> Recip
     common, own = [], []
     for item, text in map(config.split_override, overrides):
         only, _, key = item.rpartition(":")
+        if plan.checks and only == synthesis_study.SEGMENTER_ARM:
+            continue
         if only and only not in known:
             raise UsageError(f"{item}: the study has no such arm{config.did_you_mean(only, known)}")
         keys = known[only] if only else set().union(*known.values())

@@ -26,6 +26,7 @@ LEVELS = (0.0, 0.05, 0.1, 0.2)  # of noise (its deviation) and ghosts, as shares
 CHECKED_CASES = 4
 BASELINES = {"mean": "mean of given", "regression": "linear regression"}
 SEGMENTER = "diffusion_unet"  # whose plain decoder predicts in one pass
+SEGMENTER_ARM = "segmenter"  # as which overrides may name it
 
 
 def scores(
@@ -161,13 +162,9 @@ def degrade(image: np.ndarray, brain: np.ndarray, kind: str, level: float, seed:
     return np.where(brain, 2 * worse.clip(0, 1) - 1, image).astype(np.float32)
 
 
-def segmented(
-    dataset: Dataset, split: Mapping[str, Sequence[str]], predictions: Path, out: Path,
-    overrides: Sequence[str],
-) -> list[dict]:  # fmt: skip
-    """Dice of the test patients by a network trained on real images, with each modality in turn
-    real, synthesised from the other three, or missing (0 everywhere): rows of "modality", "images"
-    and "dice". `overrides`: those settings that the segmenter's recipe has too.
+def segmenter(overrides: Sequence[str]) -> Recipe:
+    """The recipe of the network that segments: those overrides that it has too, but for the
+    network's, and what is written segmenter:name=value. UsageError where that is wrong.
     """
     types = config.option_types(config.load_recipe(SEGMENTER))
     mine = [
@@ -177,7 +174,21 @@ def segmented(
         and not key.startswith("model.")
         and key not in ("precision", "lr", "data.normalise", "data.foreground_fraction")
     ]
-    recipe = config.load_recipe(SEGMENTER, [*mine, "schedule=cosine", "optimizer=adam", "lr=1e-3"])
+    prefix = f"{SEGMENTER_ARM}:"
+    own = [item.removeprefix(prefix) for item in overrides if item.startswith(prefix)]
+    usual = ["schedule=cosine", "optimizer=adam", "lr=1e-3"]
+    return config.load_recipe(SEGMENTER, [*mine, *usual, *own])
+
+
+def segmented(
+    dataset: Dataset, split: Mapping[str, Sequence[str]], predictions: Path, out: Path,
+    overrides: Sequence[str],
+) -> list[dict]:  # fmt: skip
+    """Dice of the test patients by a network trained on real images, with each modality in turn
+    real, synthesised from the other three, or missing (0 everywhere): rows of "modality", "images"
+    and "dice".
+    """
+    recipe = segmenter(overrides)
     save_split(out / "split.json", dict(split))
     train(recipe, dataset.root, out / "segmenter", split=out / "split.json")
     net, recipe = _network(out / "segmenter")

@@ -205,6 +205,7 @@ def test_stopped_study_goes_on(finished, data, tmp_path, monkeypatch):
             "arm one has no such key; did you mean",
         ),
         ("pair", {"overrides": ["one:seed=1"]}, "seed: arm one has no such key"),
+        ("synthesis", {"overrides": ["segmenter:sede=1"]}, "sede: recipe diffusion_unet has no"),
         ("pair", {"overrides": ["model.two_sided=true"]}, "is what makes the arms differ"),
         ("pair", {"overrides": ["lr"]}, "written name=value"),
         ("pair", {"overrides": ["devices=2"]}, "runs in one process"),

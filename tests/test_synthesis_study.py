@@ -1,6 +1,5 @@
 """The study of synthesis: arms, its measures, and its checks."""
 
-import dataclasses
 import json
 import shutil
 
@@ -194,13 +193,10 @@ def test_segmentation_of_what_was_synthesised(data, tmp_path, region):
         made.symlink_to(dataset.cases[2].images[name])
     overrides = ["data.patch=32,32", "data.samples_per_case=2", "data.batch_size=2", "epochs=1",
                  "data.threads=1", "modalities=t1,t2", "model.guide=none",
+                 "segmenter:model.width=4",
                  *([f"region={region}"] if region else [])]  # fmt: skip
     (tmp_path / "checks").mkdir()
-    narrow = dataclasses.replace(load_recipe("diffusion_unet"))
-    narrow.model["width"] = 4
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastseg.recipes.diffusion_unet.recipe", lambda: narrow)
-        rows = synthesis_study.segmented(dataset, split, tmp_path, tmp_path / "checks", overrides)
+    rows = synthesis_study.segmented(dataset, split, tmp_path, tmp_path / "checks", overrides)
     by = {(row["modality"], row["images"]): row["dice"] for row in rows}
     assert set(by) == {("all", "real"), *((m, i) for m in ("t1", "t2")
                                           for i in ("synthesised", "missing"))}  # fmt: skip
