@@ -297,7 +297,7 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder of the study; a stopped one goes on")
     parser.add_argument("--truth", help="synthesis: data set whose images to compare with (DATA)")
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="runs of each arm (0,1,2)")
-    parser.add_argument("--arms", type=lambda text: text.split(","), help="A,B: these alone (all)")
+    parser.add_argument("--arms", type=_ids, help="A,B: these alone (all)")
     parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
 
 

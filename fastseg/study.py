@@ -45,7 +45,8 @@ def study(
 
     `out` receives split.json, study.json, study.md, study.html and a folder for each arm, written
     anew after each finished run. `overrides` are `name=value` settings, which each arm takes whose
-    recipe has such a key, or `ARM:name=value` for one arm. `truth` is a data set of the same
+    recipe has such a key, or `ARM:name=value` for one arm, or `segmenter:name=value` where there
+    are checks. `truth` is a data set of the same
     patients whose images arms of synthesis are compared with, such as phantoms without noise.
     `arms` picks some by name, the others being tested against the first of them; default all.
     UsageError for an unknown study or arm, for a key that no arm has, for a truth that lacks a test

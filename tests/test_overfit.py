@@ -1,4 +1,4 @@
-"""The systems of the comparison of tracks, and the fused one, learn four slices by heart."""
+"""Segmentation systems learn four slices by heart."""
 
 import math
 

@@ -101,7 +101,9 @@ class MedSegDiff(nn.Module):
     def training_loss(
         self, batch: dict, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_noise + anchor_weight·[t ≡ 0 mod anchor_every]·L_anchor, means over the batch."""
+        """L_noise + anchor_weight·L_anchor, the latter of the samples with t ≡ 0 mod anchor_every,
+        times their share of the batch.
+        """
         image, target = batch["image"], self.head.target(batch["label"])
         options = {"generator": generator, "device": image.device}
         t = torch.randint(self.scheme.timesteps, (len(image),), **options)

@@ -1,8 +1,8 @@
 """F-v2-small: MedSegDiff-V2 for a single GPU, at half the width.
 
 Sources as for `medsegdiff_v2`. The network predicts the clean label map: on phantoms it finds whole
-tumours, and seven organs of nine, after 400 steps; the sources train for 100,000. On a CPU, for a
-first look, slices of 64 x 64:
+tumours after 400 steps, and seven organs of nine after 480 at lr=4e-3, with which other data can
+diverge; the sources train for 100,000. On a CPU, for a first look, slices of 64 x 64:
 
     fastseg train medsegdiff_v2_small --data DATA --out RUN data.patch=64,64 model.width=16
         model.condition_width=8 model.ssformer_channels=64 model.ssformer_blocks=2
