@@ -69,6 +69,7 @@ def sample(
         record["region"] = recipe.region
     if allowed:
         record["sampling"] = {key: recipe.model[key] for key in sorted(allowed & set(recipe.model))}
+    common = {"cases": cases, "part": part, "kernels": kernels, "suffix": suffix}
     if models.task(recipe.system) == "synthesis":
         if modalities is not None:
             raise UsageError("modalities: a system of synthesis takes what a case has; see hide")
@@ -77,25 +78,34 @@ def sample(
         from fastseg.sample_synthesis import sample_cases
 
         return sample_cases(
-            recipe, state, groups, record, data, out, cases=cases, part=part, kernels=kernels,
-            suffix=suffix, hide=hide, by=by,
+            recipe, state, groups, record, data, out, **common, hide=hide, by=by
         )  # fmt: skip
     if hide or by is not None:
         name = "hide" if hide else "by"
         raise UsageError(f"{name}: system {recipe.system} does not synthesise modalities")
+    return _segment(
+        recipe, state, groups, record, data, out, **common, modalities=modalities, name=found.name
+    )
+
+
+def _segment(
+    recipe: config.Recipe, state: dict[str, Any], groups: dict, record: dict[str, Any],
+    data: str | Path, out: Path, *, cases: Sequence[str] | None, part: str, kernels: str,
+    suffix: str, modalities: Sequence[str] | None, name: str,
+) -> list[Path]:  # fmt: skip
+    """Label maps of the process's share of the cases; `name` is the checkpoint's."""
     shown = _shown(recipe, tuple(state["modalities"]), modalities)
     dataset = _discover(recipe, data, shown)
     if dataset.modalities != tuple(state["modalities"]):
         record["modalities"] = dataset.modalities
     place = launched() or Place()
-    # each process takes its share of the cases
     chosen = choose_cases(dataset, state["split"], cases, part)[place.rank :: place.world]
     scheme = _scheme(dataset, LabelScheme.from_dict(state["scheme"]))
     claim(out, record, suffix)
     net = load_network(recipe, len(shown), scheme, groups)
     net = net.to(own_device(recipe.device, place))
     paths = [out / f"{case.id}_{suffix}.nii.gz" for case in chosen]
-    with use_kernels(kernels), progress(len(chosen), f"sample {found.name}") as advance:
+    with use_kernels(kernels), progress(len(chosen), f"sample {name}") as advance:
         for case, path in zip(chosen, paths, strict=True):
             if not path.exists():
                 classes, variance, header = _predict_case(net, dataset, case, recipe, advance)

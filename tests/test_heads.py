@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fastseg.data.labels import BRATS, BRATS_2024
 from fastseg.models.heads import Head
@@ -21,6 +22,24 @@ def test_certain_outputs_give_the_label_back(kind):
     classes = one.classes_of(one.probabilities(100 * (2 * target - 1)))
     torch.testing.assert_close(classes.sum(1), torch.ones(2, 5, 6, 7))
     assert torch.equal(one.decide(classes), label.long())
+
+
+@pytest.mark.parametrize("kind", ["softmax", "regions"])
+def test_outputs_start_at_their_prior(kind):
+    one, layer = head(kind), nn.Conv3d(2, head(kind).outputs, 1)
+    before = layer.bias.clone()
+    one.start_at(0.0, layer)
+    assert torch.equal(layer.bias, before)
+    one.start_at(0.02, layer)
+    p = one.probabilities(layer(torch.zeros(1, 2, 1, 1, 1))).flatten()
+    foreground = p if kind == "regions" else p[1:]
+    torch.testing.assert_close(foreground, torch.full_like(foreground, 0.02))
+
+
+@pytest.mark.parametrize(("kind", "prior"), [("regions", 1.0), ("softmax", 0.4), ("softmax", -0.1)])
+def test_priors_that_are_no_shares_are_named(kind, prior):
+    with pytest.raises(ValueError, match=f"prior: got {prior}, want a share"):
+        head(kind).start_at(prior, nn.Conv3d(2, head(kind).outputs, 1))
 
 
 def test_regions_are_those_of_the_scheme():

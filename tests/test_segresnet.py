@@ -130,6 +130,14 @@ def test_loss_is_one_minus_dice_of_regions():
     assert parts.keys() == {"dice"}
 
 
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_regions_start_as_small_as_told(name):
+    image = torch.rand(2, 1, 16, 16, 16)
+    means = [tiny(name, prior=prior)(image).sigmoid().mean() for prior in (0.0, 0.01)]
+    assert means[0] > 0.2
+    assert means[1] < 0.05
+
+
 SHALLOW = {
     "segresnet-vffc": {"blocks_down": (1, 1), "blocks_up": (1,)},
     "unet3d": {"levels": 3},
@@ -239,6 +247,7 @@ def test_domains_that_do_not_fit_are_named():
         ("segresnet-vffc", {"vffc_blocks": 0}, "vffc_blocks: got 0"),
         ("unet3d", {"levels": 1}, "width, levels"),
         ("unet3d", {"head": "mask"}, "head: got 'mask'"),
+        ("segresnet", {"prior": 1.5}, "prior: got 1.5"),
     ],
 )
 def test_wrong_options_are_named(name, options, message):

@@ -142,7 +142,7 @@ def _systems(record: dict) -> str:
         for name, row in result["providers"].items()
     ]
     head = (
-        "case", "kernels", "slices a second (quartiles)", "ours × faster", "peak, MB",
+        "case", "kernels", "slices or volumes a second (quartiles)", "ours × faster", "peak, MB",
         "training steps a second (quartiles)", "ours × faster", "peak, MB", "error y, dx, dw",
     )  # fmt: skip
     legend = (f"{result['id']}: {result['title']} ({result['source']})." for result in results)

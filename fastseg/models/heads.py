@@ -1,10 +1,11 @@
 """What the outputs of a segmentation network mean: one class each, or one nested region each."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 KINDS = ("softmax", "regions")
 
@@ -24,6 +25,19 @@ class Head:
         self.kind, self.classes = kind, classes
         self.rings = [] if kind == "softmax" else _rings(regions, classes)
         self.outputs = len(self.rings) or classes
+
+    def start_at(self, prior: float, layer: nn.Module) -> None:
+        """Set the bias of the layer that makes the outputs so that each, but for the background, is
+        about `prior` in the beginning (Lin et al., ICCV 2017, section 4.1); 0 leaves it alone.
+        """
+        count = 1 if self.rings else self.outputs - 1
+        if not 0 <= count * prior < 1:
+            raise ValueError(f"prior: got {prior}, want a share of the voxels, or 0 for none")
+        if prior:
+            rest = 1 - count * prior
+            nn.init.constant_(layer.bias, math.log(prior / rest))
+            if not self.rings:
+                nn.init.zeros_(layer.bias[:1])
 
     def target(self, label: Tensor) -> Tensor:
         """Class indices (B, *S) → what each output should be, 0 or 1, float32 (B, outputs, *S)."""

@@ -27,7 +27,10 @@ class Segmenter(nn.Module):
     A subclass has `encode(image) -> (bottom, skips)` and `decode(bottom, skips) -> logits`, bottom
     (B, features, *S) being the coarsest map. head "regions" has a sigmoid for each nested region,
     "softmax" one for each class. domains, domain_weight, domain_schedule: those of `DomainHead`, 0
-    domains for none. flips: predictions are means over all mirror images, mirrored back.
+    domains for none. prior: what each region, or class but the background, is given for a
+    probability at first; 0 for the last layer's own start, about one half, from where Dice of a
+    small tumour grows slowly, since Adam moves a bias by no more than its rate a step. flips:
+    predictions are means over all mirror images, mirrored back.
     checkpointing: blocks are computed again in the backward pass instead of being kept; batch norms
     then move their averages twice a step.
     """
@@ -37,12 +40,12 @@ class Segmenter(nn.Module):
     def __init__(
         self, classes: int, features: int, *, regions: Sequence = (), head: str = "regions",
         domains: int = 0, domain_weight: float = 0.1, domain_schedule: str = "dann",
-        flips: bool = False, checkpointing: bool = False,
+        prior: float = 0.0, flips: bool = False, checkpointing: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.head = Head(head, classes, regions)
         self.dice = DiceLoss(sigmoid=head == "regions", softmax=head == "softmax")
-        self.flips, self.checkpointing, self.domain = flips, checkpointing, None
+        self.prior, self.flips, self.checkpointing, self.domain = prior, flips, checkpointing, None
         if domains:
             options = {"weight": domain_weight, "schedule": domain_schedule}
             self.domain = DomainHead(features, domains, **options)

@@ -44,6 +44,7 @@ class System(Segmenter):
             out_channels=self.head.outputs, dropout_prob=dropout, blocks_down=tuple(blocks_down),
             blocks_up=tuple(blocks_up),
         )  # fmt: skip
+        self.head.start_at(self.prior, self.net.conv_final[-1].conv)
         channels = width * self.multiple
         self.bottleneck = fourier_bottleneck(channels, vffc_blocks, vffc_ratio, vffc_norm)
 

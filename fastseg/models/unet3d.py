@@ -56,6 +56,7 @@ class System(Segmenter):
             self.ups.append(nn.ConvTranspose3d(2 * finer, 2 * finer, 2, stride=2, bias=False))
             self.blocks.append(_convolutions(3 * finer, finer, finer))
         self.out = nn.Conv3d(width, self.head.outputs, 1)
+        self.head.start_at(self.prior, self.out)
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         check_sizes(image, self.multiple)

@@ -22,6 +22,7 @@ def recipe() -> Recipe:
         "domains": 0,  # no classifier of domains
         "domain_weight": 0.1,  # as SegResNet
         "domain_schedule": "dann",  # as SegResNet
+        "prior": 0.0,  # as SegResNet
         "flips": False,  # as SegResNet
         "checkpointing": False,  # as SegResNet
     }
