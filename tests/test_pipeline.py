@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastseg.data import augment, cache, dali, decode, source, workers
+from fastseg.data import augment, cache, dali, decode, pipeline, source, workers
 from fastseg.data.augment import rotate, rotation_matrix
 from fastseg.data.cases import discover
 from fastseg.data.intensity import Rule
@@ -650,15 +650,18 @@ def test_without_dali(dataset, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(UsageError, match=r"pip install 'fastseg\[dali\]'.*fastseg\[dali-cuda12\]"):
         Loader(dataset, ids(dataset), LoaderConfig((8, 8)), backend="dali")
-    with caplog.at_level("INFO"), Loader(dataset, ids(dataset), LoaderConfig((8, 8))) as loader:
-        assert loader.backend == "torch"
+    with caplog.at_level("INFO"):
+        assert pipeline._resolve("auto", torch.device("cuda", 0)) == "torch"
     assert sum("torch backend" in record.message for record in caplog.records) == 1
 
 
-def test_dali_is_the_default_where_it_is_installed(dataset):
-    with open_loader(dataset, LoaderConfig((8, 8)), "dali"):
-        loader = Loader(dataset, ids(dataset), LoaderConfig((8, 8)))
-        assert loader.backend == "dali"
+def test_dali_is_the_default_on_gpus_alone(dataset, monkeypatch):
+    asked = []
+    monkeypatch.setattr(dali, "unavailable", asked.append)
+    assert pipeline._resolve("auto", torch.device("cuda", 1)) == "dali"
+    assert asked == [1]
+    with Loader(dataset, ids(dataset), LoaderConfig((8, 8))) as loader:
+        assert loader.backend == "torch"
 
 
 @pytest.mark.gpu

@@ -135,10 +135,10 @@ class Loader:
     too, each sample's place in them, int64 (B,). Batches are always full: the
     last one draws further samples from the epoch's first cases. Every rank has the same number.
 
-    `dataset` is a `cases.Dataset`; `backend` "auto" takes DALI if it can be imported. A case that
-    cannot be used is listed in `quarantined` and replaced by the next good one in id order.
-    Raises UsageError for wrong arguments, DataError for cases without label, and from `epoch` when
-    too many cases are bad.
+    `dataset` is a `cases.Dataset`; `backend` "auto" is DALI on a GPU where it is installed, torch
+    elsewhere: on a CPU that is faster. A case that cannot be used is listed in `quarantined` and
+    replaced by the next good one in id order. Raises UsageError for wrong arguments, DataError for
+    cases without label, and from `epoch` when too many cases are bad.
     """
 
     def __init__(self, dataset, case_ids, config: LoaderConfig, *, backend: str = "auto",
@@ -272,12 +272,14 @@ def _one_modality(image: torch.Tensor, seeds: list) -> torch.Tensor:
 def _resolve(backend: str, device: torch.device) -> str:
     if backend == "torch":
         return backend
-    served = device.type in ("cpu", "cuda")
     if backend == "dali":
-        _want(served, "device", str(device), "cpu or cuda for backend 'dali'")
+        _want(device.type in ("cpu", "cuda"), "device", str(device),
+              "cpu or cuda for backend 'dali'")  # fmt: skip
         dali.require(_device_id(device))
         return backend
-    reason = dali.unavailable(_device_id(device)) if served else f"no DALI for {device.type}"
+    if device.type != "cuda":
+        return "torch"
+    reason = dali.unavailable(_device_id(device))
     if reason:
         log.info("loader: torch backend, since DALI cannot be used (%s)", reason)
     return "torch" if reason else "dali"
