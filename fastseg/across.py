@@ -9,16 +9,25 @@ PREDICTIONS/MODALITY holds what the network made of that modality alone.
 import functools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fastseg import drawing
+from fastseg.data import nifti
+from fastseg.data.cases import Dataset
+from fastseg.data.pipeline import load_case
 from fastseg.errors import DataError, UsageError
-from fastseg.evaluate import Report
+from fastseg.evaluate import Report, find_prediction, labelled, noted_region
 from fastseg.evaluate import evaluate as evaluate_one
 from fastseg.processes import company
 from fastseg.rundir import write_json
 from fastseg.sample import RECORD
 from fastseg.sample import sample as sample_one
+
+SHOWN_PATIENTS = 4
 
 
 def sample(
@@ -53,18 +62,21 @@ def evaluate(
 ) -> dict[str, Report]:
     """`fastseg.evaluate.evaluate` of `predictions/MODALITY` for each modality; prints the table.
 
-    `out` receives a folder with all scores for each, and modalities.json with the means. DataError
-    where a folder is missing or holds the predictions of another modality.
+    `out` receives a folder with all scores for each, modalities.json with the means, and
+    overlays.png of a few patients. DataError where a folder is missing or holds the predictions of
+    another modality.
     """
     _check(modalities)
-    reports = {}
+    reports, folder = {}, Path(predictions)
     with company() as processes:
         for name in modalities:
-            folder = Path(predictions) / name
-            processes.each(functools.partial(_check_record, folder, name))
+            processes.each(functools.partial(_check_record, folder / name, name))
             own = None if out is None else Path(out) / name
-            reports[name] = evaluate_one(folder, data, own, quiet=True, **options)
+            reports[name] = evaluate_one(folder / name, data, own, quiet=True, **options)
         processes.first(lambda: _publish(reports, out, quiet))
+        if out is not None:
+            region = options.get("region")
+            processes.first(lambda: _draw(folder, data, reports, region, Path(out)))
     return reports
 
 
@@ -88,6 +100,31 @@ def table(means: Mapping[str, Mapping[str, float]], regions: Sequence[str]) -> s
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
         for row in (head, *rows)
     )
+
+
+def _draw(
+    folder: Path, data: Any, reports: Mapping[str, Report], region: str | None, out: Path
+) -> None:
+    """overlays.png: what each modality alone was taken for, in the first patients."""
+    first = next(iter(reports))
+    dataset = labelled(data, noted_region(folder / first, region))
+    shown = [row["case"] for row in reports[first].rows[:SHOWN_PATIENTS]]
+    figure = drawing.new_figure(2.4 * len(reports), 2.5 * len(shown) + 0.4)
+    rows = figure.subplots(len(shown), len(reports), squeeze=False)
+    for axes, case_id in zip(rows, shown, strict=True):
+        overlays = {name: _overlay(folder / name, dataset, case_id, name) for name in reports}
+        drawing.draw_each(axes, overlays, dataset.scheme.classes)
+    drawing.draw_legend(figure, dataset.scheme.classes)
+    drawing.save(figure, out / "overlays.png")
+
+
+def _overlay(folder: Path, dataset: Dataset, case_id: str, name: str) -> drawing.Overlay:
+    arrays = load_case(replace(dataset, modalities=(name,)), case_id)
+    path = find_prediction(folder, case_id)
+    found = np.zeros_like(arrays.label)
+    if path is not None:
+        found = dataset.scheme.to_classes(nifti.read(path).data)
+    return drawing.Overlay(case_id, arrays.image, arrays.label, found)
 
 
 def _check(modalities: Sequence[str]) -> None:

@@ -155,6 +155,26 @@ def draw_predictions(
         axis.set(xticks=[], yticks=[])
 
 
+def draw_each(axes, overlays: Mapping[str, Overlay], classes: Sequence[str]) -> None:
+    """One patient, each of the named modalities alone: truth solid, prediction dashed."""
+    first = next(iter(overlays.values()))
+    index = best_slice(first.label)
+    box = (index, *_extent(first.image[0] != 0))
+    for axis, (name, overlay) in zip(axes, overlays.items(), strict=True):
+        axis.imshow(_grey(overlay.image[0][box]), cmap="gray", vmin=0, vmax=1)
+        _outline(axis, overlay.label[box], "solid", classes)
+        _outline(axis, overlay.prediction[box], "dashed", classes)
+        axis.set_title(name, fontsize=9)
+        axis.set(xticks=[], yticks=[])
+    axes[0].set_ylabel(f"{first.case}\nslice {index}", fontsize=9)
+
+
+def _extent(brain: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of a volume (D, H, W) with brain in any slice."""
+    places = [np.flatnonzero(brain.any((0, other))) for other in (2, 1)]
+    return tuple(slice(p[0], p[-1] + 1) if p.size else slice(None) for p in places)
+
+
 def draw_arms(
     left,
     right,

@@ -189,7 +189,7 @@ def _print(report: Report, missing: str) -> None:
 
 def _plan(folder: Path, data, wanted: Sequence[str] | None, missing: str, region: str | None):
     """The data set, the predictions to score by case id, None for empty ones, and absent ids."""
-    dataset = _labelled(data, _region(folder, region))
+    dataset = labelled(data, noted_region(folder, region))
     found, absent = _match(folder, dataset, wanted)
     if absent and missing == "error":
         raise DataError(f"{folder}: no prediction for {', '.join(absent)}")
@@ -198,7 +198,7 @@ def _plan(folder: Path, data, wanted: Sequence[str] | None, missing: str, region
     return dataset, found, absent
 
 
-def _labelled(data, region: str | None):
+def labelled(data, region: str | None):
     from fastseg.data import cases
 
     if not isinstance(data, cases.Dataset):
@@ -208,7 +208,7 @@ def _labelled(data, region: str | None):
     return replace(data, scheme=data.scheme.alone(region))
 
 
-def _region(folder: Path, region: str | None) -> str | None:
+def noted_region(folder: Path, region: str | None) -> str | None:
     """The region that predictions are of: what was asked for, or what was noted beside them."""
     path = folder / RECORD
     try:
@@ -218,6 +218,11 @@ def _region(folder: Path, region: str | None) -> str | None:
     if region and noted and region != noted:
         raise UsageError(f"region: is {region}, but {folder} holds predictions of {noted}")
     return region or noted
+
+
+def find_prediction(folder: Path, case_id: str) -> Path | None:
+    candidates = (folder / f"{case_id}{suffix}" for suffix in SUFFIXES)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _match(folder: Path, dataset, wanted) -> tuple[dict[str, Path | None], list[str]]:
@@ -230,8 +235,7 @@ def _match(folder: Path, dataset, wanted) -> tuple[dict[str, Path | None], list[
     ids = labelled if wanted is None else list(wanted)
     found = {}
     for case_id in ids:
-        candidates = [folder / f"{case_id}{suffix}" for suffix in SUFFIXES]
-        if path := next((p for p in candidates if p.is_file()), None):
+        if path := find_prediction(folder, case_id):
             found[case_id] = path
     if not found:
         raise DataError(

@@ -46,9 +46,9 @@ def study(
     `out` receives split.json, study.json, study.md, study.html and a folder for each arm, written
     anew after each finished run. `overrides` are `name=value` settings, which each arm takes whose
     recipe has such a key, or `ARM:name=value` for one arm, or `segmenter:name=value` where there
-    are checks. `truth` is a data set of the same
-    patients whose images arms of synthesis are compared with, such as phantoms without noise.
-    `arms` picks some by name, the others being tested against the first of them; default all.
+    are checks. `truth` is a data set of the same patients whose images arms of synthesis are
+    compared with, such as phantoms without noise. `arms` picks some by name, the others being
+    tested against the first of them; default all.
     UsageError for an unknown study or arm, for a key that no arm has, for a truth that lacks a test
     patient, and when `out` holds something else; Stopped after a signal; what
     `fastseg.train.train` raises.
@@ -72,20 +72,26 @@ def study(
                   "chosen": None if arms is None else list(arms),
                   "task": models.task(first.system),
                   "truth": None if true is None else str(true.root.resolve())}  # fmt: skip
-        for number, ((arm, seed), recipe) in enumerate(recipes.items(), 1):
-            _say(f"study {name}, run {number} of {len(recipes)}: {arm} with seed {seed}")
-            place = out / _folder(arm) / f"seed-{seed}"
-            result = _result(recipe, dataset, place, out / "split.json", plan, true)
-            record["runs"].append({"arm": arm, "seed": seed, **result})
-            if number == 1 and record["task"] == "synthesis":
-                record["baselines"] = synthesis_study.baselines(
-                    record, dataset, out, plan.hide, true
-                )
-            study_report.write_tables(record, out)
+        _run(record, plan, recipes, dataset, out, true)
         if plan.checks:
             record["checks"] = synthesis_study.checks(record, dataset, out, overrides)
             study_report.write_tables(record, out)
         return study_report.write_pictures(record, true or dataset, out)
+
+
+def _run(
+    record: dict[str, Any], plan: Study, recipes: dict[tuple[str, int], Recipe],
+    dataset: cases.Dataset, out: Path, true: cases.Dataset | None,
+) -> None:  # fmt: skip
+    """All runs, each with its scores in the record and the tables when it ends."""
+    for number, ((arm, seed), recipe) in enumerate(recipes.items(), 1):
+        _say(f"study {record['study']}, run {number} of {len(recipes)}: {arm} with seed {seed}")
+        place = out / _folder(arm) / f"seed-{seed}"
+        result = _result(recipe, dataset, place, out / "split.json", plan, true)
+        record["runs"].append({"arm": arm, "seed": seed, **result})
+        if number == 1 and record["task"] == "synthesis":
+            record["baselines"] = synthesis_study.baselines(record, dataset, out, plan.hide, true)
+        study_report.write_tables(record, out)
 
 
 def _dataset(recipe: Recipe, data: str | Path) -> cases.Dataset:

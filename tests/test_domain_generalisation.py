@@ -115,6 +115,7 @@ def test_table_names_what_it_shows(run, data, tmp_path, capsys):
     capsys.readouterr()
     scored = ["evaluate", str(tmp_path / "p"), "--out", str(tmp_path / "e"), *words]
     assert cli.main(scored) == 0
+    assert (tmp_path / "e" / "overlays.png").read_bytes().startswith(b"\x89PNG")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["modality", "mean", "WT", "TC", "ET"]
     means = json.loads((tmp_path / "e" / "modalities.json").read_text())

@@ -190,9 +190,9 @@ SYSTEM = (
             ("fno-unet", "spectral branches beside convolutions"),
         )
     ),
-    SystemCase("S-fgc2f-udiff", (4, 4, 192, 192), (), "Gaussian guides", system="fgc2f-udiff",
+    SystemCase("S-fgc2f-udiff", (1, 4, 192, 192), (), "Gaussian guides", system="fgc2f-udiff",
                width=64, settings=(("parameterisation", "x0"),)),
-    SystemCase("S-medsegdiff-v2", (4, 4, 256, 256), (), "anchor gate and spectral attention",
+    SystemCase("S-medsegdiff-v2", (1, 4, 256, 256), (), "anchor gate and spectral attention",
                system="medsegdiff-v2", width=64,
                settings=(*_F_SMALL, ("parameterisation", "x0"))),
     SystemCase("S-segresnet-vffc", (1, 1, 128, 128, 128), (), "Fourier units at the bottleneck",
