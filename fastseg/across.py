@@ -9,25 +9,18 @@ PREDICTIONS/MODALITY holds what the network made of that modality alone.
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fastseg import drawing
-from fastseg.data import nifti
-from fastseg.data.cases import Dataset
-from fastseg.data.pipeline import load_case
+from fastseg import across_picture
+from fastseg.data.layouts import canonical
 from fastseg.errors import DataError, UsageError
-from fastseg.evaluate import Report, find_prediction, labelled, noted_region
+from fastseg.evaluate import Report
 from fastseg.evaluate import evaluate as evaluate_one
 from fastseg.processes import company
 from fastseg.rundir import write_json
 from fastseg.sample import RECORD
 from fastseg.sample import sample as sample_one
-
-SHOWN_PATIENTS = 4
 
 
 def sample(
@@ -76,7 +69,7 @@ def evaluate(
         processes.first(lambda: _publish(reports, out, quiet))
         if out is not None:
             region = options.get("region")
-            processes.first(lambda: _draw(folder, data, reports, region, Path(out)))
+            processes.first(lambda: across_picture.draw(folder, data, reports, region, Path(out)))
     return reports
 
 
@@ -102,31 +95,6 @@ def table(means: Mapping[str, Mapping[str, float]], regions: Sequence[str]) -> s
     )
 
 
-def _draw(
-    folder: Path, data: Any, reports: Mapping[str, Report], region: str | None, out: Path
-) -> None:
-    """overlays.png: what each modality alone was taken for, in the first patients."""
-    first = next(iter(reports))
-    dataset = labelled(data, noted_region(folder / first, region))
-    shown = [row["case"] for row in reports[first].rows[:SHOWN_PATIENTS]]
-    figure = drawing.new_figure(2.4 * len(reports), 2.5 * len(shown) + 0.4)
-    rows = figure.subplots(len(shown), len(reports), squeeze=False)
-    for axes, case_id in zip(rows, shown, strict=True):
-        overlays = {name: _overlay(folder / name, dataset, case_id, name) for name in reports}
-        drawing.draw_each(axes, overlays, dataset.scheme.classes)
-    drawing.draw_legend(figure, dataset.scheme.classes)
-    drawing.save(figure, out / "overlays.png")
-
-
-def _overlay(folder: Path, dataset: Dataset, case_id: str, name: str) -> drawing.Overlay:
-    arrays = load_case(replace(dataset, modalities=(name,)), case_id)
-    path = find_prediction(folder, case_id)
-    found = np.zeros_like(arrays.label)
-    if path is not None:
-        found = dataset.scheme.to_classes(nifti.read(path).data)
-    return drawing.Overlay(case_id, arrays.image, arrays.label, found)
-
-
 def _check(modalities: Sequence[str]) -> None:
     if not modalities or len(set(modalities)) < len(modalities):
         raise UsageError(f"modalities: is {', '.join(modalities)!r}, wanted different names")
@@ -137,5 +105,5 @@ def _check_record(folder: Path, name: str) -> None:
         raise DataError(f"{folder}: no such folder; `fastseg sample --modalities {name}` makes it")
     record = json.loads((folder / RECORD).read_text()) if (folder / RECORD).exists() else {}
     shown = record.get("modalities", [name])
-    if shown != [name]:
+    if [*map(canonical, shown)] != [canonical(name)]:
         raise DataError(f"{folder}: holds predictions from {', '.join(shown)}, wanted {name}")

@@ -45,7 +45,7 @@ class Recipe:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU when there is one
     devices: int = 1  # processes on this machine; under torchrun its own number holds
     strategy: Literal["ddp", "fsdp"] = "ddp"  # each process has all weights, or a share of them
-    loader: Literal["auto", "dali", "torch"] = "auto"  # of equal batches; auto: DALI on a GPU
+    loader: Literal["auto", "dali", "torch"] = "auto"  # auto: DALI on a GPU, torch on a CPU
     kernels: Kernels = "auto"  # backend of the spectral ops, as fastseg.use_backend has them
     seed: int = 0  # of split, initial weights, sample order and noise
     modalities: tuple[str, ...] | None = None  # channels by name, null for all the data set has

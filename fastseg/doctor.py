@@ -87,9 +87,12 @@ def _torch() -> list[tuple[str, str]]:
 
 
 def _dali() -> str:
+    import torch
+
     for package in ("nvidia-dali-cuda130", "nvidia-dali-cuda120"):
         if version := _version(package):
-            return f"{package} {version}"
+            idle = "" if torch.cuda.is_available() else ", for GPUs; the torch loader serves here"
+            return f"{package} {version}{idle}"
     return (
         "not installed, the torch loader serves (pip install 'fastseg[dali]';"
         " 'fastseg[dali-cuda12]' for CUDA 12 and V100)"

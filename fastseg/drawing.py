@@ -1,7 +1,7 @@
 """Drawing on matplotlib axes: curves, outlines of segmentations, a table, a legend."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -159,7 +159,7 @@ def draw_each(axes, overlays: Mapping[str, Overlay], classes: Sequence[str]) -> 
     """One patient, each of the named modalities alone: truth solid, prediction dashed."""
     first = next(iter(overlays.values()))
     index = best_slice(first.label)
-    box = (index, *_extent(first.image[0] != 0))
+    box = (index, *_extent(overlays.values()))
     for axis, (name, overlay) in zip(axes, overlays.items(), strict=True):
         axis.imshow(_grey(overlay.image[0][box]), cmap="gray", vmin=0, vmax=1)
         _outline(axis, overlay.label[box], "solid", classes)
@@ -169,10 +169,13 @@ def draw_each(axes, overlays: Mapping[str, Overlay], classes: Sequence[str]) -> 
     axes[0].set_ylabel(f"{first.case}\nslice {index}", fontsize=9)
 
 
-def _extent(brain: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of a volume (D, H, W) with brain in any slice."""
-    places = [np.flatnonzero(brain.any((0, other))) for other in (2, 1)]
-    return tuple(slice(p[0], p[-1] + 1) if p.size else slice(None) for p in places)
+def _extent(overlays: Iterable[Overlay], margin: int = 2) -> tuple[slice, slice]:
+    """Rows and columns of volumes (D, H, W) with brain or a class in any of them."""
+    inside = np.any([(o.image[0] != 0) | (o.label > 0) | (o.prediction > 0) for o in overlays], 0)
+    places = [np.flatnonzero(inside.any((0, other))) for other in (2, 1)]
+    return tuple(
+        slice(max(0, p[0] - margin), p[-1] + 1 + margin) if p.size else slice(None) for p in places
+    )
 
 
 def draw_arms(

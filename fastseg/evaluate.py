@@ -199,6 +199,7 @@ def _plan(folder: Path, data, wanted: Sequence[str] | None, missing: str, region
 
 
 def labelled(data, region: str | None):
+    """The data set to score against, its classes merged to `region` if there is one."""
     from fastseg.data import cases
 
     if not isinstance(data, cases.Dataset):
@@ -221,6 +222,7 @@ def noted_region(folder: Path, region: str | None) -> str | None:
 
 
 def find_prediction(folder: Path, case_id: str) -> Path | None:
+    """The case's label map in a folder of predictions, under the first of `SUFFIXES` it has."""
     candidates = (folder / f"{case_id}{suffix}" for suffix in SUFFIXES)
     return next((path for path in candidates if path.is_file()), None)
 
@@ -229,10 +231,10 @@ def _match(folder: Path, dataset, wanted) -> tuple[dict[str, Path | None], list[
     """Prediction file by case id, and the ids that have none."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: is not a folder of predictions")
-    labelled = [case.id for case in dataset.cases if case.label is not None]
-    if unknown := set(wanted or ()) - set(labelled):
+    known = [case.id for case in dataset.cases if case.label is not None]
+    if unknown := set(wanted or ()) - set(known):
         raise UsageError(f"cases: no labelled case {', '.join(sorted(unknown))} in {dataset.root}")
-    ids = labelled if wanted is None else list(wanted)
+    ids = known if wanted is None else list(wanted)
     found = {}
     for case_id in ids:
         if path := find_prediction(folder, case_id):

@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import signal
+from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 import fastseg.train as train_module
-from fastseg import across, checkpoint, cli, config, study, validate
+from fastseg import across, across_picture, checkpoint, cli, config, drawing, study, validate
 from fastseg.config import load_recipe
 from fastseg.data import nifti, phantom
 from fastseg.data.cases import discover
@@ -124,6 +127,53 @@ def test_table_names_what_it_shows(run, data, tmp_path, capsys):
         assert own == means[name]
         keys = ("dice_regions", "dice_WT", "dice_TC", "dice_ET")
         assert line == [name, *(f"{own[key]:.3f}" for key in keys)]
+
+
+@pytest.fixture
+def scored(data, tmp_path):
+    """Predictions of two patients from t1 and T1Gd: labels moved by a voxel, one stored scaled."""
+    for name, shift in (("t1", 1), ("T1Gd", 2)):
+        (tmp_path / "p" / name).mkdir(parents=True)
+        for case in ("Phantom00000", "Phantom00001"):
+            source = nib.load(data / case / f"{case}_seg.nii.gz")
+            moved = np.roll(np.asarray(source.dataobj), shift, 0)
+            image = nib.Nifti1Image(moved.astype(np.float32), source.affine)
+            image.set_data_dtype(np.int16)
+            nib.save(image, tmp_path / "p" / name / f"{case}.nii.gz")
+    return tmp_path / "p"
+
+
+def test_overlays_are_of_each_modality_and_what_it_was_taken_for(data, scored):
+    dataset = discover(data)
+    for name, own, shift in (("t1", "t1", 1), ("T1Gd", "t1ce", 2)):
+        made = across_picture.overlay(scored / name, dataset, "Phantom00000", name)
+        case = load_case(discover(data, (own,)), "Phantom00000")
+        assert np.array_equal(made.image, case.image)
+        assert np.array_equal(made.prediction, np.roll(case.label, shift, 2))
+        merged = replace(dataset, scheme=dataset.scheme.alone("WT"))
+        made = across_picture.overlay(scored / name, merged, "Phantom00000", name)
+        assert np.array_equal(made.prediction, np.roll(case.label > 0, shift, 2))
+    none = across_picture.overlay(scored / "t1", dataset, "Phantom00002", "t1")
+    assert not none.prediction.any()
+
+
+def test_patients_whose_images_cannot_be_read_are_scored_but_not_drawn(
+    data, scored, tmp_path, monkeypatch, caplog
+):
+    shutil.copytree(data, tmp_path / "data")
+    damaged = tmp_path / "data" / "Phantom00000" / "Phantom00000_t1ce.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    (scored / "T1Gd" / "Phantom00001.nii.gz").unlink()
+    drawn = []
+    monkeypatch.setattr(drawing, "draw_each", lambda axes, shown, classes: drawn.append(shown))
+    found = across.evaluate(scored, data, ("t1", "T1Gd"), tmp_path / "e", quiet=True)
+    assert [len(report.rows) for report in found.values()] == [2, 1]
+    assert [one["t1"].case for one in drawn] == ["Phantom00000"]
+    assert (tmp_path / "e" / "overlays.png").exists()
+    across.evaluate(scored, tmp_path / "data", ("t1", "T1Gd"), tmp_path / "e", quiet=True)
+    assert len(drawn) == 1
+    assert str(damaged) in caplog.text
+    assert not (tmp_path / "e" / "overlays.png").exists()
 
 
 def test_modalities_that_do_not_fit_are_usage_errors(run, data, tmp_path):

@@ -38,7 +38,7 @@ BARS = {
         ),
     ),
 }
-VOLUME = ("data.bezier_domains=null", "model.width=16", "model.dropout=0", "lr=1e-3",
+VOLUME = ("model.width=16", "model.dropout=0", "lr=1e-3",
           "amsgrad=false", "weight_decay=0", "precision=fp32")  # fmt: skip
 
 

@@ -23,7 +23,7 @@ import torch
 import fastseg.train as module
 from fastseg import checkpoint, config, models, validate
 from fastseg.config import load_recipe
-from fastseg.data import phantom
+from fastseg.data import dali, phantom
 from fastseg.data.cases import Case, Dataset, discover
 from fastseg.data.labels import BRATS
 from fastseg.data.pipeline import Loader, LoaderConfig
@@ -97,6 +97,15 @@ def assert_same_run(out: Path, straight: Path) -> None:
     assert scores(out) == scores(straight)
     expected = weights(straight)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(out).items())
+
+
+@pytest.mark.skipif(dali.unavailable(None) is not None, reason="needs DALI")
+def test_batches_of_dali_train_alike(data, straight, tmp_path, monkeypatch):
+    run, used = dali.run, []
+    monkeypatch.setattr(dali, "run", lambda *given: used.append(given) or run(*given))
+    train(tiny("loader=dali"), data, tmp_path)
+    assert used
+    assert np.allclose(losses(tmp_path)[:4], losses(straight)[:4], rtol=1e-4, atol=1e-5)
 
 
 def stop_at(monkeypatch, *steps: int) -> None:

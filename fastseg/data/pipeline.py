@@ -136,9 +136,9 @@ class Loader:
     last one draws further samples from the epoch's first cases. Every rank has the same number.
 
     `dataset` is a `cases.Dataset`; `backend` "auto" is DALI on a GPU where it is installed, torch
-    elsewhere: on a CPU that is faster. A case that cannot be used is listed in `quarantined` and
-    replaced by the next good one in id order. Raises UsageError for wrong arguments, DataError for
-    cases without label, and from `epoch` when too many cases are bad.
+    elsewhere: on a CPU that is faster on volumes. A case that cannot be used is listed in
+    `quarantined` and replaced by the next good one in id order. Raises UsageError for wrong
+    arguments, DataError for cases without label, and from `epoch` when too many cases are bad.
     """
 
     def __init__(self, dataset, case_ids, config: LoaderConfig, *, backend: str = "auto",
