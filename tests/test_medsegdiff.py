@@ -162,6 +162,15 @@ def test_the_anchor_loss_counts_at_its_steps(every):
     torch.testing.assert_close(parts["anchor"], expected)
 
 
+def test_the_anchor_loss_of_the_published_code_is_the_squared_error():
+    net = tiny(anchor_every=1, anchor_loss="mse", ssformer="off")
+    found = batch(count=3)
+    parts = net.training_loss(found, torch.Generator())[1]
+    p = net.head.probabilities(net.condition(found["image"]).cal)
+    expected = F.mse_loss(p, net.head.target(found["label"]))
+    torch.testing.assert_close(parts["anchor"], expected)
+
+
 def test_dice_and_cross_entropy_are_those_of_the_batch():
     net = tiny(classes=4)
     logits, label = torch.randn(3, 4, 8, 8), torch.randint(3, (3, 8, 8))

@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from fastseg import sample as module
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.cases import discover
-from fastseg.data.labels import BRATS
+from fastseg.data.labels import BRATS, BRATS_2024
 from fastseg.errors import DataError, UsageError
 from fastseg.network import load_network
 from fastseg.sample import sample
@@ -38,6 +39,28 @@ def run(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     train(load_recipe("fno", TINY), data, out)
     return out
+
+
+@pytest.mark.parametrize("region", ["null", "WT"])
+def test_sampling_wants_no_labels(data, tmp_path, region):
+    train(load_recipe("fno", [*TINY, f"region={region}"]), data, tmp_path / "run")
+    shutil.copytree(data, tmp_path / "bare", ignore=shutil.ignore_patterns("*_seg*"))
+    for name, source in (("with", data), ("without", tmp_path / "bare")):
+        sample(tmp_path / "run", source, tmp_path / name, part="test")
+    [path] = (tmp_path / "with").glob("*_pred.nii.gz")
+    pair = [nibabel.load(tmp_path / name / path.name) for name in ("with", "without")]
+    assert np.array_equal(pair[0].dataobj, pair[1].dataobj)
+    assert np.array_equal(pair[0].affine, pair[1].affine)
+
+
+def test_a_data_set_of_other_classes_is_refused(data, run, monkeypatch):
+    other = dataclasses.replace(discover(data), scheme=BRATS_2024)
+    assert BRATS_2024.classes != BRATS.classes
+    with pytest.raises(UsageError, match=f"{data}: has classes background, .*trained on backgr"):
+        module._scheme(other, BRATS)
+    monkeypatch.setattr("fastseg.run.discover", lambda *_: other)
+    with pytest.raises(UsageError, match=f"{data}: has other labels"):
+        train(load_recipe("fno", [*TINY, "epochs=2"]), data, run)
 
 
 class Copycat(torch.nn.Module):

@@ -449,6 +449,24 @@ def test_validation_repeats_and_leaves_training_as_it_is(data, tmp_path, monkeyp
     assert all(first == second > 0 for first, second in pairs)
 
 
+def test_validation_sees_the_validation_patients_alone(data, tmp_path, monkeypatch):
+    seen, original = set(), validate._segment
+
+    def watched(run, net, case_id, *others):
+        seen.add(case_id)
+        return original(run, net, case_id, *others)
+
+    monkeypatch.setattr(validate, "_segment", watched)
+    train(tiny("val_every=1"), data, tmp_path)
+    split = json.loads((tmp_path / "split.json").read_text())
+    assert seen == set(split["val"])
+    assert not seen & {*split["train"], *split["test"]}
+    split["train"].append(split["val"][0])
+    (tmp_path / "leaking.json").write_text(json.dumps(split))
+    with pytest.raises(DataError, match=rf"leaking.json.*{split['val'][0]} is in train and val"):
+        train(tiny(), data, tmp_path / "other", split=tmp_path / "leaking.json")
+
+
 def test_progress_and_rate_follow_the_position(data, tmp_path, fake):
     recipe = fake(schedule="poly", epochs=3)
     train(recipe, data, tmp_path)
