@@ -104,7 +104,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--modalities",
         type=_ids,
-        help="t1,t1ce,t2,flair: score PREDICTIONS/MODALITY of each, one table",
+        help="t1,t1ce,t2,flair: score PREDICTIONS/MODALITY of each, one table and picture",
     )
     parser.add_argument("--region", help="score this region alone, its classes merged")
 

@@ -77,9 +77,7 @@ def sample(
             raise UsageError(f"by: {by} has no options such as {overrides[0]}")
         from fastseg.sample_synthesis import sample_cases
 
-        return sample_cases(
-            recipe, state, groups, record, data, out, **common, hide=hide, by=by
-        )  # fmt: skip
+        return sample_cases(recipe, state, groups, record, data, out, **common, hide=hide, by=by)
     if hide or by is not None:
         name = "hide" if hide else "by"
         raise UsageError(f"{name}: system {recipe.system} does not synthesise modalities")

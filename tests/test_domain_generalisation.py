@@ -131,7 +131,7 @@ def test_table_names_what_it_shows(run, data, tmp_path, capsys):
 
 @pytest.fixture
 def scored(data, tmp_path):
-    """Predictions of two patients from t1 and T1Gd: labels moved by a voxel, one stored scaled."""
+    """Predictions of two patients from t1 and T1Gd: labels moved by voxels, stored scaled."""
     for name, shift in (("t1", 1), ("T1Gd", 2)):
         (tmp_path / "p" / name).mkdir(parents=True)
         for case in ("Phantom00000", "Phantom00001"):

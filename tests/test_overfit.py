@@ -38,8 +38,8 @@ BARS = {
         ),
     ),
 }
-VOLUME = ("model.width=16", "model.dropout=0", "lr=1e-3",
-          "amsgrad=false", "weight_decay=0", "precision=fp32")  # fmt: skip
+VOLUME = ("model.width=16", "model.dropout=0", "lr=1e-3", "amsgrad=false", "weight_decay=0",
+          "precision=fp32")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
