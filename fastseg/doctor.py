@@ -76,14 +76,21 @@ def _torch() -> list[tuple[str, str]]:
         ]
     for index in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(index)
-        rows.append(
-            (
-                f"cuda:{index}",
-                f"{torch.cuda.get_device_name(index)}, sm_{major}{minor}, CUDA "
-                f"{torch.version.cuda}",
-            )
-        )
+        name, served = torch.cuda.get_device_name(index), kernels_for((major, minor))
+        rows.append((f"cuda:{index}", f"{name}, sm_{major}{minor}, CUDA {torch.version.cuda}"))
+        rows.append(("  served by", served))
     return rows
+
+
+def kernels_for(capability: tuple[int, int]) -> str:
+    """What computes our operators on a device of this capability, the first choice first."""
+    from fastseg.ops import _architectures, _backends
+
+    built = getattr(_backends._C, "cuda_architectures", "")
+    code = _architectures.served_by(built, capability)
+    cuda = f"CUDA kernels ({code})" if code else f"no CUDA kernels (built for {built or 'none'})"
+    triton = "Triton kernels" if capability >= (8, 0) else "no Triton kernels (sm_80 and newer)"
+    return f"{cuda}; {triton}; torch.matmul"
 
 
 def _dali() -> str:

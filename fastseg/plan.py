@@ -8,15 +8,59 @@ scale and no weights; the adjoint of a synthesis is the analysis with its scale 
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial, wraps
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 CPU = torch.device("cpu")
+# a default device that the caller has set is for the caller's tensors
+_arange, _full = partial(torch.arange, device=CPU), partial(torch.full, device=CPU)
 FFT_SIZE, FFT_BINS = 1024, 256 * 129
 TABLE_PADDING = 16  # last-axis rows are a whole number of vectors of every instruction set
+
+
+def traced() -> bool:
+    """Whether torch.compile, torch.export or torch.jit.trace follows this call: sizes may be
+    symbols, and no tensor outlives it.
+    """
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
+
+
+def cached(build):
+    """Keep the tables that `build(*arguments)` makes, for every later call whatever its mode.
+
+    They are built outside inference mode, whose tensors training could not use, and neither taken
+    nor kept where a call is traced or a dispatch mode makes tensors that are none (fake ones). A
+    last argument that is a device other than the CPU keeps them for good: a captured CUDA graph
+    replays on their addresses.
+
+    Raises RuntimeError for tables first needed while a CUDA graph is captured.
+    """
+
+    def plain(*arguments):
+        if _device(arguments).type == "cuda" and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "a CUDA graph is being captured, and this operator has no tables for these sizes "
+                "yet: call it once with such tensors before the capture"
+            )
+        with torch.inference_mode(False):
+            return build(*arguments)
+
+    on_host, on_device = lru_cache(maxsize=512)(plain), lru_cache(maxsize=None)(plain)
+
+    @wraps(build)
+    def table(*arguments):
+        if traced() or torch._C._len_torch_dispatch_stack():
+            return build(*arguments)
+        return (on_host if _device(arguments).type == "cpu" else on_device)(*arguments)
+
+    return table
+
+
+def _device(arguments: tuple) -> torch.device:
+    return arguments[-1] if isinstance(arguments[-1], torch.device) else CPU
 
 
 class Kept(NamedTuple):
@@ -30,7 +74,7 @@ class Kept(NamedTuple):
         return max(self.positive, self.negative + 1)
 
     def frequencies(self) -> Tensor:
-        return torch.cat([torch.arange(self.positive), torch.arange(-self.negative, 0)])
+        return torch.cat([_arange(self.positive), _arange(-self.negative, 0)])
 
 
 def kept(modes: int, two_sided: bool) -> Kept:
@@ -86,22 +130,22 @@ def _smooth(size: int) -> bool:
     return size == 1
 
 
-@lru_cache(maxsize=512)
+@cached
 def roots(size: int, dtype: torch.dtype) -> Tensor:
     """e^(−2πi·k/size), k = 0 … size−1, as (size, 2) real numbers."""
-    cos, sin = cos_sin(torch.ones(1, dtype=torch.int64), torch.arange(size), size)
+    cos, sin = cos_sin(_full((1,), 1), _arange(size), size)
     return torch.cat([cos, -sin], dim=1).to(dtype)
 
 
 def hermitian_weights(columns: int, size: int) -> Tensor:
-    weights = torch.full((columns,), 2.0, dtype=torch.float64)
+    weights = _full((columns,), 2.0, dtype=torch.float64)
     weights[0] = 1
     if size % 2 == 0 and columns > size // 2:
         weights[size // 2] = 1
     return weights
 
 
-@lru_cache(maxsize=512)
+@cached
 def outer_tables(
     size: int, axis: Kept, synthesis: bool, dtype: torch.dtype, device: torch.device = CPU
 ) -> tuple[Tensor, Tensor]:
@@ -110,8 +154,8 @@ def outer_tables(
     Analysis: cos (N//2+1, K), sin ((N−1)//2, K−1); synthesis: the transposes. Rows n = 0 … N/2 and
     n = 1 … ⌈N/2⌉−1, k = 0 … K−1 and 1 … K−1.
     """
-    even, odd = torch.arange(size // 2 + 1), torch.arange(1, (size - 1) // 2 + 1)
-    k = torch.arange(axis.distinct)
+    even, odd = _arange(size // 2 + 1), _arange(1, (size - 1) // 2 + 1)
+    k = _arange(axis.distinct)
     cos, _ = cos_sin(k, even, size)
     _, sin = cos_sin(k[1:], odd, size)
     if synthesis:
@@ -119,7 +163,7 @@ def outer_tables(
     return tuple(t.to(device, dtype).contiguous() for t in (cos, sin))
 
 
-@lru_cache(maxsize=512)
+@cached
 def packed_table(
     size: int, axis: Kept, synthesis: bool, dtype: torch.dtype, device: torch.device = CPU
 ) -> Tensor:
@@ -129,8 +173,8 @@ def packed_table(
     Analysis: (N//2+1, packs of 4 frequencies, 2, 4), as many as 16 divide; synthesis: (K−1, packs
     of 8 samples, 2, 8). Samples n = 0 … N/2; the sines of n = 0 and n = N/2 are zero.
     """
-    k = torch.arange(1, max(axis.distinct, 2))
-    cos, sin = cos_sin(k, torch.arange(size // 2 + 1), size)
+    k = _arange(1, max(axis.distinct, 2))
+    cos, sin = cos_sin(k, _arange(size // 2 + 1), size)
     sin[(size - 1) // 2 + 1 :] = 0
     pack, multiple = (8, 8) if synthesis else (4, 16)
     both = torch.stack([cos, sin])
@@ -140,7 +184,7 @@ def packed_table(
     return both.unflatten(2, (-1, pack)).permute(1, 2, 0, 3).contiguous().to(device, dtype)
 
 
-@lru_cache(maxsize=512)
+@cached
 def last_tables(
     size: int, columns: int, synthesis: bool, scale: float, weighted: bool, dtype: torch.dtype,
     device: torch.device = CPU,
@@ -151,10 +195,12 @@ def last_tables(
     Analysis: cos (N//2+1, padded m), −sin ((N−1)//2, padded m); synthesis: cos and −sin (m, padded
     N//2+1), where the sines of n = 0 and n = N/2 are zero.
     """
-    even, odd = torch.arange(size // 2 + 1), torch.arange(1, (size - 1) // 2 + 1)
-    k = torch.arange(columns)
+    even, odd = _arange(size // 2 + 1), _arange(1, (size - 1) // 2 + 1)
+    k = _arange(columns)
     factor = scale * (
-        hermitian_weights(columns, size) if weighted else torch.ones(columns, dtype=torch.float64)
+        hermitian_weights(columns, size)
+        if weighted
+        else _full((columns,), 1.0, dtype=torch.float64)
     )
     cos, sin = cos_sin(k, even, size)
     if synthesis:
@@ -168,24 +214,24 @@ def last_tables(
     )
 
 
-def build_outer_matrix(size: int, axis: Kept, dtype: torch.dtype, device: torch.device) -> Tensor:
+@cached
+def outer_matrix(size: int, axis: Kept, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[cos; sin] of the kept frequencies of an axis other than the last: (2m, N)."""
-    cos, sin = cos_sin(axis.frequencies(), torch.arange(size), size)
+    cos, sin = cos_sin(axis.frequencies(), _arange(size), size)
     return torch.cat([cos, sin], dim=1).T.contiguous().to(device, dtype)
 
 
-def build_last_matrix(
+@cached
+def last_matrix(
     size: int, columns: int, scale: float, weighted: bool, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """[cos | −sin] of the last axis, scale and weights included: (N, 2m)."""
-    cos, sin = cos_sin(torch.arange(columns), torch.arange(size), size)
+    cos, sin = cos_sin(_arange(columns), _arange(size), size)
     factor = scale * (
-        hermitian_weights(columns, size) if weighted else torch.ones(columns, dtype=torch.float64)
+        hermitian_weights(columns, size)
+        if weighted
+        else _full((columns,), 1.0, dtype=torch.float64)
     )
     # the sine of a self-conjugate column is zero in exact arithmetic: its imaginary part neither
     # leaves nor enters
     return torch.cat([cos * factor, -sin * factor], dim=1).to(device, dtype).contiguous()
-
-
-outer_matrix = lru_cache(maxsize=512)(build_outer_matrix)
-last_matrix = lru_cache(maxsize=512)(build_last_matrix)

@@ -194,12 +194,17 @@ def fourier_unit(
 
 def _gaussian_response(sigma: Tensor, offset: Tensor, size: int, last: bool) -> Tensor:
     """exp(−2π²σ²f² + 2πi·f·offset) on an axis's bins: (B, C) → (B, C, bins), complex128."""
-    f = torch.arange(size // 2 + 1) if last else torch.fft.fftfreq(size, 1 / size)
+    bins, device = size // 2 + 1, sigma.device
+    f = (
+        torch.arange(bins, device=device)
+        if last
+        else torch.fft.fftfreq(size, 1 / size, device=device)
+    )
     turns = 2 * math.pi * f.to(sigma) / size
     decay = torch.exp(-0.5 * (sigma[..., None] * turns).square())
     phase = offset[..., None] * turns
     # taps are real, so the gain of the self-conjugate bin is
-    sine = phase.sin().masked_fill(2 * f.abs().to(sigma.device) == size, 0)
+    sine = phase.sin().masked_fill(2 * f.abs() == size, 0)
     return torch.where(sigma[..., None] > 0, torch.complex(decay * phase.cos(), decay * sine), 1)
 
 

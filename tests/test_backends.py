@@ -9,7 +9,7 @@ from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
 
 import fastseg
 from fastseg import ops, reference
-from fastseg.ops import _backends
+from fastseg.ops import _architectures, _backends
 
 LIVE = [name for name, status in fastseg.backends().items() if status]
 DEAD = [name for name, status in fastseg.backends().items() if not status]
@@ -102,7 +102,7 @@ def test_forcing_cpu_on_other_devices_says_where_x_is():
 
 def test_selection_is_a_function_of_its_arguments():
     names = list(inspect.signature(_backends.select_spectral).parameters)
-    assert names == ["setting", "device_type", "dtype", "sizes", "out_sizes", "modes", "family"]
+    assert names == ["setting", "device", "dtype", "sizes", "out_sizes", "modes", "family"]
     row = ("cpu", F32, (64, 64), (64, 64), (24, 12))
     assert len({_backends.select_spectral("auto", *row) for _ in range(3)}) == 1
     for forced in LIVE:
@@ -178,6 +178,95 @@ def test_missing_kernels_fall_back_with_one_log_line(run_python):
     assert "fastseg._C" in detail
     assert "backend 'cpu' was asked for" in error
     assert detail in error
+
+
+# the architectures of a default build, by the major version of CUDA
+CUDA_12, CUDA_13 = "70-real 80-real 90", "75-real 80-real 90"
+
+
+@pytest.mark.parametrize(
+    ("capability", "cuda_12", "cuda_13"),
+    [
+        ((6, 1), None, None),
+        ((7, 0), "machine code for sm_70", None),
+        ((7, 5), "machine code for sm_70", "machine code for sm_75"),
+        ((8, 0), "machine code for sm_80", "machine code for sm_80"),
+        ((8, 6), "machine code for sm_80", "machine code for sm_80"),
+        ((9, 0), "machine code for sm_90", "machine code for sm_90"),
+        ((10, 0), "PTX for sm_90", "PTX for sm_90"),
+        ((12, 0), "PTX for sm_90", "PTX for sm_90"),
+    ],
+)
+def test_a_default_build_says_what_serves_a_device(capability, cuda_12, cuda_13):
+    for built, wanted in ((CUDA_12, cuda_12), (CUDA_13, cuda_13)):
+        found = _architectures.served_by(built, capability)
+        assert found is None if wanted is None else found.startswith(wanted)
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "served"),
+    [
+        ("70-real 75-real 80-real 86-real 89-real 90", (8, 9), "machine code for sm_89"),
+        ("80-virtual", (8, 6), "PTX for sm_80"),
+        ("80-virtual", (7, 5), None),
+        ("86-real", (8, 0), None),
+        ("90a-real", (9, 0), "machine code for sm_90"),
+        ("90a", (10, 0), None),
+        ("100f-real", (10, 3), "machine code for sm_100"),
+        ("", (9, 0), None),
+    ],
+)
+def test_other_builds_serve_what_their_code_runs_on(built, capability, served):
+    found = _architectures.served_by(built, capability)
+    assert found is None if served is None else found.startswith(served)
+
+
+# what torch would say on a machine with one GPU, before fastseg asks
+FAKED = """
+import torch
+capability = CAPABILITY
+torch.cuda.is_available, torch.cuda.device_count = (lambda: True), (lambda: 1)
+torch.cuda.get_device_capability = lambda device=None: capability
+import fastseg
+from fastseg.ops import _backends
+taken = [_backends.select(_backends.GATE, "auto", "cuda:0", torch.float32) for _ in range(3)]
+print(taken[0], bool(fastseg.backends()["cuda"]), bool(fastseg.backends()["triton"]))
+try:
+    _backends.select(_backends.GATE, "cuda", "cuda:0", torch.float32)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(_backends._C, "cuda"), reason="a build without CUDA kernels")
+@pytest.mark.parametrize(
+    "capability", [(6, 1), (7, 0), (7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (12, 0)]
+)
+def test_a_device_that_the_build_does_not_serve_falls_back_with_one_line(capability, run_python):
+    done = run_python(FAKED.replace("CAPABILITY", repr(capability)))
+    lines, logged = done.stdout.strip().splitlines(), done.stderr.strip().splitlines()
+    built = _backends._C.cuda_architectures
+    if _architectures.served_by(built, capability):
+        assert lines[0].split()[:2] == ["cuda", "True"]
+        assert not logged
+        return
+    assert lines[0].split()[:2] == ["matmul", "False"]
+    (line,) = logged
+    for said in (line, lines[1]):
+        assert f"built for {built}" in said
+        assert "cuda:0 has compute capability {}.{}".format(*capability) in said
+    assert "falling back to torch.matmul on cuda:0" in line
+
+
+def test_the_capability_of_a_device_does_not_break_a_compiled_graph(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    device = torch.device("cuda", 0)
+
+    def scaled(x):
+        return x if _architectures.unfit("cuda", "80-real", device) else 2 * x
+
+    compiled = torch.compile(scaled, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(torch.ones(3)), 2 * torch.ones(3))
 
 
 CONVOLVE = """

@@ -28,3 +28,9 @@ def test_known_bad_combinations_warn(torch_version, cuda, capabilities, dali, ex
     found = doctor.warnings_for(torch_version, cuda, capabilities, dali)
     assert len(found) == len(expected)
     assert all(word in warning for word, warning in zip(expected, found, strict=True))
+
+
+def test_report_says_what_serves_a_device():
+    assert doctor.kernels_for((6, 1)).startswith("no CUDA kernels (built for ")
+    assert "no Triton kernels" in doctor.kernels_for((7, 0))
+    assert "; Triton kernels; torch.matmul" in doctor.kernels_for((8, 6))

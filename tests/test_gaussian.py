@@ -141,7 +141,7 @@ def test_results_do_not_depend_on_threads(backend, threads):
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 1.75, 4.0])
 def test_exact_taps_are_the_inverse_transform_of_the_response(size, sigma):
     design = _taps.Design((size,), "circular", "exact", size // 2, None, False, size // 2)
-    (row,) = _taps.build_constant(sigma, None, design, F64, torch.device("cpu")).rows
+    (row,) = _taps.constant(sigma, None, design, F64, torch.device("cpu")).rows
     circulant = torch.zeros(size, dtype=F64)
     circulant.index_add_(0, torch.arange(-(size // 2), size // 2 + 1) % size, row[0, 0])
     f = torch.fft.fftfreq(size, dtype=F64)

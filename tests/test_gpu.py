@@ -11,7 +11,7 @@ from operators import ROWS, place, run, serves
 from tolerances import BACKWARD, F32, assert_near, wide
 
 import fastseg
-from fastseg import ops
+from fastseg import ops, plan
 
 pytestmark = [
     pytest.mark.gpu,
@@ -80,6 +80,20 @@ def test_a_graph_replays_on_new_inputs(op, backend):
         torch.cuda.synchronize()
         expected = forward_backward(op, {name: 0.5 * t for name, t in tensors.items()}, options)
     assert_same(captured, expected, f"{op} {backend}")
+
+
+def test_a_graph_outlives_the_tables_of_a_thousand_other_grids():
+    x, device = torch.randn(2, 4, 50, 34, device="cuda"), torch.device("cuda", 0)
+    weight = torch.randn(4, 4, 6, 5, 2, device="cuda")
+    expected = ops.spectral_conv(x, weight).clone()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = ops.spectral_conv(x, weight)
+    for size in range(100, 1100):
+        plan.last_tables(size, 5, True, 1.0, True, torch.float32, device)
+    captured.zero_()
+    graph.replay()
+    assert_same([captured], [expected], "a replay after other grids")
 
 
 @CELLS

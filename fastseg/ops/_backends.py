@@ -45,7 +45,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fastseg import plan
 from fastseg.ops import (
+    _architectures,
     _crossover,
     _native,
     _native_filter,
@@ -179,7 +181,24 @@ def _detail(backend: str) -> str:
 
 def backends() -> dict[str, Status]:
     """What is live on this machine, and why not where it is not, by backend name."""
-    return {name: Status(why is None, why or _detail(name)) for name, why in WHY_NOT.items()}
+    why_not = {name: why or _unfit_everywhere(name) for name, why in WHY_NOT.items()}
+    return {name: Status(why is None, why or _detail(name)) for name, why in why_not.items()}
+
+
+def _unfit_everywhere(backend: str) -> str | None:
+    """Why none of the CUDA devices runs a backend's kernels; None where one does."""
+    if SERVES.get(backend) != "cuda":
+        return None
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    reasons = [_unfit(backend, device) for device in devices]
+    return "; ".join(reasons) if all(reasons) else None
+
+
+def _unfit(backend: str, device: torch.device) -> str | None:
+    """Why a backend that runs on this machine cannot on one device of it."""
+    if device.type != "cuda" or SERVES.get(backend) != "cuda":
+        return None
+    return _architectures.unfit(backend, getattr(_C, "cuda_architectures", ""), device)
 
 
 def _checked(name: str) -> str:
@@ -212,16 +231,21 @@ class use_backend:
 
 
 def setting() -> str:
-    """The backend asked for; under torch.func and forward-mode derivatives "matmul" for "auto"."""
+    """The backend asked for; "matmul" for "auto" where a kernel, which Python hands addresses,
+    cannot follow: under torch.jit.trace, torch.func and forward-mode derivatives.
+    """
     if torch.compiler.is_compiling():
         return _current
-    if torch._C._functorch.peek_interpreter_stack() is None and forward_ad._current_level < 0:
+    if torch._C._is_tracing():
+        followed = "torch.jit.trace records torch's own operators only"
+    elif torch._C._functorch.peek_interpreter_stack() or forward_ad._current_level >= 0:
+        followed = "its kernels have reverse-mode derivatives only, no torch.func or forward mode"
+    else:
         return _current
     if _current in ("auto", "matmul", "reference"):
         return "matmul" if _current == "auto" else _current
     raise RuntimeError(
-        f"backend {_current!r} was asked for: its kernels have reverse-mode derivatives only; "
-        "'auto', 'matmul' and 'reference' serve torch.func and forward mode"
+        f"backend {_current!r} was asked for: {followed}; 'auto', 'matmul' and 'reference' serve it"
     )
 
 
@@ -238,18 +262,16 @@ def watched(x: Tensor, *others: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def unable(backend: str, device_type: str, dtype: torch.dtype) -> str | None:
+def unable(backend: str, device: torch.device | str, dtype: torch.dtype) -> str | None:
     """Why `backend` cannot serve tensors of a device and dtype, or None where it can."""
+    device = torch.device(device)
     if WHY_NOT[backend] or backend in ("reference", "matmul"):
         return WHY_NOT[backend]
-    if device_type != SERVES[backend]:
-        return f"it serves {SERVES[backend]} tensors, x is on {device_type}"
+    if device.type != SERVES[backend]:
+        return f"it serves {SERVES[backend]} tensors, x is on {device.type}"
     if dtype == torch.float64 and backend != "cpu":
         return "its kernels compute in float32, x is float64"
-    if (backend, device_type) == ("triton", "cuda"):
-        major = torch.cuda.get_device_properties().major
-        return None if major >= 8 else f"it needs compute capability 8.0, the device has {major}.x"
-    return None
+    return _unfit(backend, device)
 
 
 @lru_cache(maxsize=16)
@@ -258,7 +280,7 @@ def _say_once(message: str) -> None:
 
 
 def select(
-    family, setting: str, device_type: str, dtype: torch.dtype, kernels_win: bool = True
+    family, setting: str, device: torch.device | str, dtype: torch.dtype, kernels_win: bool = True
 ) -> str:
     """The backend of an op, by its arguments alone; RuntimeError where a forced one cannot run.
 
@@ -266,7 +288,7 @@ def select(
     worth it for these shapes.
     """
     if setting != "auto":
-        reason = unable(setting, device_type, dtype)
+        reason = unable(setting, device, dtype)
         if not reason and setting not in ("reference", "matmul", *family):
             reason = "it has no kernel for this op"
         if reason:
@@ -274,28 +296,43 @@ def select(
         return setting
     if not kernels_win:
         return "reference"
-    for name in PREFERRED.get(device_type, ()):
-        if name in family and not unable(name, device_type, dtype):
-            return name
-    if device_type == "cpu" and not torch.compiler.is_compiling():
-        _say_once(f"falling back to torch.matmul: {_C_MISSING}")
-    return "matmul"
+    device = torch.device(device)
+    preferred = PREFERRED.get(device.type, ())
+    able = [name for name in preferred if name in family and not unable(name, device, dtype)]
+    taken = able[0] if able else "matmul"
+    if preferred and taken != preferred[0] and not plan.traced():
+        _say_fallback(preferred[0], taken, device)
+    return taken
+
+
+def _say_fallback(backend: str, taken: str, device: torch.device) -> None:
+    """One line, once, where the build and the device are the cause, not a dtype."""
+    if reason := WHY_NOT[backend] or _unfit(backend, device):
+        _say_once(f"falling back to {_detail(taken)} on {device}: backend {backend!r}: {reason}")
 
 
 def select_spectral(
-    setting: str, device_type: str, dtype: torch.dtype, sizes, out_sizes, modes, family=SPECTRAL
+    setting: str,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    sizes,
+    out_sizes,
+    modes,
+    family=SPECTRAL,
 ) -> str:
     """The backend of an op made of truncated transforms."""
+    kind = torch.device(device).type
     win = setting == "auto" and (
-        _crossover.transforms_win(device_type, sizes, modes)
-        and _crossover.transforms_win(device_type, out_sizes, modes)
+        _crossover.transforms_win(kind, sizes, modes)
+        and _crossover.transforms_win(kind, out_sizes, modes)
     )
-    return select(family, setting, device_type, dtype, win)
+    return select(family, setting, device, dtype, win)
 
 
 def select_fourier_unit(
-    setting: str, device_type: str, dtype: torch.dtype, sizes, images: int
+    setting: str, device: torch.device | str, dtype: torch.dtype, sizes, images: int
 ) -> str:
     """The backend of a Fourier unit, whose spectra are whole."""
-    win = setting == "auto" and _crossover.full_spectra_win(device_type, sizes, images)
-    return select(SPECTRAL_POINTWISE, setting, device_type, dtype, win)
+    kind = torch.device(device).type
+    win = setting == "auto" and _crossover.full_spectra_win(kind, sizes, images)
+    return select(SPECTRAL_POINTWISE, setting, device, dtype, win)

@@ -12,14 +12,11 @@ from fastseg import plan
 
 
 def _last(size, columns, scale, weighted, like: Tensor) -> Tensor:
-    # a compiled graph computes its tables: caches and symbolic sizes do not go together
-    build = plan.build_last_matrix if torch.compiler.is_compiling() else plan.last_matrix
-    return build(size, columns, scale, weighted, like.dtype, like.device)
+    return plan.last_matrix(size, columns, scale, weighted, like.dtype, like.device)
 
 
 def _outer(size, axis: plan.Kept, like: Tensor) -> Tensor:
-    build = plan.build_outer_matrix if torch.compiler.is_compiling() else plan.outer_matrix
-    return build(size, axis, like.dtype, like.device)
+    return plan.outer_matrix(size, axis, like.dtype, like.device)
 
 
 def _rotate(z: Tensor, dim: int, matrix: Tensor, sign: int) -> Tensor:

@@ -221,7 +221,7 @@ class CpuSpectral(Spectral):
         def call(x: Tensor, weight: Tensor, bias: Tensor | None, tables=keep) -> Tensor:
             x, weight = x.contiguous(), weight.contiguous()
             # the quickest of torch's ways to an uninitialised tensor
-            y = torch.empty_like(x) if same else torch.empty(shape, dtype=dtype)
+            y = torch.empty_like(x) if same else torch.empty(shape, dtype=dtype, device=plan.CPU)
             if bias is not None:
                 bias = (bias if bias.dtype is wide else bias.to(wide)).contiguous()
             convolve(

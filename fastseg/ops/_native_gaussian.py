@@ -80,7 +80,7 @@ class CpuGaussian(Gaussian):
         if sizes[0] == 1:
             return None
         plane = sizes[1] * sizes[2] + 32
-        return torch.empty(sizes[0] * plane, dtype=compute_dtype(x.dtype))
+        return torch.empty(sizes[0] * plane, dtype=compute_dtype(x.dtype), device=x.device)
 
     def partial(self, out: Tensor, voxels: int) -> None:
         return None

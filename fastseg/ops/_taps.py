@@ -7,7 +7,6 @@ the Nyquist frequency, the taps decay as 1/n² only and the whole row is kept, a
 """
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -75,7 +74,8 @@ def _distances(radius: int, device: torch.device) -> Tensor:
     return torch.arange(-radius, radius + 1, device=device)
 
 
-def _build_waves(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+@plan.cached
+def _waves(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Angular frequencies of the half spectrum, and cosines and sines (bins, 2·radius+1) that turn
     a response into taps.
     """
@@ -88,12 +88,8 @@ def _build_waves(size: int, radius: int, device: torch.device) -> tuple[Tensor, 
     return bins.double() * (2 * math.pi / size), (cos * share).T, (sin * share).T
 
 
-_waves = lru_cache(maxsize=64)(_build_waves)
-
-
 def _exact(sigma: Tensor, offset: Tensor | None, size: int, radius: int) -> Tensor:
-    build = _build_waves if torch.compiler.is_compiling() else _waves
-    frequencies, cos, sin = build(size, radius, sigma.device)
+    frequencies, cos, sin = _waves(size, radius, sigma.device)
     response = torch.exp(-0.5 * (sigma[..., None] * frequencies).square())
     if offset is None:
         return response @ cos
@@ -166,7 +162,8 @@ def build(
     return Taps(rows, torch.stack(radii, -1).to(device), offset is None)
 
 
-def build_constant(
+@plan.cached
+def constant(
     sigma: float, offset: float | None, design: Design, dtype: torch.dtype, device: torch.device
 ) -> Taps:
     """The taps of a filter that all images and axes share."""
@@ -177,10 +174,7 @@ def build_constant(
     return build(sigma, offset, design, dtype, device)
 
 
-constant = lru_cache(maxsize=256)(build_constant)
-
-
-@lru_cache(maxsize=256)
+@plan.cached
 def constant_packed(*arguments) -> tuple[Tensor, Tensor]:
     return packed(constant(*arguments), 1, 1)
 

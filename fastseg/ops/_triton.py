@@ -2,7 +2,6 @@
 
 import math
 from contextlib import nullcontext
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -63,24 +62,24 @@ class Tables:
 
     def __init__(self, kernels):
         self.kernels = kernels
-        self.outer = lru_cache(maxsize=512)(self._outer)
-        self.analysis = lru_cache(maxsize=512)(self._analysis)
-        self.synthesis = lru_cache(maxsize=512)(self._synthesis)
+        self.outer = plan.cached(self._outer)
+        self.analysis = plan.cached(self._analysis)
+        self.synthesis = plan.cached(self._synthesis)
 
     def _outer(self, axis: Axis, synthesis: bool, device: torch.device):
-        matrix = plan.build_outer_matrix(*axis, torch.float64, plan.CPU)
+        matrix = plan.outer_matrix(*axis, torch.float64, plan.CPU)
         cos, sin = matrix.view(2, -1, axis.size)
         matrix = torch.stack([cos.T, sin.T] if synthesis else [cos, -sin])
         return self._table(matrix, 1, torch.float32, device)
 
     def _analysis(self, size: int, columns: int, weighted: bool, dtype, device):
         # the scale stays out: in float16 it would cost digits
-        matrix = plan.build_last_matrix(size, columns, 1.0, weighted, torch.float64, plan.CPU)
+        matrix = plan.last_matrix(size, columns, 1.0, weighted, torch.float64, plan.CPU)
         matrix = matrix.view(size, 2, columns).permute(1, 2, 0)
         return self._table(matrix, _ANALYSIS_PARTS[dtype], dtype, device)
 
     def _synthesis(self, size: int, columns: int, scale: float, weighted: bool, dtype, device):
-        matrix = plan.build_last_matrix(size, columns, scale, weighted, torch.float64, plan.CPU)
+        matrix = plan.last_matrix(size, columns, scale, weighted, torch.float64, plan.CPU)
         matrix, parts = matrix.view(size, 2, columns).transpose(0, 1), _SYNTHESIS_PARTS[dtype]
         return self._table(matrix, parts, torch.bfloat16 if parts > 1 else torch.float32, device)
 

@@ -105,7 +105,7 @@ def _wide(x: Tensor) -> torch.dtype:
 
 def _select(x: Tensor, sizes, images: int) -> str:
     return _backends.select_fourier_unit(
-        _backends.setting(), x.device.type, x.dtype, tuple(sizes), images
+        _backends.setting(), x.device, x.dtype, tuple(sizes), images
     )
 
 

@@ -28,7 +28,7 @@ def anchor_gate(
     sigma, offset = _per_channel(sigma), _per_channel(offset)
     sigma, offset, _ = prepare("cond", cond, sigma, offset, None, "reflect", None, radius)
     _check_rest(cond, feat, conv_weight, conv_bias)
-    backend = _backends.select(_backends.GATE, _backends.setting(), cond.device.type, cond.dtype)
+    backend = _backends.select(_backends.GATE, _backends.setting(), cond.device, cond.dtype)
     if backend == "reference":
         return reference.anchor_gate(cond, feat, sigma, conv_weight, conv_bias, radius, offset)
     dtype = compute_dtype(cond.dtype)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastseg import reference
+from fastseg import plan, reference
 from fastseg.ops import _backends, _checks, _gaussian_matmul, _gaussian_ops, _taps
 from fastseg.ops._native import compute_dtype
 
@@ -45,7 +45,7 @@ def gaussian_filter(
     options = padding, truncate, radius, taps
     sigma, offset, design = prepare("x", x, sigma, offset, max_sigma, *options)
     backend = _backends.select(
-        _backends.GAUSSIAN, _backends.setting(), x.device.type, x.dtype, taps_win(design)
+        _backends.GAUSSIAN, _backends.setting(), x.device, x.dtype, taps_win(design)
     )
     if backend == "reference":
         return reference.gaussian_filter(x, sigma, mode, *options, offset, max_sigma)
@@ -134,7 +134,7 @@ def _visible(value) -> bool:
     """Whether the host can read a tensor's numbers without waiting for anything."""
     if isinstance(value, float) or value is None:
         return True
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    if plan.traced() or torch._C._len_torch_dispatch_stack():
         return False
     plain = torch._C._functorch.peek_interpreter_stack() is None
     return plain and type(value) in (Tensor, torch.nn.Parameter) and value.device.type == "cpu"
@@ -180,10 +180,12 @@ def _exact_reach(sigma, offset, sizes, compact: bool) -> tuple[int, float]:
         reach = _taps.exact_reach(sigma, abs(offset or 0.0), widest)
         return reach, reach
     if isinstance(sigma, float):
-        sigma = torch.tensor(sigma, dtype=torch.float64)
+        sigma = torch.tensor(sigma, dtype=torch.float64, device="cpu")
     if not sigma.numel() or (isinstance(offset, Tensor) and not offset.numel()):
         return 0, 0
-    shift = 0.0 if offset is None else float(torch.as_tensor(offset).detach().abs().max())
+    shift = (
+        0.0 if offset is None else float(torch.as_tensor(offset, device="cpu").detach().abs().max())
+    )
     radii = _taps.exact_radius(sigma.detach().double(), shift, 2 * widest, True)
     return int(radii.max()), float(radii.mean())
 
@@ -205,8 +207,7 @@ def _constant(x: Tensor, sigma, offset, design: _taps.Design) -> tuple | None:
 def _make_taps(x: Tensor, sigma, offset, design: _taps.Design) -> _taps.Taps:
     arguments = _constant(x, sigma, offset, design)
     if arguments:
-        compiling = torch.compiler.is_compiling()
-        return (_taps.build_constant if compiling else _taps.constant)(*arguments)
+        return _taps.constant(*arguments)
     given = [v for v in (sigma, offset) if isinstance(v, Tensor)]
     device = next((v.device for v in given if v.device == x.device), given[0].device)
     wide = (_float64(v, device) for v in (sigma, offset))
@@ -215,7 +216,7 @@ def _make_taps(x: Tensor, sigma, offset, design: _taps.Design) -> _taps.Taps:
 
 def _packed_taps(x: Tensor, sigma, offset, design: _taps.Design) -> tuple[Tensor, Tensor]:
     arguments = _constant(x, sigma, offset, design)
-    if arguments and not torch.compiler.is_compiling():
+    if arguments:
         return _taps.constant_packed(*arguments)
     return _taps.packed(_make_taps(x, sigma, offset, design), *x.shape[:2])
 

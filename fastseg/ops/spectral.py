@@ -24,9 +24,7 @@ def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = 
     _checks.check_real("x", x.dtype, x.shape, len(modes))
     _checks.check_norm(norm)
     _checks.check_modes(modes, sizes, two_sided, "x's")
-    backend = _backends.select_spectral(
-        _backends.setting(), x.device.type, x.dtype, sizes, sizes, modes
-    )
+    backend = _backends.select_spectral(_backends.setting(), x.device, x.dtype, sizes, sizes, modes)
     if backend == "reference":
         return reference.truncated_rfftn(x, modes, norm, two_sided)
     scale, _ = plan.scales(norm, sizes)
@@ -66,7 +64,7 @@ def truncated_irfftn(
     if dtype not in _checks.FLOATS:
         raise TypeError(f"dtype: got {dtype}, want float32, float64, float16 or bfloat16")
     backend = _backends.select_spectral(
-        _backends.setting(), spectrum.device.type, wide, sizes, sizes, modes
+        _backends.setting(), spectrum.device, wide, sizes, sizes, modes
     )
     if backend == "reference":
         return reference.truncated_irfftn(spectrum, sizes, norm, two_sided, dtype)
@@ -94,7 +92,7 @@ class _Call:
 
 
 def _prepare(
-    setting: str, device_type: str, dtype: torch.dtype, shape, weight_shape, bias_shape, sizes,
+    setting: str, device: torch.device, dtype: torch.dtype, shape, weight_shape, bias_shape, sizes,
     groups: int, norm: str, two_sided: bool, modes, family=None,
 ) -> _Call:  # fmt: skip
     modes = tuple(weight_shape[2:-1]) if modes is None else modes
@@ -110,7 +108,7 @@ def _prepare(
     _checks.check_weight(shape[1], weight_shape[:-1], bias_shape, groups, modes)
     scales = plan.scales(norm, shape[2:])[0], plan.scales(norm, out_sizes)[1]
     backend = _backends.select_spectral(
-        setting, device_type, dtype, shape[2:], out_sizes, modes, family or _backends.SPECTRAL
+        setting, device, dtype, shape[2:], out_sizes, modes, family or _backends.SPECTRAL
     )
     return _Call(modes, out_sizes, scales, backend)
 
@@ -137,12 +135,12 @@ def spectral_conv(
     real = _checks.real_weight(weight, x)
     _checks.check_device(x, weight=real, bias=bias)
     _checks.check_bias(bias)
-    prepare = _prepare if torch.compiler.is_compiling() else _prepare_cached
+    prepare = _prepare if plan.traced() else _prepare_cached
     shared = modes is not None
     if sizes is not None:
         sizes = _checks.integers("sizes", sizes)
     call = prepare(
-        _backends.setting(), x.device.type, x.dtype, x.shape, real.shape,
+        _backends.setting(), x.device, x.dtype, x.shape, real.shape,
         None if bias is None else bias.shape, sizes, groups, norm, two_sided,
         _checks.integers("modes", modes) if shared else None,
     )  # fmt: skip
@@ -203,9 +201,9 @@ def fno_block(
     real = _checks.real_weight(weight, x)
     _checks.check_device(x, weight=real, bias=bias)
     _checks.check_bias(bias)
-    prepare = _prepare if torch.compiler.is_compiling() else _prepare_cached
+    prepare = _prepare if plan.traced() else _prepare_cached
     call = prepare(
-        _backends.setting(), x.device.type, x.dtype, x.shape, real.shape,
+        _backends.setting(), x.device, x.dtype, x.shape, real.shape,
         None if bias is None else bias.shape, None, groups, norm, two_sided, None,
         _backends.SPECTRAL_POINTWISE,
     )  # fmt: skip

@@ -26,9 +26,7 @@ def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
     sizes = tuple(x.shape[2:])
     bins = plan.half_spectrum(sizes)
     _check_gain(gain, x, (*x.shape[:2], *bins))
-    backend = _backends.select_spectral(
-        _backends.setting(), x.device.type, x.dtype, sizes, sizes, bins
-    )
+    backend = _backends.select_spectral(_backends.setting(), x.device, x.dtype, sizes, sizes, bins)
     if backend == "reference":
         return reference.spectral_filter(x, gain)
     pairs = _as_pairs(gain, x)

@@ -1,0 +1,46 @@
+"""Which CUDA devices the kernels of a build serve."""
+
+import re
+
+import torch
+
+Capability = tuple[int, int]
+
+
+def served_by(built: str, capability: Capability) -> str | None:
+    """The code that a device of `capability` runs of kernels built for `built`, architectures as
+    CMake names them ("80-real 90"), or None where it runs none.
+
+    Machine code serves the devices of its own major version from its minor version on; PTX, which
+    "90" and "90-virtual" bring, serves every later device, whose driver compiles it.
+    """
+    found = [m.groups() for m in re.finditer(r"(\d+)([af]?)(-real|-virtual)?(?=[ ;]|$)", built)]
+    codes = [(divmod(int(number), 10), kind, part) for number, kind, part in found]
+    for least, kind, part in sorted(codes, reverse=True):
+        fits = capability == least or (kind != "a" and _is_minor_of(capability, least))
+        if part != "-virtual" and fits:
+            return f"machine code for sm_{least[0]}{least[1]}"
+    for least, kind, part in sorted(codes, reverse=True):
+        if part != "-real" and not kind and capability >= least:
+            return f"PTX for sm_{least[0]}{least[1]}, which its driver compiles"
+    return None
+
+
+def _is_minor_of(capability: Capability, least: Capability) -> bool:
+    return capability[0] == least[0] and capability[1] >= least[1]
+
+
+def unfit(backend: str, built: str, device: torch.device) -> str | None:
+    """Why a GPU backend's kernels cannot run on a CUDA device, or None where they can."""
+    capability = torch.cuda.get_device_capability(device)
+    has = f"{device} has compute capability {capability[0]}.{capability[1]}"
+    if backend == "triton":
+        return None if capability >= (8, 0) else f"it needs compute capability 8.0, {has}"
+    if served_by(built, capability):
+        return None
+    wanted = f"{capability[0]}{capability[1]}-real"
+    return f"its kernels were built for {built}, {has} (to build for it: CUDAARCHS={wanted})"
+
+
+# as torch.compiler.assume_constant_result marks it, which would load the compiler
+unfit._dynamo_marked_constant = True

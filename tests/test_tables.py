@@ -1,0 +1,72 @@
+"""What tables outlive, and what they must not: calls in every mode torch can be in."""
+
+import pytest
+import torch
+from operators import LIVE, ROWS, check, device_of, place, serves
+from tolerances import F32
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import fastseg
+from fastseg import ops, plan
+
+# grids of each mode's own, so that its call is the first one there
+GRIDS = {"inference": (22, 26), "fake": (26, 34), "meta": (34, 38), "func": (38, 46)}
+
+
+def first_call(mode: str, function, tensors: dict, options: dict) -> None:
+    if mode == "inference":
+        with torch.inference_mode():
+            function(**tensors, **options)
+    elif mode == "fake":
+        with FakeTensorMode() as fake:
+            given = {k: fake.from_tensor(t) for k, t in tensors.items()}
+            rest = {
+                k: fake.from_tensor(v) if isinstance(v, torch.Tensor) else v
+                for k, v in options.items()
+            }
+            function(**given, **rest)
+    elif mode == "meta":
+        with torch.device("meta"):
+            function(**tensors, **options)
+    else:
+        # statistics that move in place are not for torch.func
+        options = options | ({"training": False} if "training" in options else {})
+        torch.func.vmap(lambda t: function(**t, **options), randomness="error")(
+            {k: t[None] for k, t in tensors.items()}
+        )
+
+
+@pytest.mark.parametrize("backend", ["auto", *(n for n in LIVE if n != "reference")])
+@pytest.mark.parametrize("mode", GRIDS)
+@pytest.mark.parametrize("op", ROWS)
+def test_a_first_call_in_another_mode_leaves_the_next_one_right(op, mode, backend):
+    row, sizes = ROWS[op], GRIDS[mode]
+    if backend != "auto" and not serves(row, backend, F32):
+        pytest.skip("no kernel for this operator")
+    if mode == "func" and backend not in ("auto", "matmul"):
+        pytest.skip("kernels refuse torch.func")
+    tensors, options = (place(part, device_of(backend)) for part in row.draw(sizes, F32))
+    with fastseg.use_backend(backend):
+        first_call(mode, getattr(ops, op), tensors, options)
+    check(op, row, backend, sizes, F32)
+
+
+def test_tables_of_a_device_stay_while_those_of_the_cpu_are_bounded():
+    kept = plan.Kept(2, 1)
+    device = torch.device("meta")
+    on_device = [plan.outer_tables(n, kept, False, F32, device)[0] for n in range(5, 605)]
+    on_host = [plan.outer_tables(n, kept, False, F32, plan.CPU)[0] for n in range(5, 605)]
+    again = [plan.outer_tables(n, kept, False, F32, device)[0] for n in range(5, 605)]
+    assert all(a is b for a, b in zip(on_device, again, strict=True))
+    assert plan.outer_tables(5, kept, False, F32, plan.CPU)[0] is not on_host[0]
+
+
+def test_a_capture_of_a_graph_asks_for_a_call_before_it(monkeypatch):
+    table = plan.cached(lambda size, device: [size])
+    device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    before = table(7, device)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert table(7, device) is before
+    with pytest.raises(RuntimeError, match="before the capture"):
+        table(8, device)
