@@ -340,6 +340,25 @@ def test_fewer_modes_take_the_centre_of_the_weight(n_modes):
     assert list(ours.max_n_modes) == list(theirs.max_n_modes) == [8, 5]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "n_modes", "most"),
+    [((10, 12), (5, 6), (8, 8)), ((10, 12, 14), (3, 5, 6), (6, 8, 8))],
+    ids=str,
+)
+def test_odd_modes_below_an_even_maximum_the_peer_takes_rows_one_lower(sizes, n_modes, most):
+    theirs = peer((3, 3), most)
+    ours = stand_in(theirs)
+    theirs.n_modes = ours.n_modes = n_modes
+    x = torch.randn(2, 3, *sizes)
+    exact = theirs(x)
+    assert relative_error(ours(x), exact) > 0.1, "each of our rows is of its own frequency"
+    axes = tuple(range(2, 1 + len(sizes)))
+    with torch.no_grad():
+        dense(theirs).copy_(dense(theirs).roll([1] * len(axes), axes))
+    load(ours, theirs)
+    assert relative_error(ours(x), exact) <= NEURALOP
+
+
 def test_the_stand_in_has_the_attributes_of_the_peer():
     options = {"max_n_modes": (8, 7), "resolution_scaling_factor": 2, "init_std": 0.1}
     theirs, ours = peer((3, 4), (6, 6), **options), nn.NeuralopSpectralConv(3, 4, (6, 6), **options)

@@ -1,11 +1,15 @@
-"""Bridges to neuraloperator (release 2.0.0): convert its dense layer, or stand in for it inside its
-models.
+"""Bridges to neuraloperator: convert its dense layer, or stand in for it inside its models.
 
 Both keep the peer's modes: totals per axis, centred on zero, n//2 + 1 columns on the last axis.
-Outputs and gradients are equal where every axis but the last is even and the grid does not change.
-Elsewhere they differ, because the peer shifts its spectrum back with fftshift (on odd axes this
-moves every frequency by one row) and because its change of resolution crops or pads the spectrum
-after that shift; ours follows the float64 definition of `fastseg.reference`.
+Outputs and gradients are equal where the grid does not change and every axis but the last is even.
+Elsewhere ours follows the float64 definition of `fastseg.reference`, and the peer differs so:
+
+* Odd axes: releases up to 2.0.0 shift the spectrum back with fftshift, which moves every frequency
+  by one row. The development version has had ifftshift since November 2025 and equals ours.
+* An odd n_modes below an even max_n_modes, in all versions: the peer takes rows −3 … 1 of its
+  weight for the frequencies −2 … 2 (of 5 modes), and so for any odd count; ours takes the rows of
+  these frequencies. Weights that the peer trained so go over by `roll(1)` on that axis.
+* A change of resolution: the peer crops or pads the spectrum as the shift has left it.
 """
 
 import torch
