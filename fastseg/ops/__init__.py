@@ -3,10 +3,11 @@ forces one.
 """
 
 from fastseg.ops._backends import backends, use_backend
+from fastseg.ops.block import fno_block
 from fastseg.ops.fourier_unit import fourier_unit, fu_finish, fu_mix
 from fastseg.ops.gate import anchor_gate
 from fastseg.ops.gaussian import gaussian_filter
-from fastseg.ops.spectral import fno_block, spectral_conv, truncated_irfftn, truncated_rfftn
+from fastseg.ops.spectral import spectral_conv, truncated_irfftn, truncated_rfftn
 from fastseg.ops.spectral_filter import spectral_filter
 
 __all__ = [

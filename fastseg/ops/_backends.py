@@ -42,7 +42,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastseg import plan
@@ -247,19 +246,6 @@ def setting() -> str:
     raise RuntimeError(
         f"backend {_current!r} was asked for: {followed}; 'auto', 'matmul' and 'reference' serve it"
     )
-
-
-def watched(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether autograd, a compiler, a transform or a dispatch mode has to see this call.
-
-    Otherwise the kernel is called directly: on small tensors the dispatcher costs more than it.
-    """
-    if type(x) is not Tensor or torch.compiler.is_compiling():
-        return True
-    if torch._C._len_torch_dispatch_stack():
-        return True
-    tensors = (x, *others)
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def unable(backend: str, device: torch.device | str, dtype: torch.dtype) -> str | None:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fastseg import plan, reference
-from fastseg.ops import _backends, _checks, _fourier_unit_ops, _matmul
+from fastseg.ops import _backends, _checks, _matmul
+from fastseg.ops.register import op, watched
 
 
 def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,9 +74,8 @@ def fourier_unit(
     mean, var = running_mean, running_var
     if not training:
         scale, shift = _affine(norm_weight, norm_bias, mean, var, eps, _wide(x))
-        if backend != "matmul" and not _backends.watched(x, weight, scale, shift):
-            weight = weight.to(scale.dtype)
-            return _fourier_unit_ops.normalised_unit(x, weight, scale, shift, backend)
+        if backend != "matmul" and not watched(x, weight, scale, shift):
+            return _normalised_unit(x, weight.to(scale.dtype), scale, shift, backend)
     z, moments = _mix(x, weight, backend)
     if training:
         count = max(z.shape[0] * math.prod(z.shape[2:]), 1)
@@ -113,10 +113,7 @@ def _mix(x: Tensor, weight: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     """z, and its moments (2, 2·outputs)."""
     if backend == "matmul":
         return _matmul.fu_mix(x, weight)
-    weight = weight.to(_wide(x))
-    registered = _backends.watched(x, weight)
-    mix = torch.ops.fastseg.fu_mix if registered else _fourier_unit_ops.fu_mix
-    z, moments, _ = mix(x, weight, backend)
+    z, moments, _ = _mix_kernel(x, weight.to(_wide(x)), backend)
     return z, moments
 
 
@@ -124,9 +121,7 @@ def _finish(z: Tensor, scale, shift, sizes, dtype: torch.dtype, backend: str) ->
     if backend == "matmul":
         return _matmul.fu_finish(z, scale, shift, sizes, dtype)
     scale, shift = scale.to(z.dtype), shift.to(z.dtype)
-    registered = _backends.watched(z, scale, shift)
-    finish = torch.ops.fastseg.fu_finish if registered else _fourier_unit_ops.fu_finish
-    return finish(z, scale, shift, sizes, dtype, backend)
+    return _finish_kernel(z, scale, shift, sizes, dtype, backend)
 
 
 def _checked_input(x: Tensor, weight: Tensor) -> Tensor:
@@ -184,3 +179,154 @@ def _checked_spectrum(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> tuple:
         raise ValueError(f"sizes: got {sizes}, whose half spectrum is {half}, z's {z.shape[2:]}")
     _check_vectors(z, z.shape[1], scale=scale, shift=shift)
     return sizes
+
+
+def _ortho(sizes) -> float:
+    return math.prod(sizes) ** -0.5
+
+
+def _spectrum(x: Tensor, weighted: bool, backend: str) -> Tensor:
+    sizes = x.shape[2:]
+    return _backends.SPECTRAL[backend].analysis(
+        x, plan.half_spectrum(sizes), _ortho(sizes), weighted, True, planar=True
+    )
+
+
+def _image(spectrum: Tensor, sizes, weighted: bool, dtype: torch.dtype, backend: str) -> Tensor:
+    return _backends.SPECTRAL[backend].synthesis(
+        spectrum, sizes, _ortho(sizes), weighted, True, dtype, None, planar=True
+    )
+
+
+def _normalised_unit(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, backend: str):
+    """A whole Fourier unit of known scale and shift, nothing kept."""
+    z, _ = _backends.POINTWISE[backend].product(
+        _spectrum(x, False, backend), weight, "affine_relu", scale=scale, shift=shift
+    )
+    return _image(z, x.shape[2:], True, x.dtype, backend)
+
+
+def _fu_mix(x, weight, backend):
+    """z, its moments (2, 2·outputs), and the spectrum of x for the backward."""
+    spectrum = _spectrum(x, False, backend)
+    z, moments = _backends.POINTWISE[backend].product(spectrum, weight, "moments")
+    return z, moments, spectrum
+
+
+def _fu_mix_fake(x, weight, backend):
+    batch, inputs, *sizes = x.shape
+    half, outputs = plan.half_spectrum(sizes), weight.shape[0]
+    z = weight.new_empty((batch, outputs, *half))
+    return z, weight.new_empty((2, outputs)), weight.new_empty((batch, 2 * inputs, *half))
+
+
+def _fu_mix_save(ctx, inputs, output):
+    x, weight, ctx.backend = inputs
+    z, _, spectrum = output
+    ctx.sizes, ctx.dtype = x.shape[2:], x.dtype
+    ctx.mark_non_differentiable(spectrum)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(z, spectrum, weight)
+
+
+def _fu_mix_vjp(ctx, grad, grad_moments, _):
+    if grad is None and grad_moments is None:
+        return None, None, None
+    wanted = ctx.needs_input_grad[:2]
+    dx, dweight = _mix_gradient(
+        grad, grad_moments, *ctx.saved_tensors, ctx.sizes, ctx.dtype, wanted, ctx.backend
+    )
+    return dx if wanted[0] else None, dweight if wanted[1] else None, None
+
+
+def _through_moments(grad: Tensor | None, grad_moments: Tensor | None, z: Tensor) -> Tensor:
+    """The gradient of z, what reaches it through Σ z and Σ z² included."""
+    if grad_moments is None:
+        return grad
+    total, squares = grad_moments.view(2, -1, *[1] * (z.dim() - 2))
+    through = torch.mul(z, 2 * squares) if grad is None else torch.addcmul(grad, z, 2 * squares)
+    return through.add_(total)
+
+
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """Σ grad·xᵀ over batch and points: (B, O, …), (B, I, …) → (O, I)."""
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.matmul(grad.flatten(2), x.flatten(2).transpose(1, 2)).sum(0)
+
+
+def _fu_mix_backward(
+    grad, grad_moments, z, spectrum, weight, sizes, dtype, wanted, backend
+):  # fmt: skip
+    grad = _through_moments(grad, grad_moments, z)
+    dx, dweight = z.new_empty(0, dtype=dtype), z.new_empty(0)
+    if wanted[0]:
+        grad_spectrum, _ = _backends.POINTWISE[backend].product(grad, weight, transposed=True)
+        dx = _image(grad_spectrum, sizes, False, dtype, backend)
+    if wanted[1]:
+        dweight = weight_gradient(grad, spectrum)
+    return dx, dweight
+
+
+def _fu_mix_backward_fake(
+    grad, grad_moments, z, spectrum, weight, sizes, dtype, wanted, backend
+):  # fmt: skip
+    shape = (z.shape[0], spectrum.shape[1] // 2, *sizes)
+    dx = z.new_empty(shape if wanted[0] else (0,), dtype=dtype)
+    return dx, z.new_empty(weight.shape if wanted[1] else (0,))
+
+
+def _fu_finish(z, scale, shift, sizes, dtype, backend):
+    active = _backends.POINTWISE[backend].affine_relu(z, scale, shift)
+    return _image(active, sizes, True, dtype, backend)
+
+
+def _fu_finish_fake(z, scale, shift, sizes, dtype, backend):
+    return z.new_empty((z.shape[0], z.shape[1] // 2, *sizes), dtype=dtype)
+
+
+def _fu_finish_save(ctx, inputs, output):
+    *tensors, _, _, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _fu_finish_vjp(ctx, grad):
+    dz, sums = _finish_gradient(grad, *ctx.saved_tensors, ctx.backend)
+    return dz, sums[0], sums[1], None, None, None
+
+
+def _fu_finish_backward(grad, z, scale, shift, backend):
+    grad_active = _spectrum(grad, True, backend)
+    return _backends.POINTWISE[backend].affine_relu_backward(grad_active, z, scale, shift)
+
+
+def _fu_finish_backward_fake(grad, z, scale, shift, backend):
+    return z.new_empty(z.shape), z.new_empty((2, z.shape[1]))
+
+
+_mix_gradient = op(
+    "fu_mix_backward(Tensor? grad, Tensor? grad_moments, Tensor z, Tensor spectrum, Tensor weight,"
+    " SymInt[] sizes, ScalarType dtype, bool[2] wanted, str backend) -> (Tensor, Tensor)",
+    _fu_mix_backward,
+    _fu_mix_backward_fake,
+)
+_mix_kernel = op(
+    "fu_mix(Tensor x, Tensor weight, str backend) -> (Tensor, Tensor, Tensor)",
+    _fu_mix,
+    _fu_mix_fake,
+    _fu_mix_vjp,
+    _fu_mix_save,
+)
+_finish_gradient = op(
+    "fu_finish_backward(Tensor grad, Tensor z, Tensor scale, Tensor shift, str backend)"
+    " -> (Tensor, Tensor)",
+    _fu_finish_backward,
+    _fu_finish_backward_fake,
+)
+_finish_kernel = op(
+    "fu_finish(Tensor z, Tensor scale, Tensor shift, SymInt[] sizes, ScalarType dtype, str backend)"
+    " -> Tensor",
+    _fu_finish,
+    _fu_finish_fake,
+    _fu_finish_vjp,
+    _fu_finish_save,
+)

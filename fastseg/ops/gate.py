@@ -1,12 +1,15 @@
-"""The anchor gate of U-SA attention: argument checks and the choice of backend."""
+"""The anchor gate of U-SA attention: the public function, its registered op and its backward."""
+
+import math
 
 import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg.ops import _backends, _checks, _gate_ops
+from fastseg.ops import _backends, _checks
 from fastseg.ops._native import compute_dtype
 from fastseg.ops.gaussian import check_signal, gaussian_filter, prepare
+from fastseg.ops.register import op
 
 
 def anchor_gate(
@@ -37,11 +40,10 @@ def anchor_gate(
     low = gaussian_filter(wide, sigma, padding="reflect", radius=radius, offset=offset)
     weight = conv_weight.flatten().to(dtype)
     if backend == "matmul":
-        return _gate(low, wide, feat, weight, conv_bias)
+        return _composed(low, wide, feat, weight, conv_bias)
     bias = weight.new_zeros(1) if conv_bias is None else conv_bias.to(dtype)
     tensors = low, wide, weight, bias, feat.to(dtype)
-    run = torch.ops.fastseg.gate if _backends.watched(*tensors) else _gate_ops.gate
-    return run(*tensors, backend)[0].to(feat.dtype)
+    return _gate(*tensors, backend)[0].to(feat.dtype)
 
 
 def _per_channel(value):
@@ -70,10 +72,60 @@ def _check_rest(cond: Tensor, feat, conv_weight, conv_bias) -> None:
     _checks.check_device(cond, feat=feat, conv_weight=conv_weight, conv_bias=conv_bias)
 
 
-def _gate(low: Tensor, cond: Tensor, feat: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _composed(
+    low: Tensor, cond: Tensor, feat: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
     with torch.autocast(cond.device.type, enabled=False):
         anchor = torch.maximum(low, cond)
         logits = torch.matmul(weight, anchor.flatten(2)).view_as(cond[:, 0])
         if bias is not None:
             logits = logits + bias.to(cond.dtype)
         return (feat.to(cond.dtype) * (1 + torch.sigmoid(logits)).unsqueeze(1)).to(feat.dtype)
+
+
+def _forward(low, cond, weight, bias, feat, backend):
+    return _backends.GATE[backend].forward(low, cond, weight, bias, feat)
+
+
+def _forward_fake(low, cond, weight, bias, feat, backend):
+    points = math.prod(cond.shape[2:])
+    return feat.new_empty(feat.shape), weight.new_empty((cond.shape[0], points))
+
+
+def _save(ctx, inputs, output):
+    *tensors, ctx.backend = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, output[1])
+
+
+def _vjp(ctx, gradient, _):
+    if gradient is None:
+        return (None,) * 6
+    *tensors, logits = ctx.saved_tensors
+    dlow, dcond, dfeat, dweight, dbias = _gate_backward(*tensors, logits, gradient, ctx.backend)
+    return dlow, dcond, dweight, dbias, dfeat, None
+
+
+def _backward(low, cond, weight, bias, feat, logits, gradient, backend):
+    return _backends.GATE[backend].backward(low, cond, weight, bias, feat, logits, gradient)
+
+
+def _backward_fake(low, cond, weight, bias, feat, logits, gradient, backend):
+    return [t.new_empty(t.shape) for t in (low, cond, feat, weight, bias)]
+
+
+_gate_backward = op(
+    "gate_backward(Tensor low, Tensor cond, Tensor weight, Tensor bias, Tensor feat, Tensor logits,"
+    " Tensor gradient, str backend) -> Tensor[]",
+    _backward,
+    _backward_fake,
+)
+_gate = op(
+    "gate(Tensor low, Tensor cond, Tensor weight, Tensor bias, Tensor feat, str backend)"
+    " -> (Tensor, Tensor)",
+    _forward,
+    _forward_fake,
+    _vjp,
+    _save,
+)

@@ -1,4 +1,9 @@
-"""Truncated transforms and the spectral convolution: argument checks and the choice of backend."""
+"""Truncated transforms and the spectral convolution: public functions, registered ops, backward.
+
+Registered spectra are real tensors (B, C, *modes, 2). The backward of a transform is the other one
+with the same scale and weights; a spectral convolution saves its weight and the kept spectrum of
+its input, nothing else.
+"""
 
 from functools import lru_cache
 
@@ -6,7 +11,9 @@ import torch
 from torch import Tensor
 
 from fastseg import plan, reference
-from fastseg.ops import _backends, _checks, _fno_block_ops, _matmul, _spectral_ops
+from fastseg.ops import _backends, _checks, _matmul
+from fastseg.ops._native import mix_channels, mix_weight_gradient
+from fastseg.ops.register import op, watched
 
 
 def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = True) -> Tensor:
@@ -30,9 +37,7 @@ def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = 
     scale, _ = plan.scales(norm, sizes)
     if backend == "matmul":
         return torch.view_as_complex(_matmul.analysis(x, modes, scale, False, two_sided))
-    return torch.view_as_complex(
-        torch.ops.fastseg.analysis(x, modes, scale, False, two_sided, backend)
-    )
+    return torch.view_as_complex(analyse(x, modes, scale, False, two_sided, backend))
 
 
 def truncated_irfftn(
@@ -75,7 +80,7 @@ def truncated_irfftn(
     if backend == "matmul":
         y = _matmul.synthesis(real, sizes, scale, True, two_sided, written, None)
     else:
-        y = torch.ops.fastseg.synthesis(real, sizes, scale, True, two_sided, written, backend)
+        y = synthesise(real, sizes, scale, True, two_sided, written, backend)
     return y.to(dtype)
 
 
@@ -116,6 +121,11 @@ def _prepare(
 _prepare_cached = lru_cache(maxsize=1024)(_prepare)
 
 
+def prepare(*arguments) -> _Call:
+    """The checked and completed arguments of a spectral convolution, kept for the next one."""
+    return (_prepare if plan.traced() else _prepare_cached)(*arguments)
+
+
 def spectral_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, sizes=None, groups: int = 1,
     norm: str = "backward", two_sided: bool = True, modes=None,
@@ -135,7 +145,6 @@ def spectral_conv(
     real = _checks.real_weight(weight, x)
     _checks.check_device(x, weight=real, bias=bias)
     _checks.check_bias(bias)
-    prepare = _prepare if plan.traced() else _prepare_cached
     shared = modes is not None
     if sizes is not None:
         sizes = _checks.integers("sizes", sizes)
@@ -156,10 +165,8 @@ def spectral_conv(
     if by_all:
         return _convolve_shared(x, real, bias, modes, sizes, groups, *scales, two_sided, backend)
     arguments = sizes, groups, *scales, two_sided, backend
-    if _backends.watched(x, real, bias):
-        return torch.ops.fastseg.spectral_conv(x, real, bias, *arguments)[0]
-    if backend not in _backends.PREPARED:
-        return _spectral_ops.spectral_conv(x, real, bias, *arguments)[0]
+    if watched(x, real, bias) or backend not in _backends.PREPARED:
+        return _convolve(x, real, bias, *arguments)[0]
     if call.function is None:
         call.function = _backends.PREPARED[backend](x, real, sizes, groups, scales, two_sided)
     return call.function(x, real, bias)
@@ -170,52 +177,153 @@ def _convolve_shared(
     analysis_scale: float, synthesis_scale: float, two_sided: bool, backend: str,
 ) -> Tensor:  # fmt: skip
     """The convolution by a weight that all modes share: one matrix product, never expanded."""
-    spectrum = torch.ops.fastseg.analysis(x, modes, analysis_scale, False, two_sided, backend)
+    spectrum = analyse(x, modes, analysis_scale, False, two_sided, backend)
     mixed = _matmul.mix(spectrum, weight, groups).contiguous()
     if bias is not None:
         # a constant is a zero frequency: no pass over y
         mixed.flatten(2)[..., 0] += bias.to(mixed.dtype) / synthesis_scale
-    return torch.ops.fastseg.synthesis(
-        mixed, sizes, synthesis_scale, True, two_sided, x.dtype, backend
+    return synthesise(mixed, sizes, synthesis_scale, True, two_sided, x.dtype, backend)
+
+
+def _analysis(x, modes, scale, weighted, two_sided, backend):
+    return _backends.SPECTRAL[backend].analysis(x, modes, scale, weighted, two_sided)
+
+
+def _analysis_fake(x, modes, scale, weighted, two_sided, backend):
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return x.new_empty((*x.shape[:2], *modes, 2), dtype=wide)
+
+
+def _analysis_save(ctx, inputs, output):
+    x, _, *ctx.rest = inputs
+    ctx.sizes, ctx.dtype = x.shape[2:], x.dtype
+
+
+def _analysis_backward(ctx, grad):
+    scale, weighted, two_sided, backend = ctx.rest
+    dx = synthesise(grad, ctx.sizes, scale, weighted, two_sided, ctx.dtype, backend)
+    return dx, *[None] * 5
+
+
+def _synthesis(spectrum, sizes, scale, weighted, two_sided, dtype, backend):
+    return _backends.SPECTRAL[backend].synthesis(
+        spectrum, sizes, scale, weighted, two_sided, dtype, None
     )
 
 
-def fno_block(
-    x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None = None, sizes=None,
-    groups: int = 1, norm: str = "backward", two_sided: bool = True,
-) -> Tensor:  # fmt: skip
-    """`gelu(spectral_conv(x, weight) + skip_weight·x + bias)`, the block of a Fourier neural
-    operator (Li et al., 2021, eq. 2).
+def _synthesis_fake(spectrum, sizes, scale, weighted, two_sided, dtype, backend):
+    return spectrum.new_empty((*spectrum.shape[:2], *sizes), dtype=dtype)
 
-    skip_weight: (Cout, Cin/groups), applied at every point; the other arguments are
-    `spectral_conv`'s. `sizes` must be x's. 16-bit inputs are computed in float32 throughout.
-    Backward: x, skip_weight and what `spectral_conv` does; x, the weights and the kept spectrum of
-    x are saved, the pre-activation is computed again.
-    """
-    _checks.check_tensor("x", x)
-    _checks.check_real("x", x.dtype, x.shape, x.dim() - 2)
-    if sizes is not None and _checks.integers("sizes", sizes) != tuple(x.shape[2:]):
-        raise ValueError(
-            f"sizes: got {tuple(sizes)}, want x's {tuple(x.shape[2:])}: the skip keeps the grid"
+
+def _synthesis_save(ctx, inputs, output):
+    spectrum, _, *ctx.rest = inputs
+    ctx.modes = spectrum.shape[2:-1]
+
+
+def _synthesis_backward(ctx, grad):
+    scale, weighted, two_sided, _, backend = ctx.rest
+    return analyse(grad, ctx.modes, scale, weighted, two_sided, backend), *[None] * 6
+
+
+def _spectral_conv(
+    x, weight, bias, sizes, groups, analysis_scale, synthesis_scale, two_sided, backend
+):
+    return _backends.SPECTRAL[backend].convolve(
+        x, weight, bias, sizes, groups, analysis_scale, synthesis_scale, two_sided
+    )
+
+
+def _spectral_conv_fake(
+    x, weight, bias, sizes, groups, analysis_scale, synthesis_scale, two_sided, backend
+):
+    y = x.new_empty((x.shape[0], weight.shape[1], *sizes))
+    return y, weight.new_empty((*x.shape[:2], *weight.shape[2:]))
+
+
+def _spectral_conv_save(ctx, inputs, output):
+    x, weight, bias, _, *ctx.rest = inputs
+    ctx.sizes, ctx.dtype = x.shape[2:], x.dtype
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[1], weight)
+
+
+def _spectral_conv_vjp(ctx, grad, _):
+    if grad is None:
+        return (None,) * 9
+    spectrum, weight = ctx.saved_tensors
+    wanted = ctx.needs_input_grad[:3]
+    dx, dw, db = _convolve_backward(
+        grad, spectrum, weight, ctx.sizes, *ctx.rest[:-1], wanted, ctx.rest[-1]
+    )
+    db = db.to(ctx.bias_dtype) if wanted[2] else None
+    return dx if wanted[0] else None, dw if wanted[1] else None, db, *[None] * 6
+
+
+def _spectral_conv_backward(
+    grad, spectrum, weight, sizes, groups, analysis_scale, synthesis_scale, two_sided, wanted,
+    backend,
+):  # fmt: skip
+    kernels, modes = _backends.SPECTRAL[backend], weight.shape[2:-1]
+    grad_mixed = kernels.analysis(grad, modes, synthesis_scale, True, two_sided)
+    empty = weight.new_empty(0)
+    dx, dw, db = grad.new_empty(0), empty, empty
+    if wanted[0]:
+        grad_spectrum = mix_channels("ngom,igom->ngim", kernels.mix, grad_mixed, weight, groups)
+        dx = kernels.synthesis(
+            grad_spectrum, sizes, analysis_scale, False, two_sided, grad.dtype, None
         )
-    real = _checks.real_weight(weight, x)
-    _checks.check_device(x, weight=real, bias=bias)
-    _checks.check_bias(bias)
-    prepare = _prepare if plan.traced() else _prepare_cached
-    call = prepare(
-        _backends.setting(), x.device, x.dtype, x.shape, real.shape,
-        None if bias is None else bias.shape, None, groups, norm, two_sided, None,
-        _backends.SPECTRAL_POINTWISE,
-    )  # fmt: skip
-    scales, backend = call.scales, call.backend
-    _checks.check_skip(x, skip_weight, real.shape[1], groups)
-    if backend == "reference":
-        return reference.fno_block(x, real, skip_weight, bias, None, groups, norm, two_sided)
-    if backend == "matmul":
-        return _matmul.fno_block(x, real, skip_weight, bias, groups, *scales, two_sided)
-    skip = skip_weight.to(real.dtype)
-    if _backends.watched(x, real, skip, bias):
-        block = torch.ops.fastseg.fno_block
-    else:
-        block = _fno_block_ops.fno_block
-    return block(x, real, skip, bias, groups, *scales, two_sided, backend)[0]
+    if wanted[1]:
+        dw = mix_weight_gradient(kernels.mix, spectrum, grad_mixed, weight.shape, groups)
+    if wanted[2]:
+        # the zero frequency of the gradient is its sum, times the table's scale
+        db = grad_mixed.flatten(2)[..., 0].sum(0) / synthesis_scale
+    return dx, dw, db
+
+
+def _spectral_conv_backward_fake(
+    grad, spectrum, weight, sizes, groups, analysis_scale, synthesis_scale, two_sided, wanted,
+    backend,
+):  # fmt: skip
+    dx = grad.new_empty((*spectrum.shape[:2], *sizes) if wanted[0] else (0,))
+    dw = (
+        torch.empty_like(weight, memory_format=torch.contiguous_format)
+        if wanted[1]
+        else weight.new_empty(0)
+    )
+    return dx, dw, weight.new_empty((weight.shape[1],) if wanted[2] else (0,))
+
+
+analyse = op(
+    "analysis(Tensor x, SymInt[] modes, float scale, bool weighted, bool two_sided, str backend)"
+    " -> Tensor",
+    _analysis,
+    _analysis_fake,
+    _analysis_backward,
+    _analysis_save,
+)
+synthesise = op(
+    "synthesis(Tensor spectrum, SymInt[] sizes, float scale, bool weighted, bool two_sided,"
+    " ScalarType dtype, str backend) -> Tensor",
+    _synthesis,
+    _synthesis_fake,
+    _synthesis_backward,
+    _synthesis_save,
+)
+_convolve_backward = op(
+    "spectral_conv_backward(Tensor grad, Tensor spectrum, Tensor weight, SymInt[] sizes,"
+    " int groups, float analysis_scale, float synthesis_scale, bool two_sided, bool[3] wanted,"
+    " str backend) -> (Tensor, Tensor, Tensor)",
+    _spectral_conv_backward,
+    _spectral_conv_backward_fake,
+)
+_convolve = op(
+    "spectral_conv(Tensor x, Tensor weight, Tensor? bias, SymInt[] sizes, int groups,"
+    " float analysis_scale, float synthesis_scale, bool two_sided, str backend)"
+    " -> (Tensor, Tensor)",
+    _spectral_conv,
+    _spectral_conv_fake,
+    _spectral_conv_vjp,
+    _spectral_conv_save,
+)
