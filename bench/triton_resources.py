@@ -19,7 +19,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from fastseg import kernels
-from fastseg.ops import _triton
+from fastseg.ops.impl import triton as adapters
 
 SHAPES = {  # name: (batch, channels, *sizes), modes
     "A1": ((8, 16, 240, 240), (20, 10)),
@@ -75,7 +75,7 @@ def launches(shape, modes, dtype: torch.dtype) -> list[Launch]:
     found = []
     run, JITFunction.run = JITFunction.run, lambda *a, **k: found.append(recorded(*a, **k))
     try:
-        spectral, x = _triton.Spectral(kernels), torch.empty(shape, dtype=dtype)
+        spectral, x = adapters.Spectral(kernels), torch.empty(shape, dtype=dtype)
         weight, bias = torch.empty(shape[1], shape[1], *modes, 2), torch.empty(shape[1])
         _, kept = spectral.convolve(x, weight, bias, shape[2:], 1, 1.0, 1.0, True)
         skip = torch.empty(shape[1], shape[1])

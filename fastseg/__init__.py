@@ -15,7 +15,7 @@ def __getattr__(name: str):
     if name in _SUBMODULES:
         return importlib.import_module(f"fastseg.{name}")
     if name in _FROM_BACKENDS:
-        return getattr(importlib.import_module("fastseg.ops._backends"), name)
+        return getattr(importlib.import_module("fastseg.ops"), name)
     raise AttributeError(f"module 'fastseg' has no attribute {name!r}")
 
 

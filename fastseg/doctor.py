@@ -40,11 +40,11 @@ def _cpu_features() -> str:
 
 
 def _extension() -> list[tuple[str, str]]:
-    from fastseg.ops import _backends
+    from fastseg.ops import impl
 
-    if _backends._C is None:
-        return [("extension", _backends._C_MISSING)]
-    c = _backends._C
+    if impl._C is None:
+        return [("extension", impl._C_MISSING)]
+    c = impl._C
     return [
         (
             "extension",
@@ -55,7 +55,7 @@ def _extension() -> list[tuple[str, str]]:
             f"{c.cpu_isa()} chosen of {c.cpu_isas_built()} (FASTSEG_CPU_ISA forces one)",
         ),
         ("CPU features", _cpu_features()),
-        ("loops run on", "torch's OpenMP threads" if _backends.OPENMP else "a pool of their own"),
+        ("loops run on", "torch's OpenMP threads" if impl.OPENMP else "a pool of their own"),
     ]
 
 
@@ -84,10 +84,11 @@ def _torch() -> list[tuple[str, str]]:
 
 def kernels_for(capability: tuple[int, int]) -> str:
     """What computes our operators on a device of this capability, the first choice first."""
-    from fastseg.ops import _architectures, _backends
+    from fastseg.ops import impl
+    from fastseg.ops.impl import architectures
 
-    built = getattr(_backends._C, "cuda_architectures", "")
-    code = _architectures.served_by(built, capability)
+    built = getattr(impl._C, "cuda_architectures", "")
+    code = architectures.served_by(built, capability)
     cuda = f"CUDA kernels ({code})" if code else f"no CUDA kernels (built for {built or 'none'})"
     triton = "Triton kernels" if capability >= (8, 0) else "no Triton kernels (sm_80 and newer)"
     return f"{cuda}; {triton}; torch.matmul"

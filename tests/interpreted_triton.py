@@ -9,11 +9,12 @@ from tolerances import ADJOINT, BF16, F16, F32, FORWARD, assert_near, relative_e
 
 import fastseg
 from fastseg import ops
-from fastseg.ops import _backends, _matmul
+from fastseg.ops import impl
+from fastseg.ops.impl import matmul
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
-TRITON = _backends.SPECTRAL["triton"]
+TRITON = impl.SPECTRAL["triton"]
 LINES = [
     Case((1,), (1,), batch=40),
     Case((2,), (2,), batch=20, norm="ortho"),
@@ -65,8 +66,8 @@ def test_one_axis_a_kernel_where_a_plane_does_not_fit(monkeypatch, dtype, planar
     sizes, modes = (3, 20, 11), (3, 18, 6)
     x, spectrum = torch.randn(1, 2, *sizes).to(dtype), torch.randn(1, 2, *modes, 2)
     bias = torch.randn(2)
-    kept = _matmul.analysis(wide(x), modes, 0.7, True, True)
-    y = _matmul.synthesis(wide(spectrum), sizes, 0.3, True, True, torch.float64, bias)
+    kept = matmul.analysis(wide(x), modes, 0.7, True, True)
+    y = matmul.synthesis(wide(spectrum), sizes, 0.3, True, True, torch.float64, bias)
     if planar:
         kept, spectrum = (t.movedim(-1, 2).flatten(1, 2) for t in (kept, spectrum))
     assert_near(TRITON.analysis(x, modes, 0.7, True, True, planar), kept, FORWARD, planar)
@@ -77,9 +78,9 @@ def test_one_axis_a_kernel_where_a_plane_does_not_fit(monkeypatch, dtype, planar
 def test_a_long_axis_takes_several_blocks():
     for sizes, modes in (((300,), (100,)), ((3, 150), (3, 70)), ((140, 5), (136, 3))):
         x, spectrum = torch.randn(1, 1, *sizes), torch.randn(1, 1, *modes, 2)
-        kept = _matmul.analysis(wide(x), modes, 1.0, False, True)
+        kept = matmul.analysis(wide(x), modes, 1.0, False, True)
         assert_near(TRITON.analysis(x, modes, 1.0, False, True), kept, FORWARD, sizes)
-        y = _matmul.synthesis(wide(spectrum), sizes, 1.0, True, True, torch.float64, None)
+        y = matmul.synthesis(wide(spectrum), sizes, 1.0, True, True, torch.float64, None)
         assert_near(
             TRITON.synthesis(spectrum, sizes, 1.0, True, True, F32, None), y, FORWARD, sizes
         )
@@ -140,8 +141,8 @@ def test_digits_kept_by_tensor_cores(monkeypatch, setting, least, most):
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: setting)
     sizes, modes = (48, 150), (20, 15)
     x, spectrum = torch.randn(1, 1, *sizes), torch.randn(1, 1, *modes, 2)
-    kept = _matmul.analysis(wide(x), modes, 1.0, False, True)
-    y = _matmul.synthesis(wide(spectrum), sizes, 1.0, True, True, torch.float64, None)
+    kept = matmul.analysis(wide(x), modes, 1.0, False, True)
+    y = matmul.synthesis(wide(spectrum), sizes, 1.0, True, True, torch.float64, None)
     for found, exact in (
         (TRITON.analysis(x, modes, 1.0, False, True), kept),
         (TRITON.synthesis(spectrum, sizes, 1.0, True, True, F32, None), y),

@@ -7,11 +7,11 @@ from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
 from torch.nn import functional as F
 
 from fastseg import kernels
-from fastseg.ops import _matmul, _triton, _triton_pointwise
+from fastseg.ops.impl import matmul, triton
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
-SPECTRAL, POINTWISE = _triton.Spectral(kernels), _triton_pointwise.Pointwise(kernels)
+SPECTRAL, POINTWISE = triton.Spectral(kernels), triton.Pointwise(kernels)
 EVERY_DTYPE = pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=str)
 GROUPS = pytest.mark.parametrize(("groups", "transposed"), [(1, False), (2, True)], ids=str)
 BATCH, INPUTS, OUTPUTS = 2, 3, 2
@@ -49,7 +49,7 @@ def gelu_gradient(z, factor):
 def test_synthesis_and_product_with_gelu(dtype, groups, transposed, sizes, modes):
     x, (weight, exact) = samples(groups, sizes, dtype), weights(groups, transposed)
     spectrum, bias = torch.randn(BATCH, groups * OUTPUTS, *modes, 2), torch.randn(groups * OUTPUTS)
-    z = _matmul.synthesis(wide(spectrum), sizes, 0.3, True, True, F64, bias) + multiplied(x, exact)
+    z = matmul.synthesis(wide(spectrum), sizes, 0.3, True, True, F64, bias) + multiplied(x, exact)
     given = spectrum, bias, 0.3, True, True, x, weight
     y = SPECTRAL.synthesis_product(*given, "gelu", None, groups, transposed)
     assert y.dtype == dtype
@@ -63,7 +63,7 @@ def test_synthesis_and_product_with_gelu(dtype, groups, transposed, sizes, modes
 def test_synthesis_and_product_of_volumes_and_long_lines(sizes, modes):
     x, (weight, exact) = samples(1, sizes, F32), weights(1, False)
     spectrum = torch.randn(BATCH, OUTPUTS, *modes, 2)
-    z = _matmul.synthesis(wide(spectrum), sizes, 1.0, True, True, F64, None) + multiplied(x, exact)
+    z = matmul.synthesis(wide(spectrum), sizes, 1.0, True, True, F64, None) + multiplied(x, exact)
     y = SPECTRAL.synthesis_product(spectrum, None, 1.0, True, True, x, weight, "none")
     assert_near(y, z, FORWARD, "volume")
 

@@ -14,7 +14,7 @@ from tolerances import BACKWARD, F32, F64, FORWARD, assert_near, wide
 
 import fastseg
 from fastseg import ops, reference
-from fastseg.ops import _backends
+from fastseg.ops import impl
 
 # kernels that run in an interpreter or an emulator are a thousand times slower than hardware
 FEW = bool(os.environ.get("FASTSEG_TEST_FEW"))
@@ -71,7 +71,7 @@ class Draw:
 
 
 def device_of(backend: str) -> str:
-    return _backends.SERVES.get(backend, "cpu")
+    return impl.SERVES.get(backend, "cpu")
 
 
 def place(arguments: dict, device) -> dict:
@@ -81,8 +81,8 @@ def place(arguments: dict, device) -> dict:
 def serves(row: Row, backend: str, dtype: torch.dtype) -> bool:
     if backend in ("reference", "matmul"):
         return True
-    in_tables = all(backend in getattr(_backends, table) for table in row.tables)
-    return in_tables and not _backends.unable(backend, device_of(backend), dtype)
+    in_tables = all(backend in getattr(impl, table) for table in row.tables)
+    return in_tables and not impl.unable(backend, device_of(backend), dtype)
 
 
 def outputs_of(result) -> tuple:

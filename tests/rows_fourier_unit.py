@@ -6,7 +6,8 @@ import torch
 from operators import Draw, Row
 from tolerances import wide
 
-from fastseg import plan, reference
+from fastseg import reference
+from fastseg.ops import tables
 
 GRIDS = [
     *[(n,) for n in (1, 2, 3, 4, 5, 8, 17, 32, 85)],
@@ -61,7 +62,7 @@ def finished(sizes, dtype, attempt):
     draw = Draw(("fu_finish", sizes, attempt), dtype)
     batch, outputs, _ = channels(sizes)
     tensors = {
-        "z": draw.real(batch, 2 * outputs, *plan.half_spectrum(sizes)),
+        "z": draw.real(batch, 2 * outputs, *tables.half_spectrum(sizes)),
         "scale": draw.real(2 * outputs),
         "shift": draw.real(2 * outputs),
     }

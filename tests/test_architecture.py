@@ -13,7 +13,7 @@ import fastseg
 PACKAGE = Path(fastseg.__file__).parent
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ("data",)
-MODELS = ("reference", "plan", "ops", "nn", "models", "losses", "diffusion", "schedules")
+MODELS = ("reference", "ops", "nn", "models", "losses", "diffusion", "schedules")
 HEAVY = ("monai", "lightning", "lightning_fabric", "nibabel", "nvidia.dali", "matplotlib", "rich",
          "jsonargparse", "neuralop", "triton", "torch._dynamo")  # fmt: skip
 
@@ -58,13 +58,13 @@ def of(*parts: str) -> set[str]:
 
 def test_the_graph_is_read():
     assert {"fastseg.ops", "fastseg.losses"} <= imports("fastseg.models.fno") | {"fastseg.ops"}
-    assert "fastseg.ops._backends" in imports("fastseg.ops")
+    assert "fastseg.ops.impl" in imports("fastseg.ops")
     assert "fastseg.ops" in imports("fastseg.nn.spectral")
 
 
 def test_one_file_imports_the_kernels():
     found = {name for name in importers("_C", "kernels") if part(name) != "kernels"}
-    assert found == {"fastseg.ops._backends"}
+    assert found == {"fastseg.ops.impl"}
 
 
 def test_data_and_models_do_not_know_each_other():
@@ -75,7 +75,7 @@ def test_data_and_models_do_not_know_each_other():
 @pytest.mark.parametrize(
     ("lower", "upper"),
     [
-        (("reference", "plan"), ("ops", "nn", "models", "data")),
+        (("reference",), ("ops", "nn", "models", "data")),
         (("ops",), ("nn", "models", "data", "losses", "metrics")),
         (("nn",), ("models", "data", "losses", "metrics")),
         (("diffusion", "schedules"), ("ops", "nn", "models", "data", "losses", "metrics")),
@@ -103,6 +103,49 @@ def test_kernels_import_torch_and_triton_only():
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 roots.add(node.module.split(".")[0])
         assert roots - sys.stdlib_module_names <= {"torch", "triton"}, path
+
+
+# what of `ops` may import what: a module those before it
+FLOORS = ("context", "tables", "taps", "impl", "dispatch", "checks", "register")
+
+
+def test_operators_stand_on_floors_without_a_circle():
+    def below(name: str) -> set[str]:
+        own = name.split(".")[2]
+        used = {module.split(".")[2] for module in imports(name) if module.count(".") > 1}
+        return {other for other in used & set(FLOORS) if FLOORS.index(other) > FLOORS.index(own)}
+
+    ops = [name for name in FILES if name.startswith("fastseg.ops.")]
+    floors = [name for name in ops if name.split(".")[2] in FLOORS]
+    assert {name.split(".")[2] for name in floors} == set(FLOORS)
+    assert not {name: found for name in floors if (found := below(name))}
+    families = {name for name in ops if name not in floors}
+    assert not {name for name in floors if imports(name) & families}
+
+
+@pytest.mark.skipif(not fastseg.backends()["cpu"], reason="fastseg._C is not built")
+def test_a_layer_reaches_its_kernel_in_a_few_calls():
+    import torch
+
+    from fastseg import nn
+
+    layer, x = nn.SpectralConv(2, 2, (4, 3)).requires_grad_(False), torch.randn(1, 2, 8, 8)
+    layer(x)
+    calls, kernels = [], []
+
+    def profile(frame, event, argument):
+        path = frame.f_code.co_filename
+        if event == "c_call" and argument.__name__ == "convolve":
+            kernels.append(len(calls))
+        elif event == "call" and path.startswith(str(PACKAGE)):
+            calls.append(path)
+
+    sys.setprofile(profile)
+    layer(x)
+    sys.setprofile(None)
+    (before,) = kernels
+    assert before <= 12
+    assert len(set(calls[:before])) <= 5
 
 
 def loaded_by(run_python, statement: str) -> set[str]:

@@ -9,7 +9,8 @@ from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
 
 import fastseg
 from fastseg import ops, reference
-from fastseg.ops import _architectures, _backends
+from fastseg.ops import context, dispatch, impl
+from fastseg.ops.impl import architectures
 
 LIVE = [name for name, status in fastseg.backends().items() if status]
 DEAD = [name for name, status in fastseg.backends().items() if not status]
@@ -18,8 +19,8 @@ CPU_ONLY = pytest.mark.skipif("cpu" not in LIVE, reason="fastseg._C is not built
 
 @pytest.fixture(autouse=True)
 def setting():
-    before = _backends.setting()
-    yield _backends.setting
+    before = context.setting()
+    yield context.setting
     fastseg.use_backend(before)
 
 
@@ -63,7 +64,7 @@ def test_unknown_name_changes_nothing(setting):
 
 def test_backends_says_what_is_live_and_why_not():
     found = fastseg.backends()
-    assert list(found) == [name for name in _backends.NAMES if name != "auto"]
+    assert list(found) == [name for name in context.NAMES if name != "auto"]
     assert found["reference"]
     assert found["matmul"]
     for status in found.values():
@@ -101,26 +102,26 @@ def test_forcing_cpu_on_other_devices_says_where_x_is():
 
 
 def test_selection_is_a_function_of_its_arguments():
-    names = list(inspect.signature(_backends.select_spectral).parameters)
+    names = list(inspect.signature(dispatch.select_spectral).parameters)
     assert names == ["setting", "device", "dtype", "sizes", "out_sizes", "modes", "family"]
     row = ("cpu", F32, (64, 64), (64, 64), (24, 12))
-    assert len({_backends.select_spectral("auto", *row) for _ in range(3)}) == 1
+    assert len({dispatch.select_spectral("auto", *row) for _ in range(3)}) == 1
     for forced in LIVE:
         device = "cuda" if forced in ("cuda", "triton") else "cpu"
         with fastseg.use_backend("reference"):
-            assert _backends.select_spectral(forced, device, *row[1:]) == forced
+            assert dispatch.select_spectral(forced, device, *row[1:]) == forced
 
 
 @CPU_ONLY
 def test_selection_takes_the_kernels_for_few_modes_and_an_fft_for_many():
     short, long = (240, 240), (421, 421)
-    assert _backends.select_spectral("auto", "cpu", F32, short, short, (20, 10)) == "cpu"
-    assert _backends.select_spectral("auto", "cpu", F32, (40,), (40,), (21,)) == "cpu"
-    assert _backends.select_spectral("auto", "cpu", F32, long, long, (421, 211)) == "reference"
-    assert _backends.select_spectral("auto", "cpu", F32, short, short, (240, 121)) == "cpu"
-    assert _backends.select_spectral("auto", "cpu", F32, (2048,), (2048,), (256,)) == "cpu"
-    assert _backends.select_spectral("auto", "cpu", F32, (2048,), (8192,), (256,)) == "reference"
-    assert _backends.select_spectral("auto", "meta", F32, short, short, (20, 10)) == "matmul"
+    assert dispatch.select_spectral("auto", "cpu", F32, short, short, (20, 10)) == "cpu"
+    assert dispatch.select_spectral("auto", "cpu", F32, (40,), (40,), (21,)) == "cpu"
+    assert dispatch.select_spectral("auto", "cpu", F32, long, long, (421, 211)) == "reference"
+    assert dispatch.select_spectral("auto", "cpu", F32, short, short, (240, 121)) == "cpu"
+    assert dispatch.select_spectral("auto", "cpu", F32, (2048,), (2048,), (256,)) == "cpu"
+    assert dispatch.select_spectral("auto", "cpu", F32, (2048,), (8192,), (256,)) == "reference"
+    assert dispatch.select_spectral("auto", "meta", F32, short, short, (20, 10)) == "matmul"
 
 
 @pytest.mark.parametrize("dtype", [F32, F64, F16, BF16], ids=str)
@@ -134,7 +135,7 @@ def test_every_backend_gives_the_same_result(dtype):
             assert_near(ops.spectral_conv(x, weight), exact, FORWARD, name)
 
 
-PRINT_SETTING = "from fastseg.ops import _backends; print(_backends.setting())"
+PRINT_SETTING = "from fastseg.ops import context; print(context.setting())"
 
 
 def test_environment_sets_the_default(run_python):
@@ -199,7 +200,7 @@ CUDA_12, CUDA_13 = "70-real 80-real 90", "75-real 80-real 90"
 )
 def test_a_default_build_says_what_serves_a_device(capability, cuda_12, cuda_13):
     for built, wanted in ((CUDA_12, cuda_12), (CUDA_13, cuda_13)):
-        found = _architectures.served_by(built, capability)
+        found = architectures.served_by(built, capability)
         assert found is None if wanted is None else found.startswith(wanted)
 
 
@@ -217,7 +218,7 @@ def test_a_default_build_says_what_serves_a_device(capability, cuda_12, cuda_13)
     ],
 )
 def test_other_builds_serve_what_their_code_runs_on(built, capability, served):
-    found = _architectures.served_by(built, capability)
+    found = architectures.served_by(built, capability)
     assert found is None if served is None else found.startswith(served)
 
 
@@ -228,25 +229,25 @@ capability = CAPABILITY
 torch.cuda.is_available, torch.cuda.device_count = (lambda: True), (lambda: 1)
 torch.cuda.get_device_capability = lambda device=None: capability
 import fastseg
-from fastseg.ops import _backends
-taken = [_backends.select(_backends.GATE, "auto", "cuda:0", torch.float32) for _ in range(3)]
+from fastseg.ops import context, dispatch, impl
+taken = [dispatch.select(impl.GATE, "auto", "cuda:0", torch.float32) for _ in range(3)]
 print(taken[0], bool(fastseg.backends()["cuda"]), bool(fastseg.backends()["triton"]))
 try:
-    _backends.select(_backends.GATE, "cuda", "cuda:0", torch.float32)
+    dispatch.select(impl.GATE, "cuda", "cuda:0", torch.float32)
 except RuntimeError as error:
     print(error)
 """
 
 
-@pytest.mark.skipif(not hasattr(_backends._C, "cuda"), reason="a build without CUDA kernels")
+@pytest.mark.skipif(not hasattr(impl._C, "cuda"), reason="a build without CUDA kernels")
 @pytest.mark.parametrize(
     "capability", [(6, 1), (7, 0), (7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (12, 0)]
 )
 def test_a_device_that_the_build_does_not_serve_falls_back_with_one_line(capability, run_python):
     done = run_python(FAKED.replace("CAPABILITY", repr(capability)))
     lines, logged = done.stdout.strip().splitlines(), done.stderr.strip().splitlines()
-    built = _backends._C.cuda_architectures
-    if _architectures.served_by(built, capability):
+    built = impl._C.cuda_architectures
+    if architectures.served_by(built, capability):
         assert lines[0].split()[:2] == ["cuda", "True"]
         assert not logged
         return
@@ -263,7 +264,7 @@ def test_the_capability_of_a_device_does_not_break_a_compiled_graph(monkeypatch)
     device = torch.device("cuda", 0)
 
     def scaled(x):
-        return x if _architectures.unfit("cuda", "80-real", device) else 2 * x
+        return x if architectures.unfit("cuda", "80-real", device) else 2 * x
 
     compiled = torch.compile(scaled, fullgraph=True, backend="eager")
     assert torch.equal(compiled(torch.ones(3)), 2 * torch.ones(3))
@@ -284,12 +285,12 @@ print(fastseg.backends()["cpu"].detail)
 
 
 def built_instruction_sets():
-    if _backends._C is None:
+    if impl._C is None:
         return []
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
     needed = {"avx512": ("avx512f", "avx512dq", "avx512vl", "avx512bw"), "avx2": ("avx2", "fma")}
-    names = _backends._C.cpu_isas_built().split()
+    names = impl._C.cpu_isas_built().split()
     return [name for name in names if all(flag in flags for flag in needed.get(name, ()))]
 
 

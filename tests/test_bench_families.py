@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastseg import plan, reference
+from fastseg import reference
 from fastseg.bench import (
     accuracy,
     cases,
@@ -22,6 +22,7 @@ from fastseg.bench import (
     work,
     worker,
 )  # fmt: skip
+from fastseg.ops import tables
 
 JOB = {
     "dtype": "float32", "heap": "warm", "device": "cpu", "budget_s": 0.0, "rounds": 3, "pairs": 4,
@@ -161,7 +162,7 @@ def folded_products(size: int, frequencies: int) -> int:
 def test_flops_are_those_of_the_tables(case):
     """One multiply-add per product of a folded line, and the mix."""
     batch, channels, *sizes = case.shape
-    distinct = [axis.distinct for axis in plan.kept_axes(case.modes, True)]
+    distinct = [axis.distinct for axis in tables.kept_axes(case.modes, True)]
     products = [folded_products(n, k) for n, k in zip(sizes, distinct, strict=True)]
     rows = 2 * distinct[-2] - 1  # real and imaginary parts, of frequency 0 one
     planes = batch * channels * 2 * (products[-2] * sizes[-1] + rows * products[-1])

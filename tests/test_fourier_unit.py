@@ -8,23 +8,23 @@ from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near
 from torch import nn
 
 import fastseg
-from fastseg import ops, plan
-from fastseg.ops import _backends, _crossover
+from fastseg import ops
+from fastseg.ops import dispatch, impl, tables
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
-SPECTRAL = [name for name in LIVE if name in _backends.SPECTRAL]
+SPECTRAL = [name for name in LIVE if name in impl.SPECTRAL]
 
 
 @pytest.mark.parametrize("backend", SPECTRAL)
 @pytest.mark.parametrize("two_sided", [True, False])
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 def test_a_planar_spectrum_is_the_interleaved_one(backend, two_sided, dtype):
-    kernels = _backends.SPECTRAL[backend]
-    if _backends.unable(backend, _backends.SERVES[backend], dtype):
+    kernels = impl.SPECTRAL[backend]
+    if impl.unable(backend, impl.SERVES[backend], dtype):
         pytest.skip("computes in float32")
     for sizes in [*GRIDS, (9, 40, 37), (70, 3, 5)]:
-        x = torch.randn(2, 3, *sizes, dtype=dtype, device=_backends.SERVES[backend])
-        half = plan.half_spectrum(sizes)
+        x = torch.randn(2, 3, *sizes, dtype=dtype, device=impl.SERVES[backend])
+        half = tables.half_spectrum(sizes)
         for modes in (half, tuple((m + 1) // 2 for m in half)):
             pairs = kernels.analysis(x, modes, 0.5, True, two_sided)
             planar = kernels.analysis(x, modes, 0.5, True, two_sided, planar=True)
@@ -102,7 +102,7 @@ def test_trains_and_evaluates_like_the_published_layer(backend, sizes):
 
 @pytest.mark.parametrize("backend", SPECTRAL)
 def test_only_the_spectrum_and_z_are_saved(backend):
-    if backend not in _backends.SPECTRAL_POINTWISE:
+    if backend not in impl.SPECTRAL_POINTWISE:
         pytest.skip("no kernel")
     x = torch.randn(2, 3, 4, 6, 5, device=device_of(backend), requires_grad=True)
     weight = torch.randn(8, 6, device=x.device, requires_grad=True)
@@ -142,7 +142,7 @@ def test_wrong_arguments_are_named(backend):
 
 def test_auto_leaves_long_axes_without_a_kernel_of_their_own_to_torch():
     def win(*sizes, device="cuda", images=64):
-        return _crossover.full_spectra_win(device, sizes, images)
+        return dispatch.full_spectra_win(device, sizes, images)
 
     assert all(win(n, n, n) for n in (1, 2, 16, 48, 64, 96))
     assert not any(win(n, n, n) for n in (128, 160))

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import fastseg
 from fastseg import ops, reference
-from fastseg.ops import _taps, gaussian
+from fastseg.ops import gaussian, taps
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
@@ -140,8 +140,8 @@ def test_results_do_not_depend_on_threads(backend, threads):
 @pytest.mark.parametrize("size", [1, 2, 5, 16, 33])
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 1.75, 4.0])
 def test_exact_taps_are_the_inverse_transform_of_the_response(size, sigma):
-    design = _taps.Design((size,), "circular", "exact", size // 2, None, False, size // 2)
-    (row,) = _taps.constant(sigma, None, design, F64, torch.device("cpu")).rows
+    design = taps.Design((size,), "circular", "exact", size // 2, None, False, size // 2)
+    (row,) = taps.constant(sigma, None, design, F64, torch.device("cpu")).rows
     circulant = torch.zeros(size, dtype=F64)
     circulant.index_add_(0, torch.arange(-(size // 2), size // 2 + 1) % size, row[0, 0])
     f = torch.fft.fftfreq(size, dtype=F64)
@@ -174,9 +174,9 @@ def test_one_number_reads_its_taps_once():
     x = randn(1, 1, 16, 16)
     with fastseg.use_backend("matmul"):
         ops.gaussian_filter(x, 2.625)
-        before = _taps.constant.cache_info()
+        before = taps.constant.cache_info()
         ops.gaussian_filter(x, 2.625)
-    assert _taps.constant.cache_info().hits == before.hits + 1
+    assert taps.constant.cache_info().hits == before.hits + 1
 
 
 X = torch.zeros(2, 3, 8, 9)

@@ -11,7 +11,8 @@ from operators import ROWS, place, run, serves
 from tolerances import BACKWARD, F32, assert_near, wide
 
 import fastseg
-from fastseg import ops, plan
+from fastseg import ops
+from fastseg.ops import tables
 
 pytestmark = [
     pytest.mark.gpu,
@@ -90,7 +91,7 @@ def test_a_graph_outlives_the_tables_of_a_thousand_other_grids():
     with torch.cuda.graph(graph):
         captured = ops.spectral_conv(x, weight)
     for size in range(100, 1100):
-        plan.last_tables(size, 5, True, 1.0, True, torch.float32, device)
+        tables.last_tables(size, 5, True, 1.0, True, torch.float32, device)
     captured.zero_()
     graph.replay()
     assert_same([captured], [expected], "a replay after other grids")

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastseg
 from fastseg import ops, reference
-from fastseg.ops import _backends
+from fastseg.ops import context
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
@@ -49,7 +49,7 @@ def test_every_operator_has_a_row():
 
 
 def test_every_backend_is_tested():
-    assert set(fastseg.backends()) == set(_backends.NAMES) - {"auto"}
+    assert set(fastseg.backends()) == set(context.NAMES) - {"auto"}
     tested = {backend for _, backend, _ in CELLS}
     assert tested == set(LIVE)
 

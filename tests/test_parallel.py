@@ -13,7 +13,7 @@ import torch
 
 import fastseg
 from fastseg import ops
-from fastseg.ops import _backends
+from fastseg.ops import impl
 
 pytestmark = pytest.mark.skipif(not fastseg.backends()["cpu"], reason="fastseg._C is not built")
 SHAPES = [((100,), (20,)), ((63, 70), (12, 9)), ((17, 18, 19), (6, 5, 4)), ((1, 300), (1, 40))]
@@ -84,7 +84,7 @@ def _send_convolved(connection, given):
 def convolve_without_autograd(given):
     x, weight, bias = given
     modes, real = weight.shape[2:], torch.view_as_real(weight).contiguous()
-    kernels = _backends.SPECTRAL["cpu"]
+    kernels = impl.SPECTRAL["cpu"]
     y, spectrum = kernels.convolve(x, real, bias, x.shape[2:], 1, 1.0, 0.5, True)
     return [y, spectrum, kernels.analysis(x, modes, 1.0, True, True)]
 
@@ -136,7 +136,7 @@ def test_the_interpreter_exits(ending, code, run_python):
 
 def test_errors_of_a_kernel_reach_the_caller(threads):
     threads(2)
-    native, given = _backends._C, arguments(*SHAPES[1])
+    native, given = impl._C, arguments(*SHAPES[1])
     transform = native.Transform((0, 0, 1, 1, 0, 16), (0, 0, 1, 1, 0, 16), (1, 1, 8, 2, 0, 16))
     with pytest.raises(native.Error, match="unknown dtype code"):
         native.cpu.analysis(transform, 64, 64, 0, 1, 9, False, 2)
@@ -152,7 +152,7 @@ def test_errors_of_a_kernel_reach_the_caller(threads):
 
 def test_a_failed_allocation_on_the_pool_reaches_the_caller(threads):
     threads(2)
-    native = _backends._C
+    native = impl._C
     # rows of 2⁵⁰ values: no thread can have its scratch memory, so none touches the addresses
     axis = (64, 64, 2**50, 1, 0, 16)
     transform = native.Transform((0, 0, 1, 1, 0, 16), (0, 0, 1, 1, 0, 16), axis)
@@ -178,7 +178,7 @@ def test_python_runs_while_a_kernel_does(threads):
         ticker = threading.Thread(target=tick)
         ticker.start()
         spectrum = torch.view_as_real(weight)
-        native = _backends.SPECTRAL["cpu"]
+        native = impl.SPECTRAL["cpu"]
         intervals = []
         while len(intervals) < 10:
             begin = time.perf_counter()

@@ -9,10 +9,10 @@ from operators import FEW, LIVE
 from tolerances import BF16, F16, F32, F64, FORWARD, assert_near, wide
 from torch.nn import functional as F
 
-from fastseg.ops import _backends
+from fastseg.ops import impl
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
-BACKENDS = [name for name in LIVE if name in _backends.POINTWISE]
+BACKENDS = [name for name in LIVE if name in impl.POINTWISE]
 EPILOGUES = ("none", "gelu", "gelu_gradient", "affine_relu", "moments")
 PAIRS = [
     (F32, F32), (F64, F64), (F16, F16), (BF16, BF16), (F32, F16), (F32, BF16), (F16, F32),
@@ -37,13 +37,13 @@ SHAPES += [] if FEW else [
 
 
 def served(backend, dtype):
-    return not _backends.unable(backend, _backends.SERVES[backend], dtype)
+    return not impl.unable(backend, impl.SERVES[backend], dtype)
 
 
 def drawn(shape: Shape, dtypes, transposed: bool, backend: str):
     b, g, o, i, n = shape
     compute = F64 if dtypes[0] == F64 else F32
-    device = _backends.SERVES[backend]
+    device = impl.SERVES[backend]
 
     def real(*sizes, dtype=compute):
         return torch.randn(sizes, dtype=F64).to(device, dtype)
@@ -89,7 +89,7 @@ def test_product(backend, epilogue, dtypes, transposed):
     for shape in SHAPES:
         t = drawn(shape, dtypes, transposed, backend)
         given = dict(t) if epilogue == "gelu_gradient" else t | {"factor": None}
-        out, moments = _backends.POINTWISE[backend].product(
+        out, moments = impl.POINTWISE[backend].product(
             epilogue=epilogue, dtype=dtypes[1], groups=shape.groups, transposed=transposed, **given
         )
         z = exact_product(shape, transposed, t["x"], t["weight"], t["addend"])
@@ -110,7 +110,7 @@ def test_product(backend, epilogue, dtypes, transposed):
 def test_the_result_may_take_the_addends_place(backend, epilogue):
     t = drawn(Shape(2, 1, 7, 5, 77), (F32, F32), True, backend)
     t = t if epilogue == "gelu_gradient" else t | {"factor": None}
-    product = _backends.POINTWISE[backend].product
+    product = impl.POINTWISE[backend].product
     apart, _ = product(epilogue=epilogue, transposed=True, **t)
     taken, _ = product(epilogue=epilogue, transposed=True, out=t["addend"], **t)
     assert taken is t["addend"]
@@ -120,7 +120,7 @@ def test_the_result_may_take_the_addends_place(backend, epilogue):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_threads_do_not_change_the_sums(backend, threads):
     t = drawn(Shape(3, 2, 9, 40, 1500), (F32, F32), False, backend) | {"factor": None}
-    product = _backends.POINTWISE[backend].product
+    product = impl.POINTWISE[backend].product
     first = product(epilogue="moments", groups=2, **t)
     threads(2)
     for a, b in zip(product(epilogue="moments", groups=2, **t), first, strict=True):
@@ -129,12 +129,12 @@ def test_threads_do_not_change_the_sums(backend, threads):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gelu_is_accurate_in_its_tails_and_at_the_ends(backend):
-    device = _backends.SERVES[backend]
+    device = impl.SERVES[backend]
 
     def through(z, epilogue, factor=None):
         one, z = torch.ones(1, 1, device=device), z.to(device).view(1, 1, -1)
         factor = None if factor is None else factor.to(device).view(1, 1, -1)
-        return _backends.POINTWISE[backend].product(z, one, epilogue, factor=factor)[0].flatten()
+        return impl.POINTWISE[backend].product(z, one, epilogue, factor=factor)[0].flatten()
 
     z = torch.linspace(-5, 5, 20001)
     exact = 0.5 * wide(z) * torch.special.erfc(wide(-z) * 0.5**0.5)
@@ -157,7 +157,7 @@ def test_gelu_is_accurate_in_its_tails_and_at_the_ends(backend):
 def test_affine_relu(backend, dtype):
     if not served(backend, dtype):
         pytest.skip("computes in float32")
-    kernels, device = _backends.POINTWISE[backend], _backends.SERVES[backend]
+    kernels, device = impl.POINTWISE[backend], impl.SERVES[backend]
     torch.manual_seed(0)
     for batch, channels, points in itertools.product((0, 1, 3), (1, 6), (1, 37, 128, 700)):
         z, gradient = (

@@ -15,12 +15,12 @@ from tolerances import ADJOINT, BACKWARD, BF16, F16, F32, F64, FORWARD, assert_n
 import fastseg
 from fastseg import ops, reference
 from fastseg.bench.accuracy import TOLERANCES
-from fastseg.ops import _backends
+from fastseg.ops import impl
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
 LIVE = [name for name in LIVE if device_of(name) == "cpu"]  # the tensors here are on the CPU
-KERNELS = [name for name in LIVE if name in _backends.SPECTRAL]
+KERNELS = [name for name in LIVE if name in impl.SPECTRAL]
 DOUBLE = [name for name in LIVE if name not in ("cuda", "triton")]
 
 
@@ -130,7 +130,7 @@ def test_real_weights_with_a_trailing_two(backend, dtype):
 @pytest.mark.parametrize("sizes", [(10,), (7, 12), (5, 6, 9)], ids=str)
 @pytest.mark.parametrize("two_sided", [True, False])
 def test_backward_is_the_adjoint(backend, dtype, sizes, two_sided):
-    if _backends.unable(backend, "cpu", dtype):
+    if impl.unable(backend, "cpu", dtype):
         pytest.skip(f"{backend} does not serve {dtype}")
     draw = CaseDraw(Case(sizes, (3,) * len(sizes), two_sided=two_sided), dtype)
     for op, row in ((op, BY_CASE[op](draw)) for op in ("truncated_rfftn", "truncated_irfftn")):
@@ -152,7 +152,7 @@ def test_backward_is_the_adjoint(backend, dtype, sizes, two_sided):
 def test_analysis_and_synthesis_kernels_are_adjoint(backend, weighted, sizes):
     modes = tuple(max(1, m - 1) for m in bins(sizes))
     draw = CaseDraw(Case(sizes, modes, channels=3), F64)
-    kernels, x, spectrum = _backends.SPECTRAL[backend], draw.x(), draw.real(2, 3, *modes, 2)
+    kernels, x, spectrum = impl.SPECTRAL[backend], draw.x(), draw.real(2, 3, *modes, 2)
     y = kernels.analysis(x, modes, 0.7, weighted, True)
     back = kernels.synthesis(spectrum, sizes, 0.7, weighted, True, F64, None)
     scale = y.norm() * spectrum.norm()

@@ -9,7 +9,7 @@ from tolerances import BACKWARD, F64, FORWARD, assert_near, wide
 
 import fastseg
 from fastseg import ops, reference
-from fastseg.ops import _backends
+from fastseg.ops import impl
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
@@ -19,7 +19,7 @@ SIZES = [(9,), (8,), (6, 7), (7, 8), (4, 5, 6), (3, 1, 5), (1, 2)]
 
 
 def on(backend):
-    return _backends.SERVES.get(backend, "cpu")
+    return impl.SERVES.get(backend, "cpu")
 
 
 def bins(sizes):
@@ -119,7 +119,7 @@ def saved_numbers(backend, x, gain):
     return sum(t.numel() for t in saved)
 
 
-@pytest.mark.parametrize("backend", [name for name in LIVE if name in _backends.SPECTRAL])
+@pytest.mark.parametrize("backend", [name for name in LIVE if name in impl.SPECTRAL])
 def test_x_is_saved_for_the_gain_only(backend):
     x = torch.randn(2, 3, 6, 9, device=on(backend), requires_grad=True)
     gain = torch.randn(6, 5, device=on(backend))

@@ -7,7 +7,8 @@ from tolerances import F32
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastseg
-from fastseg import ops, plan
+from fastseg import ops
+from fastseg.ops import tables
 
 # grids of each mode's own, so that its call is the first one there
 GRIDS = {"inference": (22, 26), "fake": (26, 34), "meta": (34, 38), "func": (38, 46)}
@@ -52,17 +53,17 @@ def test_a_first_call_in_another_mode_leaves_the_next_one_right(op, mode, backen
 
 
 def test_tables_of_a_device_stay_while_those_of_the_cpu_are_bounded():
-    kept = plan.Kept(2, 1)
+    kept = tables.Kept(2, 1)
     device = torch.device("meta")
-    on_device = [plan.outer_tables(n, kept, False, F32, device)[0] for n in range(5, 605)]
-    on_host = [plan.outer_tables(n, kept, False, F32, plan.CPU)[0] for n in range(5, 605)]
-    again = [plan.outer_tables(n, kept, False, F32, device)[0] for n in range(5, 605)]
+    on_device = [tables.outer_tables(n, kept, False, F32, device)[0] for n in range(5, 605)]
+    on_host = [tables.outer_tables(n, kept, False, F32, tables.CPU)[0] for n in range(5, 605)]
+    again = [tables.outer_tables(n, kept, False, F32, device)[0] for n in range(5, 605)]
     assert all(a is b for a, b in zip(on_device, again, strict=True))
-    assert plan.outer_tables(5, kept, False, F32, plan.CPU)[0] is not on_host[0]
+    assert tables.outer_tables(5, kept, False, F32, tables.CPU)[0] is not on_host[0]
 
 
 def test_a_capture_of_a_graph_asks_for_a_call_before_it(monkeypatch):
-    table = plan.cached(lambda size, device: [size])
+    table = tables.cached(lambda size, device: [size])
     device = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     before = table(7, device)

@@ -7,7 +7,8 @@ import torch
 from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
 
 import fastseg
-from fastseg import ops, plan, reference
+from fastseg import ops, reference
+from fastseg.ops import tables
 
 pytestmark = [
     pytest.mark.usefixtures("poisoned_memory"),
@@ -23,17 +24,17 @@ IMAGES = [(2, 4), (3, 11)]  # of a plane each: half a vector of planes, and a la
 
 
 def test_which_spectra_an_fft_serves():
-    assert all(plan.fft_serves(sizes, plan.half_spectrum(sizes)) for sizes in SIZES)
+    assert all(tables.fft_serves(sizes, tables.half_spectrum(sizes)) for sizes in SIZES)
     for sizes in [(7, 8), (8, 14), (8, 9), (8, 2), (11, 4, 4)]:
-        assert not plan.fft_serves(sizes, plan.half_spectrum(sizes))
-    assert not plan.fft_serves((8, 8), (8, 4))
-    assert not plan.fft_serves((8, 8), (7, 5))
+        assert not tables.fft_serves(sizes, tables.half_spectrum(sizes))
+    assert not tables.fft_serves((8, 8), (8, 4))
+    assert not tables.fft_serves((8, 8), (7, 5))
 
 
 @pytest.mark.parametrize("dtype", [F32, F64, F16, BF16], ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_transforms_and_their_adjoints(sizes, dtype):
-    modes = plan.half_spectrum(sizes)
+    modes = tables.half_spectrum(sizes)
     for images, (norm, two_sided) in itertools.product(
         IMAGES, (("ortho", True), ("forward", False))
     ):
@@ -61,7 +62,7 @@ def test_filters_in_one_visit(images, kind, dtype):
     """Batches of more than a chunk, channels that fill vectors and that do not."""
     sizes = (6, 10)
     x, gradient = torch.randn(2, *images, *sizes).to(dtype).unbind()
-    full = (*images, *plan.half_spectrum(sizes))
+    full = (*images, *tables.half_spectrum(sizes))
     for whole in itertools.product((True, False), repeat=2):
         gain = torch.randn(
             *(n if w else 1 for n, w in zip(images, whole, strict=True)), *full[2:], 2

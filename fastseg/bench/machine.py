@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from fastseg.ops import _backends
+from fastseg.ops import impl
 
 _RIVALS = ("neuraloperator", "monai", "kornia", "torchvision", "triton")
 
@@ -17,7 +17,7 @@ def describe(device: str) -> dict:
     """Hardware, versions and commit, JSON-able."""
     import fastseg
 
-    native = _backends._C
+    native = impl._C
     found = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),

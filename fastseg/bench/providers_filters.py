@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastseg import plan, reference
+from fastseg import reference
 from fastseg.bench.cases import Case, GateCase
 from fastseg.bench.layers import Family, Inputs, Layer, leaves, normal, wide_of
-from fastseg.ops import _backends
+from fastseg.ops import dispatch, impl, tables
 
 _MARGIN = 1e-3  # of the maximum's two arguments: far beyond what rounding moves
 _SIGMA = 1.0
@@ -15,7 +15,7 @@ _SIGMA = 1.0
 
 def _draw_filter(case: Case, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
     x, dy = (normal(case.shape, generator, dtype) for _ in range(2))
-    shape = (case.shape[1], *plan.half_spectrum(case.sizes), 2)
+    shape = (case.shape[1], *tables.half_spectrum(case.sizes), 2)
     gain = torch.view_as_complex(normal(shape, generator, wide_of(dtype)))
     return Inputs((x,), (gain,), (dy,))
 
@@ -25,8 +25,8 @@ def _filter(namespace, case: Case, constants):
 
 
 def _filter_picks(setting: str, case: Case, device: str, dtype: torch.dtype) -> str:
-    bins = plan.half_spectrum(case.sizes)
-    return _backends.select_spectral(setting, device, dtype, case.sizes, case.sizes, bins)
+    bins = tables.half_spectrum(case.sizes)
+    return dispatch.select_spectral(setting, device, dtype, case.sizes, case.sizes, bins)
 
 
 def classic_filter(case: Case, inputs: Inputs) -> Layer:
@@ -76,7 +76,7 @@ def _gate(namespace, case: GateCase, constants):
 
 
 def _gate_picks(setting: str, case: GateCase, device: str, dtype: torch.dtype) -> str:
-    return _backends.select(_backends.GATE, setting, device, dtype)
+    return dispatch.select(impl.GATE, setting, device, dtype)
 
 
 def classic_gate(case: GateCase, inputs: Inputs) -> Layer:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastseg import reference
 from fastseg.bench.cases import Case
 from fastseg.bench.layers import Family, Inputs, Layer, normal, wide_of
-from fastseg.ops import _backends
+from fastseg.ops import dispatch
 
 MOMENTUM, EPS = 0.1, 1e-5  # nn.BatchNorm's
 _NEAR = 0.25  # a kink is moved by no more than this, in standard deviations of about one
@@ -77,7 +77,7 @@ def _unit(namespace, case: Case, constants):
 
 def picks(setting: str, case: Case, device: str, dtype: torch.dtype) -> str:
     """The backend of a unit of the case's size."""
-    return _backends.select_fourier_unit(
+    return dispatch.select_fourier_unit(
         setting, device, dtype, case.sizes, math.prod(case.shape[:2])
     )
 

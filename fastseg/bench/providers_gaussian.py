@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastseg.bench.cases import DEFINITIONS, GaussianCase
 from fastseg.bench.layers import Family, Inputs, Layer, Unavailable, normal, wide_of
-from fastseg.ops import _backends
+from fastseg.ops import dispatch, impl
 
 
 def _draw(case: GaussianCase, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
@@ -28,7 +28,7 @@ def _filter(namespace, case: GaussianCase, constants):
 
 
 def _picks(setting: str, case: GaussianCase, device: str, dtype: torch.dtype) -> str:
-    return _backends.select(_backends.GAUSSIAN, setting, device, dtype)
+    return dispatch.select(impl.GAUSSIAN, setting, device, dtype)
 
 
 def _with_high(low) -> Layer:

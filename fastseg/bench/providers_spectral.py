@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastseg import plan, reference
+from fastseg import reference
 from fastseg.bench.cases import Case
 from fastseg.bench.layers import Family, Inputs, Layer, Unavailable, leaves, normal, wide_of
-from fastseg.ops import _backends
+from fastseg.ops import dispatch, tables
 
 _IMAGE_ELEMENTS = (
     1 << 22
@@ -43,7 +43,7 @@ def _block(namespace, case: Case, constants):
 
 
 def _picks(setting: str, case: Case, device: str, dtype: torch.dtype) -> str:
-    return _backends.select_spectral(setting, device, dtype, case.sizes, case.sizes, case.modes)
+    return dispatch.select_spectral(setting, device, dtype, case.sizes, case.sizes, case.modes)
 
 
 def _by_images(transform, *tensors: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def _conv_truth(case: Case, inputs: Inputs) -> tuple:
 def _corners(modes) -> list[tuple[tuple, tuple]]:
     """(weight index, spectrum index) of every corner: both ends of each axis but the last."""
     axes = []
-    for kept in plan.kept_axes(modes, True)[:-1]:
+    for kept in tables.kept_axes(modes, True)[:-1]:
         low, high = kept
         ends = [(slice(0, low), slice(0, low)), (slice(low, low + high), slice(-high, None))]
         axes.append(ends[: 1 + (high > 0)])

@@ -6,8 +6,8 @@ normalisation, activations). Tensors and their gradients move once, a weight onc
 
 import math
 
-from fastseg import plan
 from fastseg.bench.cases import DEFINITIONS, Case, GateCase, GaussianCase, VFFCCase
+from fastseg.ops import tables
 
 # a sampled Gaussian carries less than 1e-8 of its sum beyond this many σ: erfc(x/√2) = 1e-8
 _TAIL = 5.7307
@@ -34,7 +34,7 @@ def _elements(case: Case) -> int:
     return math.prod(case.shape)
 
 
-def _folded(size: int, kept: plan.Kept) -> int:
+def _folded(size: int, kept: tables.Kept) -> int:
     """Multiply-adds of an axis for one line: cosines meet evens, sines odds; in an even size those
     of even and of odd frequencies have samples of their own (csrc/cpu/fold.h).
     """
@@ -49,11 +49,11 @@ def _transform(images: int, sizes, modes) -> int:
     """One truncated transform as csrc/cpu/transform.cpp does it: H, W, then D of what is kept; a
     whole spectrum as an FFT, by the usual count of 5/2·N·log₂N.
     """
-    if plan.fft_serves(sizes, modes):
+    if tables.fft_serves(sizes, modes):
         samples = math.prod(sizes)
         return round(2.5 * images * samples * math.log2(samples))
     *outer, width = sizes
-    kept = plan.kept_axes(modes, True)
+    kept = tables.kept_axes(modes, True)
     per_row = _folded(width, kept[-1])
     if not outer:
         return 2 * images * per_row
@@ -89,7 +89,7 @@ def _block_moved(case: Case, training: bool) -> tuple[int, int]:
 
 
 def _unit(batch: int, channels: int, sizes, training: bool) -> int:
-    bins = plan.half_spectrum(sizes)
+    bins = tables.half_spectrum(sizes)
     product = 2 * batch * (2 * channels) ** 2 * math.prod(bins)
     transforms, products = (4, 3) if training else (2, 1)
     return transforms * _transform(batch * channels, sizes, bins) + products * product
@@ -153,7 +153,7 @@ def _gaussian_moved(case: GaussianCase, training: bool) -> tuple[int, int]:
 
 
 def _filter_flops(case: Case, training: bool) -> int:
-    bins = plan.half_spectrum(case.sizes)
+    bins = tables.half_spectrum(case.sizes)
     images = math.prod(case.shape[:2])
     transforms, products = (4, 3) if training else (2, 1)
     return transforms * _transform(images, case.sizes, bins) + products * 6 * images * math.prod(
@@ -162,7 +162,7 @@ def _filter_flops(case: Case, training: bool) -> int:
 
 
 def _filter_moved(case: Case, training: bool) -> tuple[int, int]:
-    gain = case.shape[1] * 2 * math.prod(plan.half_spectrum(case.sizes))
+    gain = case.shape[1] * 2 * math.prod(tables.half_spectrum(case.sizes))
     return (4 * _elements(case), 3 * gain) if training else (2 * _elements(case), gain)
 
 

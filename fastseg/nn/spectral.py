@@ -16,10 +16,7 @@ def _clip_modes(weight: Tensor, sizes, two_sided: bool) -> Tensor:
     modes = tuple(weight.shape[2:-1])
     if len(sizes) != len(modes):
         return weight  # the op says what is wrong
-    fit = [
-        *(min(m, n) for m, n in zip(modes[:-1], sizes[:-1], strict=True)),
-        min(modes[-1], sizes[-1] // 2 + 1),
-    ]
+    fit = list(map(min, modes, (*sizes[:-1], sizes[-1] // 2 + 1)))
     if fit == list(modes):
         return weight
     if not torch.compiler.is_compiling():

@@ -2,11 +2,12 @@
 forces one.
 """
 
-from fastseg.ops._backends import backends, use_backend
 from fastseg.ops.block import fno_block
+from fastseg.ops.context import use_backend
 from fastseg.ops.fourier_unit import fourier_unit, fu_finish, fu_mix
 from fastseg.ops.gate import anchor_gate
 from fastseg.ops.gaussian import gaussian_filter
+from fastseg.ops.impl import backends
 from fastseg.ops.spectral import spectral_conv, truncated_irfftn, truncated_rfftn
 from fastseg.ops.spectral_filter import spectral_filter
 

@@ -5,9 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from fastseg import plan, reference
-from fastseg.ops import _backends, _checks, _matmul
-from fastseg.ops.register import op, watched
+from fastseg import reference
+from fastseg.ops import checks, context, dispatch, impl, tables
+from fastseg.ops.context import watched
+from fastseg.ops.impl import matmul
+from fastseg.ops.register import op
 
 
 def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,51 +106,49 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _select(x: Tensor, sizes, images: int) -> str:
-    return _backends.select_fourier_unit(
-        _backends.setting(), x.device, x.dtype, tuple(sizes), images
-    )
+    return dispatch.select_fourier_unit(context.setting(), x.device, x.dtype, tuple(sizes), images)
 
 
 def _mix(x: Tensor, weight: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     """z, and its moments (2, 2·outputs)."""
     if backend == "matmul":
-        return _matmul.fu_mix(x, weight)
+        return matmul.fu_mix(x, weight)
     z, moments, _ = _mix_kernel(x, weight.to(_wide(x)), backend)
     return z, moments
 
 
 def _finish(z: Tensor, scale, shift, sizes, dtype: torch.dtype, backend: str) -> Tensor:
     if backend == "matmul":
-        return _matmul.fu_finish(z, scale, shift, sizes, dtype)
+        return matmul.fu_finish(z, scale, shift, sizes, dtype)
     scale, shift = scale.to(z.dtype), shift.to(z.dtype)
     return _finish_kernel(z, scale, shift, sizes, dtype, backend)
 
 
 def _checked_input(x: Tensor, weight: Tensor) -> Tensor:
     """The weight as a matrix that fits x."""
-    _checks.check_tensor("x", x)
-    _checks.check_tensor("weight", weight)
-    if x.dtype not in _checks.FLOATS:
+    checks.check_tensor("x", x)
+    checks.check_tensor("weight", weight)
+    if x.dtype not in checks.FLOATS:
         raise TypeError(f"x: got dtype {x.dtype}, want float32, float64, float16 or bfloat16")
     if not 3 <= x.dim() <= 5 or 0 in x.shape[2:]:
         raise ValueError(f"x: got shape {tuple(x.shape)}, want (B, C, *S) with 1 to 3 axes S")
-    if weight.dtype not in _checks.FLOATS:
+    if weight.dtype not in checks.FLOATS:
         raise TypeError(f"weight: got dtype {weight.dtype}, want a real floating one")
     shape = tuple(weight.shape)
     if len(shape) < 2 or shape[0] % 2 or shape[1] != 2 * x.shape[1] or math.prod(shape[2:]) != 1:
         raise ValueError(f"weight: got shape {shape}, want (2·outputs, {2 * x.shape[1]})")
-    _checks.check_device(x, weight=weight)
+    checks.check_device(x, weight=weight)
     return weight.flatten(1)
 
 
 def _check_vectors(x: Tensor, channels: int, **vectors: Tensor) -> None:
     for name, vector in vectors.items():
-        _checks.check_tensor(name, vector)
-        if vector.dtype not in _checks.FLOATS:
+        checks.check_tensor(name, vector)
+        if vector.dtype not in checks.FLOATS:
             raise TypeError(f"{name}: got dtype {vector.dtype}, want a real floating one")
         if tuple(vector.shape) != (channels,):
             raise ValueError(f"{name}: got shape {tuple(vector.shape)}, want ({channels},)")
-    _checks.check_device(x, **vectors)
+    checks.check_device(x, **vectors)
 
 
 def _check_norm(
@@ -166,15 +166,15 @@ def _check_norm(
 
 def _checked_spectrum(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> tuple:
     """The sizes of the output."""
-    _checks.check_tensor("z", z)
+    checks.check_tensor("z", z)
     if z.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"z: got dtype {z.dtype}, want float32 or float64")
     if not 3 <= z.dim() <= 5 or z.shape[1] % 2:
         raise ValueError(
             f"z: got shape {tuple(z.shape)}, want (B, 2C, *half spectrum) with 1 to 3 axes"
         )
-    sizes = _checks.check_sizes(sizes, z.dim() - 2)
-    half = plan.half_spectrum(sizes)
+    sizes = checks.check_sizes(sizes, z.dim() - 2)
+    half = tables.half_spectrum(sizes)
     if tuple(z.shape[2:]) != half:
         raise ValueError(f"sizes: got {sizes}, whose half spectrum is {half}, z's {z.shape[2:]}")
     _check_vectors(z, z.shape[1], scale=scale, shift=shift)
@@ -187,20 +187,20 @@ def _ortho(sizes) -> float:
 
 def _spectrum(x: Tensor, weighted: bool, backend: str) -> Tensor:
     sizes = x.shape[2:]
-    return _backends.SPECTRAL[backend].analysis(
-        x, plan.half_spectrum(sizes), _ortho(sizes), weighted, True, planar=True
+    return impl.SPECTRAL[backend].analysis(
+        x, tables.half_spectrum(sizes), _ortho(sizes), weighted, True, planar=True
     )
 
 
 def _image(spectrum: Tensor, sizes, weighted: bool, dtype: torch.dtype, backend: str) -> Tensor:
-    return _backends.SPECTRAL[backend].synthesis(
+    return impl.SPECTRAL[backend].synthesis(
         spectrum, sizes, _ortho(sizes), weighted, True, dtype, None, planar=True
     )
 
 
 def _normalised_unit(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, backend: str):
     """A whole Fourier unit of known scale and shift, nothing kept."""
-    z, _ = _backends.POINTWISE[backend].product(
+    z, _ = impl.POINTWISE[backend].product(
         _spectrum(x, False, backend), weight, "affine_relu", scale=scale, shift=shift
     )
     return _image(z, x.shape[2:], True, x.dtype, backend)
@@ -209,13 +209,13 @@ def _normalised_unit(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, ba
 def _fu_mix(x, weight, backend):
     """z, its moments (2, 2·outputs), and the spectrum of x for the backward."""
     spectrum = _spectrum(x, False, backend)
-    z, moments = _backends.POINTWISE[backend].product(spectrum, weight, "moments")
+    z, moments = impl.POINTWISE[backend].product(spectrum, weight, "moments")
     return z, moments, spectrum
 
 
 def _fu_mix_fake(x, weight, backend):
     batch, inputs, *sizes = x.shape
-    half, outputs = plan.half_spectrum(sizes), weight.shape[0]
+    half, outputs = tables.half_spectrum(sizes), weight.shape[0]
     z = weight.new_empty((batch, outputs, *half))
     return z, weight.new_empty((2, outputs)), weight.new_empty((batch, 2 * inputs, *half))
 
@@ -260,7 +260,7 @@ def _fu_mix_backward(
     grad = _through_moments(grad, grad_moments, z)
     dx, dweight = z.new_empty(0, dtype=dtype), z.new_empty(0)
     if wanted[0]:
-        grad_spectrum, _ = _backends.POINTWISE[backend].product(grad, weight, transposed=True)
+        grad_spectrum, _ = impl.POINTWISE[backend].product(grad, weight, transposed=True)
         dx = _image(grad_spectrum, sizes, False, dtype, backend)
     if wanted[1]:
         dweight = weight_gradient(grad, spectrum)
@@ -276,7 +276,7 @@ def _fu_mix_backward_fake(
 
 
 def _fu_finish(z, scale, shift, sizes, dtype, backend):
-    active = _backends.POINTWISE[backend].affine_relu(z, scale, shift)
+    active = impl.POINTWISE[backend].affine_relu(z, scale, shift)
     return _image(active, sizes, True, dtype, backend)
 
 
@@ -296,7 +296,7 @@ def _fu_finish_vjp(ctx, grad):
 
 def _fu_finish_backward(grad, z, scale, shift, backend):
     grad_active = _spectrum(grad, True, backend)
-    return _backends.POINTWISE[backend].affine_relu_backward(grad_active, z, scale, shift)
+    return impl.POINTWISE[backend].affine_relu_backward(grad_active, z, scale, shift)
 
 
 def _fu_finish_backward_fake(grad, z, scale, shift, backend):

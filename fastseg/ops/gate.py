@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg.ops import _backends, _checks
-from fastseg.ops._native import compute_dtype
+from fastseg.ops import checks, context, dispatch, impl
 from fastseg.ops.gaussian import check_signal, gaussian_filter, prepare
+from fastseg.ops.impl.native import compute_dtype
 from fastseg.ops.register import op
 
 
@@ -31,7 +31,7 @@ def anchor_gate(
     sigma, offset = _per_channel(sigma), _per_channel(offset)
     sigma, offset, _ = prepare("cond", cond, sigma, offset, None, "reflect", None, radius)
     _check_rest(cond, feat, conv_weight, conv_bias)
-    backend = _backends.select(_backends.GATE, _backends.setting(), cond.device, cond.dtype)
+    backend = dispatch.select(impl.GATE, context.setting(), cond.device, cond.dtype)
     if backend == "reference":
         return reference.anchor_gate(cond, feat, sigma, conv_weight, conv_bias, radius, offset)
     dtype = compute_dtype(cond.dtype)
@@ -63,13 +63,13 @@ def _check_rest(cond: Tensor, feat, conv_weight, conv_bias) -> None:
     ):  # fmt: skip
         if tensor is None and name == "conv_bias":
             continue
-        _checks.check_tensor(name, tensor)
-        if tensor.dtype not in _checks.FLOATS:
+        checks.check_tensor(name, tensor)
+        if tensor.dtype not in checks.FLOATS:
             raise TypeError(f"{name}: got {tensor.dtype}, want a real floating dtype")
         shape = tuple(tensor.shape)
         if shape[: len(want)] != want or any(n != 1 for n in shape[len(want) :]):
             raise ValueError(f"{name}: got shape {shape}, want {want}")
-    _checks.check_device(cond, feat=feat, conv_weight=conv_weight, conv_bias=conv_bias)
+    checks.check_device(cond, feat=feat, conv_weight=conv_weight, conv_bias=conv_bias)
 
 
 def _composed(
@@ -84,7 +84,7 @@ def _composed(
 
 
 def _forward(low, cond, weight, bias, feat, backend):
-    return _backends.GATE[backend].forward(low, cond, weight, bias, feat)
+    return impl.GATE[backend].forward(low, cond, weight, bias, feat)
 
 
 def _forward_fake(low, cond, weight, bias, feat, backend):
@@ -108,7 +108,7 @@ def _vjp(ctx, gradient, _):
 
 
 def _backward(low, cond, weight, bias, feat, logits, gradient, backend):
-    return _backends.GATE[backend].backward(low, cond, weight, bias, feat, logits, gradient)
+    return impl.GATE[backend].backward(low, cond, weight, bias, feat, logits, gradient)
 
 
 def _backward_fake(low, cond, weight, bias, feat, logits, gradient, backend):

@@ -1,6 +1,6 @@
 """The Gaussian filter: the public function, its taps' design, its registered op and its backward.
 
-Registered taps (images or 1, 3, 2R+1) and radii (images or 1, 3) are `_taps.packed`'s. mode: "low",
+Registered taps (images or 1, 3, 2R+1) and radii (images or 1, 3) are `taps.packed`'s. mode: "low",
 "high" or "both"; a result that was not asked for is empty.
 """
 
@@ -9,10 +9,22 @@ import math
 import torch
 from torch import Tensor
 
-from fastseg import plan, reference
-from fastseg.ops import _backends, _checks, _gaussian_matmul, _taps
-from fastseg.ops._native import compute_dtype
+from fastseg import reference
+from fastseg.ops import checks, context, dispatch, impl
+from fastseg.ops.context import traced
+from fastseg.ops.impl import matmul
+from fastseg.ops.impl.native import compute_dtype
 from fastseg.ops.register import op
+from fastseg.ops.taps import (
+    Design,
+    Taps,
+    build,
+    constant,
+    constant_packed,
+    exact_radius,
+    exact_reach,
+    packed,
+)
 
 MODES = ("low", "high", "both")
 PADDINGS = ("circular", "reflect", "zeros")
@@ -49,14 +61,12 @@ def gaussian_filter(
         raise ValueError(f"mode: got {mode!r}, want one of {', '.join(MODES)}")
     options = padding, truncate, radius, taps
     sigma, offset, design = prepare("x", x, sigma, offset, max_sigma, *options)
-    backend = _backends.select(
-        _backends.GAUSSIAN, _backends.setting(), x.device, x.dtype, taps_win(design)
-    )
+    backend = dispatch.select(impl.GAUSSIAN, context.setting(), x.device, x.dtype, taps_win(design))
     if backend == "reference":
         return reference.gaussian_filter(x, sigma, mode, *options, offset, max_sigma)
     if backend == "matmul":
         made = _make_taps(x, sigma, offset, design)
-        return _gaussian_matmul.gaussian_filter(x, made, mode, padding)
+        return matmul.gaussian_filter(x, made, mode, padding)
     taps, radii = _packed_taps(x, sigma, offset, design)
     low, high = _filter(x, taps, radii, padding, mode, False, offset is None, backend)
     return (low, high) if mode == "both" else low if mode == "low" else high
@@ -79,8 +89,8 @@ def prepare(
 
 
 def check_signal(name: str, x) -> None:
-    _checks.check_tensor(name, x)
-    if x.dtype not in _checks.FLOATS:
+    checks.check_tensor(name, x)
+    if x.dtype not in checks.FLOATS:
         raise TypeError(f"{name}: got {x.dtype}, want float32, float64, float16 or bfloat16")
     if not 3 <= x.dim() <= 5 or any(n < 1 for n in x.shape[1:]):
         raise ValueError(
@@ -138,7 +148,7 @@ def _visible(value) -> bool:
     """Whether the host can read a tensor's numbers without waiting for anything."""
     if isinstance(value, float) or value is None:
         return True
-    if plan.traced() or torch._C._len_torch_dispatch_stack():
+    if traced() or torch._C._len_torch_dispatch_stack():
         return False
     plain = torch._C._functorch.peek_interpreter_stack() is None
     return plain and type(value) in (Tensor, torch.nn.Parameter) and value.device.type == "cpu"
@@ -158,12 +168,12 @@ def _largest(sigma, given: float | None) -> float | None:
     return most if given is None else given
 
 
-def _design(x, sigma, offset, padding, truncate, radius, taps, max_sigma) -> _taps.Design:
+def _design(x, sigma, offset, padding, truncate, radius, taps, max_sigma) -> Design:
     sizes, compact = tuple(x.shape[2:]), x.dtype != torch.float64
     largest = _largest(sigma, max_sigma)
     if truncate is None and radius is None:
         reach, mean = _exact_reach(sigma, offset, sizes, compact)
-        return _taps.Design(sizes, padding, "exact", reach, None, compact, mean)
+        return Design(sizes, padding, "exact", reach, None, compact, mean)
     if radius is None:
         if largest is None:
             raise ValueError(
@@ -172,7 +182,7 @@ def _design(x, sigma, offset, padding, truncate, radius, taps, max_sigma) -> _ta
         radius = int(truncate * largest + 0.5)
     if padding == "reflect" and radius >= min(sizes):
         raise ValueError(f"radius: got {radius}, padding 'reflect' wants less than {min(sizes)}")
-    return _taps.Design(sizes, padding, taps, radius, truncate, compact, radius)
+    return Design(sizes, padding, taps, radius, truncate, compact, radius)
 
 
 def _exact_reach(sigma, offset, sizes, compact: bool) -> tuple[int, float]:
@@ -181,7 +191,7 @@ def _exact_reach(sigma, offset, sizes, compact: bool) -> tuple[int, float]:
     if not (compact and _visible(sigma) and _visible(offset)):
         return widest, widest
     if isinstance(sigma, float) and not isinstance(offset, Tensor):
-        reach = _taps.exact_reach(sigma, abs(offset or 0.0), widest)
+        reach = exact_reach(sigma, abs(offset or 0.0), widest)
         return reach, reach
     if isinstance(sigma, float):
         sigma = torch.tensor(sigma, dtype=torch.float64, device="cpu")
@@ -190,39 +200,39 @@ def _exact_reach(sigma, offset, sizes, compact: bool) -> tuple[int, float]:
     shift = (
         0.0 if offset is None else float(torch.as_tensor(offset, device="cpu").detach().abs().max())
     )
-    radii = _taps.exact_radius(sigma.detach().double(), shift, 2 * widest, True)
+    radii = exact_radius(sigma.detach().double(), shift, 2 * widest, True)
     return int(radii.max()), float(radii.mean())
 
 
-def taps_win(design: _taps.Design) -> bool:
+def taps_win(design: Design) -> bool:
     """Whether taps beat an FFT, which an exact Gaussian may also be: whole rows of long axes do
     not. Spatial kernels have no such rival.
     """
     return design.kind != "exact" or design.mean_radius * len(design.sizes) <= FFT_RADIUS
 
 
-def _constant(x: Tensor, sigma, offset, design: _taps.Design) -> tuple | None:
+def _constant(x: Tensor, sigma, offset, design: Design) -> tuple | None:
     """The arguments of taps that all images share, which are worth keeping."""
     if isinstance(sigma, Tensor) or isinstance(offset, Tensor):
         return None
     return sigma, offset, design, compute_dtype(x.dtype), x.device
 
 
-def _make_taps(x: Tensor, sigma, offset, design: _taps.Design) -> _taps.Taps:
+def _make_taps(x: Tensor, sigma, offset, design: Design) -> Taps:
     arguments = _constant(x, sigma, offset, design)
     if arguments:
-        return _taps.constant(*arguments)
+        return constant(*arguments)
     given = [v for v in (sigma, offset) if isinstance(v, Tensor)]
     device = next((v.device for v in given if v.device == x.device), given[0].device)
     wide = (_float64(v, device) for v in (sigma, offset))
-    return _taps.build(*wide, design, compute_dtype(x.dtype), x.device)
+    return build(*wide, design, compute_dtype(x.dtype), x.device)
 
 
-def _packed_taps(x: Tensor, sigma, offset, design: _taps.Design) -> tuple[Tensor, Tensor]:
+def _packed_taps(x: Tensor, sigma, offset, design: Design) -> tuple[Tensor, Tensor]:
     arguments = _constant(x, sigma, offset, design)
     if arguments:
-        return _taps.constant_packed(*arguments)
-    return _taps.packed(_make_taps(x, sigma, offset, design), *x.shape[:2])
+        return constant_packed(*arguments)
+    return packed(_make_taps(x, sigma, offset, design), *x.shape[:2])
 
 
 def _float64(value, device: torch.device) -> Tensor | None:
@@ -232,7 +242,7 @@ def _float64(value, device: torch.device) -> Tensor | None:
 
 
 def _forward(x, taps, radii, padding, mode, adjoint, symmetric, backend):
-    return _backends.GAUSSIAN[backend].filter(x, taps, radii, padding, mode, adjoint, symmetric)
+    return impl.GAUSSIAN[backend].filter(x, taps, radii, padding, mode, adjoint, symmetric)
 
 
 def _forward_fake(x, taps, radii, padding, mode, adjoint, symmetric, backend):
@@ -290,7 +300,7 @@ def _taps_backward(x, gradient, taps, radii, padding, symmetric, backend):
     """Axis by axis: what the axes before it make of x meets what the adjoints of those after it
     make of the gradient.
     """
-    kernels, sizes = _backends.GAUSSIAN[backend], (1,) * (5 - x.dim()) + tuple(x.shape[2:])
+    kernels, sizes = impl.GAUSSIAN[backend], (1,) * (5 - x.dim()) + tuple(x.shape[2:])
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     radius = taps.shape[-1] // 2
     out = torch.zeros((x.shape[0] * x.shape[1], 3, taps.shape[-1]), dtype=wide, device=x.device)

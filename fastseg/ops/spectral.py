@@ -10,10 +10,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fastseg import plan, reference
-from fastseg.ops import _backends, _checks, _matmul
-from fastseg.ops._native import mix_channels, mix_weight_gradient
-from fastseg.ops.register import op, watched
+from fastseg import reference
+from fastseg.ops import checks, context, dispatch, impl, tables
+from fastseg.ops.context import traced, watched
+from fastseg.ops.impl import matmul
+from fastseg.ops.impl.native import mix_channels, mix_weight_gradient
+from fastseg.ops.register import op
 
 
 def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = True) -> Tensor:
@@ -26,17 +28,17 @@ def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = 
 
     Raises ValueError for shapes, modes or norm that do not fit, TypeError for dtypes.
     """
-    _checks.check_tensor("x", x)
-    modes, sizes = _checks.integers("modes", modes), tuple(x.shape[2:])
-    _checks.check_real("x", x.dtype, x.shape, len(modes))
-    _checks.check_norm(norm)
-    _checks.check_modes(modes, sizes, two_sided, "x's")
-    backend = _backends.select_spectral(_backends.setting(), x.device, x.dtype, sizes, sizes, modes)
+    checks.check_tensor("x", x)
+    modes, sizes = checks.integers("modes", modes), tuple(x.shape[2:])
+    checks.check_real("x", x.dtype, x.shape, len(modes))
+    checks.check_norm(norm)
+    checks.check_modes(modes, sizes, two_sided, "x's")
+    backend = dispatch.select_spectral(context.setting(), x.device, x.dtype, sizes, sizes, modes)
     if backend == "reference":
         return reference.truncated_rfftn(x, modes, norm, two_sided)
-    scale, _ = plan.scales(norm, sizes)
+    scale, _ = tables.scales(norm, sizes)
     if backend == "matmul":
-        return torch.view_as_complex(_matmul.analysis(x, modes, scale, False, two_sided))
+        return torch.view_as_complex(matmul.analysis(x, modes, scale, False, two_sided))
     return torch.view_as_complex(analyse(x, modes, scale, False, two_sided, backend))
 
 
@@ -53,7 +55,7 @@ def truncated_irfftn(
 
     Raises ValueError for shapes, sizes or norm that do not fit, TypeError for dtypes.
     """
-    _checks.check_tensor("spectrum", spectrum)
+    checks.check_tensor("spectrum", spectrum)
     if spectrum.dtype not in (torch.complex64, torch.complex128):
         raise TypeError(f"spectrum: got dtype {spectrum.dtype}, want complex64 or complex128")
     if not 3 <= spectrum.dim() <= 5:
@@ -61,24 +63,24 @@ def truncated_irfftn(
             f"spectrum: got shape {tuple(spectrum.shape)}, want (B, C, *modes), 1 to 3 mode axes"
         )
     modes = tuple(spectrum.shape[2:])
-    sizes = _checks.check_sizes(sizes, len(modes))
-    _checks.check_norm(norm)
-    _checks.check_modes(modes, sizes, two_sided, "the output's")
+    sizes = checks.check_sizes(sizes, len(modes))
+    checks.check_norm(norm)
+    checks.check_modes(modes, sizes, two_sided, "the output's")
     wide = torch.float64 if spectrum.dtype == torch.complex128 else torch.float32
     dtype = wide if dtype is None else dtype
-    if dtype not in _checks.FLOATS:
+    if dtype not in checks.FLOATS:
         raise TypeError(f"dtype: got {dtype}, want float32, float64, float16 or bfloat16")
-    backend = _backends.select_spectral(
-        _backends.setting(), spectrum.device, wide, sizes, sizes, modes
+    backend = dispatch.select_spectral(
+        context.setting(), spectrum.device, wide, sizes, sizes, modes
     )
     if backend == "reference":
         return reference.truncated_irfftn(spectrum, sizes, norm, two_sided, dtype)
-    _, scale = plan.scales(norm, sizes)
+    _, scale = tables.scales(norm, sizes)
     real = torch.view_as_real(spectrum.resolve_conj())
     # a kernel writes the 16-bit types from float32 only, and no other mixture
     written = wide if torch.float64 in (wide, dtype) else dtype
     if backend == "matmul":
-        y = _matmul.synthesis(real, sizes, scale, True, two_sided, written, None)
+        y = matmul.synthesis(real, sizes, scale, True, two_sided, written, None)
     else:
         y = synthesise(real, sizes, scale, True, two_sided, written, backend)
     return y.to(dtype)
@@ -97,23 +99,23 @@ class _Call:
 
 
 def _prepare(
-    setting: str, device: torch.device, dtype: torch.dtype, shape, weight_shape, bias_shape, sizes,
+    setting: str, device: torch.device, dtype: torch.dtype, shape, weight_shape, bias, sizes,
     groups: int, norm: str, two_sided: bool, modes, family=None,
 ) -> _Call:  # fmt: skip
     modes = tuple(weight_shape[2:-1]) if modes is None else modes
-    _checks.check_real("x", dtype, shape, len(modes))
+    checks.check_real("x", dtype, shape, len(modes))
     if len(weight_shape) != len(modes) + 3:
         raise ValueError(
             f"weight: got {len(weight_shape) - 3} mode axes, want {len(modes)}, as many as modes"
         )
-    _checks.check_norm(norm)
-    out_sizes = tuple(shape[2:]) if sizes is None else _checks.check_sizes(sizes, len(modes))
-    _checks.check_modes(modes, shape[2:], two_sided, "x's")
-    _checks.check_modes(modes, out_sizes, two_sided, "the output's")
-    _checks.check_weight(shape[1], weight_shape[:-1], bias_shape, groups, modes)
-    scales = plan.scales(norm, shape[2:])[0], plan.scales(norm, out_sizes)[1]
-    backend = _backends.select_spectral(
-        setting, device, dtype, shape[2:], out_sizes, modes, family or _backends.SPECTRAL
+    checks.check_norm(norm)
+    out_sizes = tuple(shape[2:]) if sizes is None else checks.check_sizes(sizes, len(modes))
+    checks.check_modes(modes, shape[2:], two_sided, "x's")
+    checks.check_modes(modes, out_sizes, two_sided, "the output's")
+    checks.check_weight(shape[1], weight_shape[:-1], bias, groups, modes)
+    scales = tables.scales(norm, shape[2:])[0], tables.scales(norm, out_sizes)[1]
+    backend = dispatch.select_spectral(
+        setting, device, dtype, shape[2:], out_sizes, modes, family or impl.SPECTRAL
     )
     return _Call(modes, out_sizes, scales, backend)
 
@@ -123,7 +125,7 @@ _prepare_cached = lru_cache(maxsize=1024)(_prepare)
 
 def prepare(*arguments) -> _Call:
     """The checked and completed arguments of a spectral convolution, kept for the next one."""
-    return (_prepare if plan.traced() else _prepare_cached)(*arguments)
+    return (_prepare if traced() else _prepare_cached)(*arguments)
 
 
 def spectral_conv(
@@ -142,16 +144,15 @@ def spectral_conv(
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
     """
-    real = _checks.real_weight(weight, x)
-    _checks.check_device(x, weight=real, bias=bias)
-    _checks.check_bias(bias)
+    real = checks.real_weight(weight, x)
+    checks.check_device(x, weight=real, bias=bias)
     shared = modes is not None
     if sizes is not None:
-        sizes = _checks.integers("sizes", sizes)
+        sizes = checks.integers("sizes", sizes)
     call = prepare(
-        _backends.setting(), x.device, x.dtype, x.shape, real.shape,
-        None if bias is None else bias.shape, sizes, groups, norm, two_sided,
-        _checks.integers("modes", modes) if shared else None,
+        context.setting(), x.device, x.dtype, x.shape, real.shape,
+        None if bias is None else (bias.shape, bias.dtype), sizes, groups, norm, two_sided,
+        checks.integers("modes", modes) if shared else None,
     )  # fmt: skip
     modes, sizes, scales, backend = call.modes, call.sizes, call.scales, call.backend
     by_all = shared and all(n == 1 for n in real.shape[2:-1])
@@ -161,14 +162,14 @@ def spectral_conv(
         weight = torch.view_as_complex(real.contiguous())
         return reference.spectral_conv(x, weight, bias, sizes, groups, norm, two_sided, modes)
     if backend == "matmul":
-        return _matmul.convolve(x, real, bias, modes, sizes, groups, *scales, two_sided)
+        return matmul.convolve(x, real, bias, modes, sizes, groups, *scales, two_sided)
     if by_all:
         return _convolve_shared(x, real, bias, modes, sizes, groups, *scales, two_sided, backend)
     arguments = sizes, groups, *scales, two_sided, backend
-    if watched(x, real, bias) or backend not in _backends.PREPARED:
+    if watched(x, real, bias) or backend not in impl.PREPARED:
         return _convolve(x, real, bias, *arguments)[0]
     if call.function is None:
-        call.function = _backends.PREPARED[backend](x, real, sizes, groups, scales, two_sided)
+        call.function = impl.PREPARED[backend](x, real, sizes, groups, scales, two_sided)
     return call.function(x, real, bias)
 
 
@@ -178,7 +179,7 @@ def _convolve_shared(
 ) -> Tensor:  # fmt: skip
     """The convolution by a weight that all modes share: one matrix product, never expanded."""
     spectrum = analyse(x, modes, analysis_scale, False, two_sided, backend)
-    mixed = _matmul.mix(spectrum, weight, groups).contiguous()
+    mixed = matmul.mix(spectrum, weight, groups).contiguous()
     if bias is not None:
         # a constant is a zero frequency: no pass over y
         mixed.flatten(2)[..., 0] += bias.to(mixed.dtype) / synthesis_scale
@@ -186,7 +187,7 @@ def _convolve_shared(
 
 
 def _analysis(x, modes, scale, weighted, two_sided, backend):
-    return _backends.SPECTRAL[backend].analysis(x, modes, scale, weighted, two_sided)
+    return impl.SPECTRAL[backend].analysis(x, modes, scale, weighted, two_sided)
 
 
 def _analysis_fake(x, modes, scale, weighted, two_sided, backend):
@@ -206,7 +207,7 @@ def _analysis_backward(ctx, grad):
 
 
 def _synthesis(spectrum, sizes, scale, weighted, two_sided, dtype, backend):
-    return _backends.SPECTRAL[backend].synthesis(
+    return impl.SPECTRAL[backend].synthesis(
         spectrum, sizes, scale, weighted, two_sided, dtype, None
     )
 
@@ -228,7 +229,7 @@ def _synthesis_backward(ctx, grad):
 def _spectral_conv(
     x, weight, bias, sizes, groups, analysis_scale, synthesis_scale, two_sided, backend
 ):
-    return _backends.SPECTRAL[backend].convolve(
+    return impl.SPECTRAL[backend].convolve(
         x, weight, bias, sizes, groups, analysis_scale, synthesis_scale, two_sided
     )
 
@@ -265,7 +266,7 @@ def _spectral_conv_backward(
     grad, spectrum, weight, sizes, groups, analysis_scale, synthesis_scale, two_sided, wanted,
     backend,
 ):  # fmt: skip
-    kernels, modes = _backends.SPECTRAL[backend], weight.shape[2:-1]
+    kernels, modes = impl.SPECTRAL[backend], weight.shape[2:-1]
     grad_mixed = kernels.analysis(grad, modes, synthesis_scale, True, two_sided)
     empty = weight.new_empty(0)
     dx, dw, db = grad.new_empty(0), empty, empty

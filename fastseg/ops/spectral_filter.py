@@ -12,8 +12,9 @@ import math
 import torch
 from torch import Tensor
 
-from fastseg import plan, reference
-from fastseg.ops import _backends, _checks, _matmul
+from fastseg import reference
+from fastseg.ops import checks, context, dispatch, impl, tables
+from fastseg.ops.impl import matmul
 from fastseg.ops.register import op
 
 
@@ -31,23 +32,23 @@ def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
     Raises ValueError for shapes and devices that do not fit, TypeError for dtypes, RuntimeError
     where a forced backend cannot run.
     """
-    _checks.check_tensor("x", x)
-    _checks.check_real("x", x.dtype, x.shape, x.dim() - 2)
+    checks.check_tensor("x", x)
+    checks.check_real("x", x.dtype, x.shape, x.dim() - 2)
     sizes = tuple(x.shape[2:])
-    bins = plan.half_spectrum(sizes)
+    bins = tables.half_spectrum(sizes)
     _check_gain(gain, x, (*x.shape[:2], *bins))
-    backend = _backends.select_spectral(_backends.setting(), x.device, x.dtype, sizes, sizes, bins)
+    backend = dispatch.select_spectral(context.setting(), x.device, x.dtype, sizes, sizes, bins)
     if backend == "reference":
         return reference.spectral_filter(x, gain)
     pairs = _as_pairs(gain, x)
     if backend == "matmul":
-        return _matmul.spectral_filter(x, pairs)
+        return matmul.spectral_filter(x, pairs)
     return _filter(x, pairs, backend)
 
 
 def _check_gain(gain: Tensor, x: Tensor, full: tuple) -> None:
-    _checks.check_tensor("gain", gain)
-    if not gain.is_complex() and gain.dtype not in _checks.FLOATS:
+    checks.check_tensor("gain", gain)
+    if not gain.is_complex() and gain.dtype not in checks.FLOATS:
         raise TypeError(f"gain: got dtype {gain.dtype}, want a complex or a real floating one")
     trailing = full[len(full) - gain.dim() :]
     if gain.dim() > len(full) or any(
@@ -57,7 +58,7 @@ def _check_gain(gain: Tensor, x: Tensor, full: tuple) -> None:
             f"gain: got shape {tuple(gain.shape)}, want one that broadcasts to {full}, x's half "
             "spectrum"
         )
-    _checks.check_device(x, gain=gain)
+    checks.check_device(x, gain=gain)
 
 
 def _as_pairs(gain: Tensor, x: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ def _inner(a: Tensor, b: Tensor, shape) -> Tensor:
 
 def _fused(x: Tensor, backend: str):
     """The backend's kernel of a whole filter, where it has one for x."""
-    kernel = _backends.FILTER.get(backend)
+    kernel = impl.FILTER.get(backend)
     return kernel if kernel and kernel.serves(x) else None
 
 
@@ -93,9 +94,9 @@ def _forward(x: Tensor, gain: Tensor, backend: str) -> Tensor:
     fused = _fused(x, backend)
     if fused:
         return fused.forward(x, gain)
-    kernels, sizes = _backends.SPECTRAL[backend], x.shape[2:]
+    kernels, sizes = impl.SPECTRAL[backend], x.shape[2:]
     spectrum = _product(
-        kernels.analysis(x, plan.half_spectrum(x.shape[2:]), 1.0, False, True), gain
+        kernels.analysis(x, tables.half_spectrum(x.shape[2:]), 1.0, False, True), gain
     )
     return kernels.synthesis(spectrum, sizes, 1 / math.prod(sizes), True, True, x.dtype, None)
 
@@ -107,9 +108,9 @@ def _backward(grad, x, gain, wanted, backend):
         grads = fused.backward(grad, x, gain, wanted)
         return tuple(e if g is None else g for g, e in zip(grads, (dx, dgain), strict=True))
     kernels, sizes, bins = (
-        _backends.SPECTRAL[backend],
+        impl.SPECTRAL[backend],
         grad.shape[2:],
-        plan.half_spectrum(grad.shape[2:]),
+        tables.half_spectrum(grad.shape[2:]),
     )
     grad_spectrum = kernels.analysis(grad, bins, 1 / math.prod(sizes), True, True)
     if wanted[0]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastseg import plan
+from fastseg.ops import tables
 
 COMPACT_SIGMA = 1.75
 COMPACT_RADIUS = 5.73  # standard deviations that hold all but 1e-8 of a Gaussian
@@ -74,13 +74,13 @@ def _distances(radius: int, device: torch.device) -> Tensor:
     return torch.arange(-radius, radius + 1, device=device)
 
 
-@plan.cached
+@tables.cached
 def _waves(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Angular frequencies of the half spectrum, and cosines and sines (bins, 2·radius+1) that turn
     a response into taps.
     """
     bins = torch.arange(size // 2 + 1, device=device)
-    cos, sin = plan.cos_sin(bins, _distances(radius, device), size)
+    cos, sin = tables.cos_sin(bins, _distances(radius, device), size)
     share = torch.where((bins == 0) | (2 * bins == size), 1.0, 2.0).double() / size
     if size % 2 == 0 and radius == size // 2:  # both ends are the same sample
         halves = torch.where(_distances(radius, device).abs() == radius, 0.5, 1.0).double()
@@ -162,7 +162,7 @@ def build(
     return Taps(rows, torch.stack(radii, -1).to(device), offset is None)
 
 
-@plan.cached
+@tables.cached
 def constant(
     sigma: float, offset: float | None, design: Design, dtype: torch.dtype, device: torch.device
 ) -> Taps:
@@ -174,7 +174,7 @@ def constant(
     return build(sigma, offset, design, dtype, device)
 
 
-@plan.cached
+@tables.cached
 def constant_packed(*arguments) -> tuple[Tensor, Tensor]:
     return packed(constant(*arguments), 1, 1)
 

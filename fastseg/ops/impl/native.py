@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastseg import plan
+from fastseg.ops import tables
 
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-_SINGLE_AXIS = (0, 0, 1, 1, 0, plan.TABLE_PADDING)
+_SINGLE_AXIS = (0, 0, 1, 1, 0, tables.TABLE_PADDING)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -79,40 +79,40 @@ class _Plan(NamedTuple):
     tables: list  # kept alive: the transform holds their addresses
 
 
-def _axis(size: int, kept: plan.Kept, tables: tuple[Tensor, ...], padded: int) -> tuple:
-    cos, sin = tables[0].data_ptr(), tables[-1].data_ptr()
+def _axis(size: int, kept: tables.Kept, pair: tuple[Tensor, ...], padded: int) -> tuple:
+    cos, sin = pair[0].data_ptr(), pair[-1].data_ptr()
     return (cos, sin, size, kept.positive, kept.negative, padded)
 
 
 class Spectral:
-    """One table's truncated transforms and channel mixes; the meaning of each is in `_backends`."""
+    """One table's truncated transforms and channel mixes; the meaning of each is in `impl`."""
 
     def __init__(self, library, table):
         self.library, self.table = library, table
         self.plan = lru_cache(maxsize=512)(self._plan)
 
     def _plan(self, sizes, modes, two_sided, synthesis, scale, weighted, dtype, device) -> _Plan:
-        kept = plan.kept_axes(modes, two_sided)
-        last = plan.last_tables(sizes[-1], modes[-1], synthesis, scale, weighted, dtype, device)
-        axes, tables = [_axis(sizes[-1], kept[-1], last, last[0].shape[1])], [last]
+        kept = tables.kept_axes(modes, two_sided)
+        last = tables.last_tables(sizes[-1], modes[-1], synthesis, scale, weighted, dtype, device)
+        axes, alive = [_axis(sizes[-1], kept[-1], last, last[0].shape[1])], [last]
         for size, axis in zip(reversed(sizes[:-1]), reversed(kept[:-1]), strict=True):
             outer, padded = self.outer(size, axis, synthesis, dtype, device)
-            tables.append(outer)
+            alive.append(outer)
             axes.insert(0, _axis(size, axis, outer, padded))
         axes = [_SINGLE_AXIS] * (3 - len(axes)) + axes
         roots = self.roots(sizes, modes, dtype)
         addresses = [0] * (3 - len(roots)) + [r.data_ptr() for r in roots]
-        return _Plan(self.library.Transform(*axes, addresses, scale, weighted), [*tables, *roots])
+        return _Plan(self.library.Transform(*axes, addresses, scale, weighted), [*alive, *roots])
 
     def roots(self, sizes, modes, dtype) -> list[Tensor]:
         """Of unity, for every axis, where the kernels have an FFT that serves this spectrum."""
-        return [plan.roots(n, dtype) for n in sizes] if plan.fft_serves(sizes, modes) else []
+        return [tables.roots(n, dtype) for n in sizes] if tables.fft_serves(sizes, modes) else []
 
     def outer(self, *arguments) -> tuple[tuple[Tensor, ...], int]:
         """The tables of an axis other than the last, and the length of their rows where the kernels
         ask for it.
         """
-        return plan.outer_tables(*arguments), plan.TABLE_PADDING
+        return tables.outer_tables(*arguments), tables.TABLE_PADDING
 
     def scratch(
         self, spectrum: Tensor, transform, images: int, sizes, modes, synthesis: bool
@@ -218,10 +218,10 @@ class CpuSpectral(Spectral):
         shape, dtype = (batch, weight.shape[1], *sizes), x.dtype
         same = shape == tuple(x.shape)
 
-        def call(x: Tensor, weight: Tensor, bias: Tensor | None, tables=keep) -> Tensor:
+        def call(x: Tensor, weight: Tensor, bias: Tensor | None, alive=keep) -> Tensor:
             x, weight = x.contiguous(), weight.contiguous()
             # the quickest of torch's ways to an uninitialised tensor
-            y = torch.empty_like(x) if same else torch.empty(shape, dtype=dtype, device=plan.CPU)
+            y = torch.empty_like(x) if same else torch.empty(shape, dtype=dtype, device=tables.CPU)
             if bias is not None:
                 bias = (bias if bias.dtype is wide else bias.to(wide)).contiguous()
             convolve(
@@ -302,7 +302,7 @@ class CudaSpectral(Spectral):
     """Tables are laid out for reads of 16 bytes; scratch depends on which kernels are taken."""
 
     def outer(self, *arguments) -> tuple[tuple[Tensor, ...], int]:
-        table = plan.packed_table(*arguments)
+        table = tables.packed_table(*arguments)
         return (table,), table[0].numel()
 
     def scratch(

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastseg import plan
+from fastseg.ops import tables
+from fastseg.ops.taps import Taps
 
 
 def _last(size, columns, scale, weighted, like: Tensor) -> Tensor:
-    return plan.last_matrix(size, columns, scale, weighted, like.dtype, like.device)
+    return tables.last_matrix(size, columns, scale, weighted, like.dtype, like.device)
 
 
-def _outer(size, axis: plan.Kept, like: Tensor) -> Tensor:
-    return plan.outer_matrix(size, axis, like.dtype, like.device)
+def _outer(size, axis: tables.Kept, like: Tensor) -> Tensor:
+    return tables.outer_matrix(size, axis, like.dtype, like.device)
 
 
 def _rotate(z: Tensor, dim: int, matrix: Tensor, sign: int) -> Tensor:
@@ -35,7 +36,7 @@ def analysis(x: Tensor, modes, scale: float, weighted: bool, two_sided: bool) ->
     with torch.autocast(x.device.type, enabled=False):
         x = x if x.dtype == torch.float64 else x.float()
         z = torch.matmul(x, _last(x.shape[-1], modes[-1], scale, weighted, x))
-        axes = plan.kept_axes(modes, two_sided)
+        axes = tables.kept_axes(modes, two_sided)
         for dim in range(x.dim() - 2, 1, -1):
             z = _rotate(z, dim, _outer(x.shape[dim], axes[dim - 2], x), 1)
         return torch.stack([z[..., : modes[-1]], z[..., modes[-1] :]], dim=-1)
@@ -53,7 +54,7 @@ def synthesis(
     with torch.autocast(spectrum.device.type, enabled=False):
         modes, wide = spectrum.shape[2:-1], spectrum.dtype
         z = torch.cat([spectrum[..., 0], spectrum[..., 1]], dim=-1)
-        for dim, axis in enumerate(plan.kept_axes(modes, two_sided)[:-1], start=2):
+        for dim, axis in enumerate(tables.kept_axes(modes, two_sided)[:-1], start=2):
             forward = _outer(sizes[dim - 2], axis, z)
             both = (
                 forward.view(2, -1, sizes[dim - 2]).transpose(1, 2).reshape(2 * sizes[dim - 2], -1)
@@ -116,7 +117,7 @@ def _pointwise(x: Tensor, weight: Tensor, groups: int) -> Tensor:
 def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
     """gain: real numbers or pairs, every axis of the spectrum and a trailing 1 or 2."""
     sizes = x.shape[2:]
-    spectrum = analysis(x, plan.half_spectrum(sizes), 1.0, False, True)
+    spectrum = analysis(x, tables.half_spectrum(sizes), 1.0, False, True)
     if gain.shape[-1] == 1:
         product = spectrum * gain
     else:
@@ -128,7 +129,7 @@ def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
 def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     sizes = x.shape[2:]
     scale = math.prod(sizes) ** -0.5
-    spectrum = analysis(x, plan.half_spectrum(sizes), scale, False, True)
+    spectrum = analysis(x, tables.half_spectrum(sizes), scale, False, True)
     with torch.autocast(x.device.type, enabled=False):
         planar = spectrum.movedim(-1, 2).flatten(1, 2)
         z = torch.matmul(weight.to(planar.dtype), planar.flatten(2))
@@ -142,3 +143,52 @@ def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes, dtype: torch.dtype
     z = torch.relu(scale.to(z.dtype).view(per_channel) * z + shift.to(z.dtype).view(per_channel))
     spectrum = z.unflatten(1, (z.shape[1] // 2, 2)).movedim(2, -1)
     return synthesis(spectrum, sizes, math.prod(sizes) ** -0.5, True, True, dtype, None)
+
+
+# The Gaussian filter: one (banded, circulant) matrix an axis.
+
+
+def _sources(size: int, radius: int, padding: str, device: torch.device) -> Tensor:
+    """The sample that stands at n + r in the extension of an axis, (N, 2·radius+1); N for none."""
+    index = torch.arange(size, device=device)[:, None]
+    index = index + torch.arange(-radius, radius + 1, device=device)
+    if padding == "circular":
+        return index % size
+    if padding == "reflect":
+        return (size - 1) - ((size - 1) - index.abs()).abs()
+    return torch.where((index < 0) | (index >= size), size, index)
+
+
+def _matrix(row: Tensor, size: int, padding: str) -> Tensor:
+    """The matrix of an axis's taps (b, c, 2R+1): (b, c, N, N)."""
+    sources = _sources(size, row.shape[-1] // 2, padding, row.device)
+    shape = (*row.shape[:-1], *sources.shape)
+    matrix = row.new_zeros((*row.shape[:-1], size, size + 1))
+    weights = row.unsqueeze(-2).expand(shape)
+    return matrix.scatter_add(-1, sources.expand(shape), weights)[..., :size]
+
+
+def _along(x: Tensor, matrix: Tensor, dim: int) -> Tensor:
+    if matrix.shape[:2] == (1, 1):
+        matrix = matrix[0, 0]
+    if dim == x.dim() - 1:
+        return torch.matmul(x.flatten(2, -2) if x.dim() > 3 else x[:, :, None], matrix.mT)
+    if matrix.dim() > 2:
+        matrix = matrix.unsqueeze(2)
+    return torch.matmul(matrix, x.unsqueeze(2).flatten(2, dim).flatten(4))
+
+
+def _low(x: Tensor, taps: Taps, padding: str) -> Tensor:
+    for dim, row in enumerate(taps.rows, start=2):
+        x = _along(x, _matrix(row, x.shape[dim], padding), dim).view(x.shape)
+    return x
+
+
+def gaussian_filter(x: Tensor, taps: Taps, mode: str, padding: str):
+    with torch.autocast(x.device.type, enabled=False):
+        wide = x if x.dtype == torch.float64 else x.float()
+        low = _low(wide, taps, padding)
+        if mode == "low":
+            return low.to(x.dtype)
+        high = (wide - low).to(x.dtype)
+        return high if mode == "high" else (low.to(x.dtype), high)

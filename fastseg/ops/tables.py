@@ -14,18 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastseg.ops.context import traced
+
 CPU = torch.device("cpu")
 # a default device that the caller has set is for the caller's tensors
 _arange, _full = partial(torch.arange, device=CPU), partial(torch.full, device=CPU)
 FFT_SIZE, FFT_BINS = 1024, 256 * 129
 TABLE_PADDING = 16  # last-axis rows are a whole number of vectors of every instruction set
-
-
-def traced() -> bool:
-    """Whether torch.compile, torch.export or torch.jit.trace follows this call: sizes may be
-    symbols, and no tensor outlives it.
-    """
-    return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 def cached(build):

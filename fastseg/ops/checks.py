@@ -56,8 +56,9 @@ def check_sizes(sizes, axes: int) -> tuple:
 
 def real_weight(weight: Tensor, x: Tensor) -> Tensor:
     """The weight as a real tensor with a trailing 2, in the dtype the mix computes in."""
-    check_tensor("x", x)
-    check_tensor("weight", weight)
+    if not (isinstance(x, Tensor) and isinstance(weight, Tensor)):
+        check_tensor("x", x)
+        check_tensor("weight", weight)
     if weight.is_complex():
         weight = torch.view_as_real(weight.resolve_conj())
     elif weight.dtype not in FLOATS or weight.dim() < 1 or weight.shape[-1] != 2:
@@ -69,7 +70,8 @@ def real_weight(weight: Tensor, x: Tensor) -> Tensor:
     return weight if weight.dtype == wide else weight.to(wide)
 
 
-def check_weight(channels: int, shape, bias_shape, groups: int, modes) -> None:
+def check_weight(channels: int, shape, bias, groups: int, modes) -> None:
+    """bias: its shape and dtype, or None."""
     if groups < 1 or channels % groups or shape[1] % groups:
         raise ValueError(
             f"groups: got {groups}, want a divisor of {channels} input and {shape[1]} output "
@@ -85,8 +87,10 @@ def check_weight(channels: int, shape, bias_shape, groups: int, modes) -> None:
             f"weight: got mode axes {shape[2:]}, want {tuple(modes)}, "
             "or 1 where a matrix is shared by all modes"
         )
-    if bias_shape is not None and tuple(bias_shape) != (shape[1],):
-        raise ValueError(f"bias: got shape {tuple(bias_shape)}, want ({shape[1]},)")
+    if bias is not None and tuple(bias[0]) != (shape[1],):
+        raise ValueError(f"bias: got shape {tuple(bias[0])}, want ({shape[1]},)")
+    if bias is not None and bias[1] not in FLOATS:
+        raise TypeError(f"bias: got dtype {bias[1]}, want float32, float64, float16 or bfloat16")
 
 
 def check_device(x: Tensor, **others: Tensor | None) -> None:
@@ -94,11 +98,6 @@ def check_device(x: Tensor, **others: Tensor | None) -> None:
     for name, tensor in others.items():
         if tensor is not None and tensor.device != device:
             raise ValueError(f"{name}: is on {tensor.device}, want x's device {device}")
-
-
-def check_bias(bias: Tensor | None) -> None:
-    if bias is not None and bias.dtype not in FLOATS:
-        raise TypeError(f"bias: got dtype {bias.dtype}, want float32, float64, float16 or bfloat16")
 
 
 def check_skip(x: Tensor, skip_weight: Tensor, outputs: int, groups: int) -> None:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastseg import plan
-from fastseg.ops import _native
+from fastseg.ops import tables
+from fastseg.ops.impl import native
 
 # addends that carry a float32 table's digits in the type of the samples it meets
 _ANALYSIS_PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -28,7 +28,7 @@ def guard(x: Tensor):
 
 class Axis(NamedTuple):
     size: int
-    kept: plan.Kept
+    kept: tables.Kept
 
     @property
     def modes(self) -> int:
@@ -37,7 +37,7 @@ class Axis(NamedTuple):
 
 def axes_of(sizes, modes, two_sided: bool) -> list[Axis]:
     """The axes that do anything: but for the last, one of a single sample is its own spectrum."""
-    axes = list(map(Axis, sizes, plan.kept_axes(modes, two_sided)))
+    axes = list(map(Axis, sizes, tables.kept_axes(modes, two_sided)))
     return [axis for axis in axes[:-1] if axis.size > 1] + axes[-1:]
 
 
@@ -58,28 +58,28 @@ def grouped(weight: Tensor, groups: int, transposed: bool) -> Tensor:
 
 
 class Tables:
-    """The tables of `plan` as the kernels read them, cached."""
+    """Cosines and sines as the kernels read them, cached."""
 
     def __init__(self, kernels):
         self.kernels = kernels
-        self.outer = plan.cached(self._outer)
-        self.analysis = plan.cached(self._analysis)
-        self.synthesis = plan.cached(self._synthesis)
+        self.outer = tables.cached(self._outer)
+        self.analysis = tables.cached(self._analysis)
+        self.synthesis = tables.cached(self._synthesis)
 
     def _outer(self, axis: Axis, synthesis: bool, device: torch.device):
-        matrix = plan.outer_matrix(*axis, torch.float64, plan.CPU)
+        matrix = tables.outer_matrix(*axis, torch.float64, tables.CPU)
         cos, sin = matrix.view(2, -1, axis.size)
         matrix = torch.stack([cos.T, sin.T] if synthesis else [cos, -sin])
         return self._table(matrix, 1, torch.float32, device)
 
     def _analysis(self, size: int, columns: int, weighted: bool, dtype, device):
         # the scale stays out: in float16 it would cost digits
-        matrix = plan.last_matrix(size, columns, 1.0, weighted, torch.float64, plan.CPU)
+        matrix = tables.last_matrix(size, columns, 1.0, weighted, torch.float64, tables.CPU)
         matrix = matrix.view(size, 2, columns).permute(1, 2, 0)
         return self._table(matrix, _ANALYSIS_PARTS[dtype], dtype, device)
 
     def _synthesis(self, size: int, columns: int, scale: float, weighted: bool, dtype, device):
-        matrix = plan.last_matrix(size, columns, scale, weighted, torch.float64, plan.CPU)
+        matrix = tables.last_matrix(size, columns, scale, weighted, torch.float64, tables.CPU)
         matrix, parts = matrix.view(size, 2, columns).transpose(0, 1), _SYNTHESIS_PARTS[dtype]
         return self._table(matrix, parts, torch.bfloat16 if parts > 1 else torch.float32, device)
 
@@ -96,7 +96,7 @@ class Tables:
 
 
 class Spectral:
-    """The truncated transforms and channel mixes; the meaning of each is in `_backends`."""
+    """The truncated transforms and channel mixes; the meaning of each is in `impl`."""
 
     def __init__(self, kernels):
         self.kernels, self.transform, self.tables = kernels, kernels.transform, Tables(kernels)
@@ -173,10 +173,10 @@ class Spectral:
 
     def mix(self, a: Tensor, b: Tensor, subscripts: str) -> Tensor:
         a, b = a.contiguous(), b.contiguous()
-        *layout, shape = _native.mix_layout(subscripts, a.shape[:-1], b.shape[:-1])
+        *layout, shape = native.mix_layout(subscripts, a.shape[:-1], b.shape[:-1])
         out = torch.empty((*shape, 2), dtype=torch.float32, device=a.device)
         if out.numel():
-            product = self.kernels.mix.Product(*layout, *_native.MIXES[subscripts])
+            product = self.kernels.mix.Product(*layout, *native.MIXES[subscripts])
             with guard(a):
                 self.kernels.mix.mix(a, b, out, product)
         return out
@@ -186,7 +186,7 @@ class Spectral:
         analysis_scale: float, synthesis_scale: float, two_sided: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         spectrum = self.analysis(x, weight.shape[2:-1], analysis_scale, False, two_sided)
-        mixed = _native.mix_channels("ngim,igom->ngom", self.mix, spectrum, weight, groups)
+        mixed = native.mix_channels("ngim,igom->ngom", self.mix, spectrum, weight, groups)
         y = self.synthesis(mixed, sizes, synthesis_scale, True, two_sided, x.dtype, bias)
         return y, spectrum
 
@@ -195,7 +195,7 @@ class Spectral:
         analysis_scale: float, synthesis_scale: float, two_sided: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         spectrum = self.analysis(x, weight.shape[2:-1], analysis_scale, False, two_sided)
-        mixed = _native.mix_channels("ngim,igom->ngom", self.mix, spectrum, weight, groups)
+        mixed = native.mix_channels("ngim,igom->ngom", self.mix, spectrum, weight, groups)
         y = self.synthesis_product(
             mixed, bias, synthesis_scale, True, two_sided, x, skip_weight, "gelu", groups=groups
         )
@@ -232,3 +232,47 @@ class Spectral:
             spectrum = self.unroll(spectrum, layout, axes, samples // samples_of(axes))
             layout, axes = self.transform.planar, axes[1:]
         return spectrum, layout(1, modes_of(axes))
+
+
+class Pointwise:
+    """The kernels of the family; the meaning of each is in `impl`."""
+
+    def __init__(self, kernels):
+        self.kernels = kernels.pointwise
+
+    def product(
+        self, x: Tensor, weight: Tensor, epilogue: str = "none", dtype: torch.dtype | None = None,
+        groups: int = 1, transposed: bool = False, addend: Tensor | None = None,
+        factor: Tensor | None = None, scale: Tensor | None = None, shift: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        x, matrix = x.contiguous(), grouped(weight, groups, transposed)
+        channels, moments = groups * matrix.shape[1], None
+        if out is None:
+            shape = (x.shape[0], channels, *x.shape[2:])
+            out = torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
+        if not out.numel():
+            return out, x.new_zeros(2, channels).float() if epilogue == "moments" else None
+        addend, factor = (t if t is None else t.contiguous() for t in (addend, factor))
+        with guard(x):
+            moments = self.kernels.product(
+                x, matrix, out, epilogue, precision(), addend=addend, factor=factor, scale=scale,
+                shift=shift,
+            )  # fmt: skip
+        return out, moments
+
+    def affine_relu(self, z: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return self._affine_relu(z, None, scale, shift)[0]
+
+    def affine_relu_backward(
+        self, gradient: Tensor, z: Tensor, scale: Tensor, shift: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return self._affine_relu(z, gradient.contiguous(), scale, shift)
+
+    def _affine_relu(self, z: Tensor, gradient: Tensor | None, scale: Tensor, shift: Tensor):
+        z, scale, shift = z.contiguous(), scale.contiguous(), shift.contiguous()
+        out = torch.empty_like(z)
+        if not z.numel():
+            return out, None if gradient is None else z.new_zeros(2, z.shape[1])
+        with guard(z):
+            return out, self.kernels.affine_relu(z, gradient, scale, shift, out)

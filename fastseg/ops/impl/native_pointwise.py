@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from fastseg.ops._native import DTYPE_CODES, address, run
+from fastseg.ops.impl.native import DTYPE_CODES, address, run
 
 # the epilogues of csrc/ops.h
 EPILOGUES = {"none": 0, "gelu": 1, "gelu_gradient": 2, "affine_relu": 3, "moments": 4}
 
 
 class Pointwise:
-    """One table's kernels; the meaning of each is in `_backends`."""
+    """One table's kernels; the meaning of each is in `impl`."""
 
     def __init__(self, library, table):
         self.library, self.table = library, table

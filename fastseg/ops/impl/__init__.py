@@ -6,7 +6,7 @@ SPECTRAL: analysis, synthesis, mix and convolve, with one meaning everywhere; sp
 tensors with a trailing 2, or (B, 2C, *modes) where `planar`:
   analysis(x, modes, scale, weighted, two_sided, planar=False) → spectrum
   synthesis(spectrum, sizes, scale, weighted, two_sided, dtype, bias, planar=False) → y
-  mix(a, b, subscripts) → out, one of the three products of a spectral convolution (`_native.MIXES`)
+  mix(a, b, subscripts) → out, one of the three products of a spectral convolution (`native.MIXES`)
   convolve(x, weight, bias, sizes, groups, analysis_scale, synthesis_scale, two_sided) → y, spectrum
 POINTWISE: z = weight·x + addend at every point, and what follows it; weight (groups·outputs,
 inputs), or (groups·inputs, outputs) where `transposed`, in the compute dtype, like addend:
@@ -24,7 +24,7 @@ PREPARED: a spectral convolution of tensors like the given ones, where a backend
   (x, weight, sizes, groups, scales, two_sided) → function of x, weight and bias → y
 FILTER: a gain on whole spectra of two axes in one visit, where a backend has it and serves(x):
   forward(x, gain) → y; backward(gradient, x, gain, wanted) → gradients of x and of the gain
-GAUSSIAN: separable filters with given taps (`_taps.packed`); a result not asked for is empty:
+GAUSSIAN: separable filters with given taps (`taps.packed`); a result not asked for is empty:
   filter(x, taps, radii, padding, mode, adjoint, symmetric) → low, high
   taps_gradient(x, gradient, axis, radius, padding) → (images, 2·radius+1)
 GATE: the anchor gate of a filtered and an unfiltered condition:
@@ -37,25 +37,12 @@ import ctypes
 import importlib.util
 import logging
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.autograd import forward_ad
 
-from fastseg import plan
-from fastseg.ops import (
-    _architectures,
-    _crossover,
-    _native,
-    _native_filter,
-    _native_gate,
-    _native_gaussian,
-    _native_pointwise,
-    _triton,
-    _triton_pointwise,
-)
+from fastseg.ops.impl import architectures, native, native_filters, native_pointwise, triton
 
 try:
     from fastseg import _C
@@ -80,8 +67,6 @@ def _openmp_entry() -> int:
 OPENMP = _C is not None and _openmp_entry()
 if OPENMP:
     _C.use_openmp(OPENMP)
-
-NAMES = ("auto", "reference", "matmul", "cpu", "cuda", "triton")
 
 
 class Status(NamedTuple):
@@ -114,24 +99,24 @@ class _Triton:
         return self.__dict__[name]
 
 
-SPECTRAL = {"triton": _Triton(_triton.Spectral)}
-POINTWISE = {"triton": _Triton(_triton_pointwise.Pointwise)}
+SPECTRAL = {"triton": _Triton(triton.Spectral)}
+POINTWISE = {"triton": _Triton(triton.Pointwise)}
 BLOCK = {"triton": lambda *call: SPECTRAL["triton"].convolve_block(*call)}
 BLOCK_BACKWARD, PREPARED, FILTER, GAUSSIAN, GATE = {}, {}, {}, {}, {}
 if _C is not None:
-    SPECTRAL["cpu"] = _native.CpuSpectral(_C, _C.cpu)
-    POINTWISE["cpu"] = _native_pointwise.Pointwise(_C, _C.cpu)
+    SPECTRAL["cpu"] = native.CpuSpectral(_C, _C.cpu)
+    POINTWISE["cpu"] = native_pointwise.Pointwise(_C, _C.cpu)
     PREPARED["cpu"] = SPECTRAL["cpu"].prepared
-    FILTER["cpu"] = _native_filter.Filter(_C.cpu, SPECTRAL["cpu"])
+    FILTER["cpu"] = native_filters.SpectralFilter(_C.cpu, SPECTRAL["cpu"])
     BLOCK["cpu"] = SPECTRAL["cpu"].convolve_block
     BLOCK_BACKWARD["cpu"] = SPECTRAL["cpu"].convolve_block_backward
-    GAUSSIAN["cpu"] = _native_gaussian.CpuGaussian(_C, _C.cpu)
-    GATE["cpu"] = _native_gate.Gate(_C, _C.cpu)
+    GAUSSIAN["cpu"] = native_filters.CpuGaussian(_C, _C.cpu)
+    GATE["cpu"] = native_filters.Gate(_C, _C.cpu)
     if hasattr(_C, "cuda"):
-        SPECTRAL["cuda"] = _native.CudaSpectral(_C, _C.cuda)
-        POINTWISE["cuda"] = _native_pointwise.Pointwise(_C, _C.cuda)
-        GAUSSIAN["cuda"] = _native_gaussian.Gaussian(_C, _C.cuda)
-        GATE["cuda"] = _native_gate.Gate(_C, _C.cuda)
+        SPECTRAL["cuda"] = native.CudaSpectral(_C, _C.cuda)
+        POINTWISE["cuda"] = native_pointwise.Pointwise(_C, _C.cuda)
+        GAUSSIAN["cuda"] = native_filters.Gaussian(_C, _C.cuda)
+        GATE["cuda"] = native_filters.Gate(_C, _C.cuda)
 # Fourier units and FNO blocks are made of both
 SPECTRAL_POINTWISE = frozenset(SPECTRAL.keys() & POINTWISE.keys())
 
@@ -168,7 +153,7 @@ WHY_NOT = {
 }
 
 
-def _detail(backend: str) -> str:
+def detail(backend: str) -> str:
     if backend == "cpu":
         return f"{_C.cpu_isa()} kernels, {_C.compiler}"
     if backend == "cuda":
@@ -181,7 +166,7 @@ def _detail(backend: str) -> str:
 def backends() -> dict[str, Status]:
     """What is live on this machine, and why not where it is not, by backend name."""
     why_not = {name: why or _unfit_everywhere(name) for name, why in WHY_NOT.items()}
-    return {name: Status(why is None, why or _detail(name)) for name, why in why_not.items()}
+    return {name: Status(why is None, why or detail(name)) for name, why in why_not.items()}
 
 
 def _unfit_everywhere(backend: str) -> str | None:
@@ -189,63 +174,15 @@ def _unfit_everywhere(backend: str) -> str | None:
     if SERVES.get(backend) != "cuda":
         return None
     devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    reasons = [_unfit(backend, device) for device in devices]
+    reasons = [unfit(backend, device) for device in devices]
     return "; ".join(reasons) if all(reasons) else None
 
 
-def _unfit(backend: str, device: torch.device) -> str | None:
+def unfit(backend: str, device: torch.device) -> str | None:
     """Why a backend that runs on this machine cannot on one device of it."""
     if device.type != "cuda" or SERVES.get(backend) != "cuda":
         return None
-    return _architectures.unfit(backend, getattr(_C, "cuda_architectures", ""), device)
-
-
-def _checked(name: str) -> str:
-    if name not in NAMES:
-        raise ValueError(f"backend: got {name!r}, want one of {', '.join(NAMES)}")
-    return name
-
-
-_current = _checked(os.environ.get("FASTSEG_BACKEND", "auto"))
-
-
-class use_backend:
-    """Selects the backend of every op in this process, for good or, in a `with`, until its end.
-
-    "auto" takes the fastest one for a tensor's device, dtype and shape; any other name is forced,
-    and an op that it cannot serve raises RuntimeError saying why. The environment variable
-    FASTSEG_BACKEND sets the default.
-    """
-
-    def __init__(self, name: str):
-        global _current
-        self._previous, _current = _current, _checked(name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        global _current
-        _current = self._previous
-
-
-def setting() -> str:
-    """The backend asked for; "matmul" for "auto" where a kernel, which Python hands addresses,
-    cannot follow: under torch.jit.trace, torch.func and forward-mode derivatives.
-    """
-    if torch.compiler.is_compiling():
-        return _current
-    if torch._C._is_tracing():
-        followed = "torch.jit.trace records torch's own operators only"
-    elif torch._C._functorch.peek_interpreter_stack() or forward_ad._current_level >= 0:
-        followed = "its kernels have reverse-mode derivatives only, no torch.func or forward mode"
-    else:
-        return _current
-    if _current in ("auto", "matmul", "reference"):
-        return "matmul" if _current == "auto" else _current
-    raise RuntimeError(
-        f"backend {_current!r} was asked for: {followed}; 'auto', 'matmul' and 'reference' serve it"
-    )
+    return architectures.unfit(backend, getattr(_C, "cuda_architectures", ""), device)
 
 
 def unable(backend: str, device: torch.device | str, dtype: torch.dtype) -> str | None:
@@ -257,68 +194,4 @@ def unable(backend: str, device: torch.device | str, dtype: torch.dtype) -> str 
         return f"it serves {SERVES[backend]} tensors, x is on {device.type}"
     if dtype == torch.float64 and backend != "cpu":
         return "its kernels compute in float32, x is float64"
-    return _unfit(backend, device)
-
-
-@lru_cache(maxsize=16)
-def _say_once(message: str) -> None:
-    log.warning(message)
-
-
-def select(
-    family, setting: str, device: torch.device | str, dtype: torch.dtype, kernels_win: bool = True
-) -> str:
-    """The backend of an op, by its arguments alone; RuntimeError where a forced one cannot run.
-
-    family: one of this module's tables, or the names in it; kernels_win: whether its kernels are
-    worth it for these shapes.
-    """
-    if setting != "auto":
-        reason = unable(setting, device, dtype)
-        if not reason and setting not in ("reference", "matmul", *family):
-            reason = "it has no kernel for this op"
-        if reason:
-            raise RuntimeError(f"backend {setting!r} was asked for: {reason}")
-        return setting
-    if not kernels_win:
-        return "reference"
-    device = torch.device(device)
-    preferred = PREFERRED.get(device.type, ())
-    able = [name for name in preferred if name in family and not unable(name, device, dtype)]
-    taken = able[0] if able else "matmul"
-    if preferred and taken != preferred[0] and not plan.traced():
-        _say_fallback(preferred[0], taken, device)
-    return taken
-
-
-def _say_fallback(backend: str, taken: str, device: torch.device) -> None:
-    """One line, once, where the build and the device are the cause, not a dtype."""
-    if reason := WHY_NOT[backend] or _unfit(backend, device):
-        _say_once(f"falling back to {_detail(taken)} on {device}: backend {backend!r}: {reason}")
-
-
-def select_spectral(
-    setting: str,
-    device: torch.device | str,
-    dtype: torch.dtype,
-    sizes,
-    out_sizes,
-    modes,
-    family=SPECTRAL,
-) -> str:
-    """The backend of an op made of truncated transforms."""
-    kind = torch.device(device).type
-    win = setting == "auto" and (
-        _crossover.transforms_win(kind, sizes, modes)
-        and _crossover.transforms_win(kind, out_sizes, modes)
-    )
-    return select(family, setting, device, dtype, win)
-
-
-def select_fourier_unit(
-    setting: str, device: torch.device | str, dtype: torch.dtype, sizes, images: int
-) -> str:
-    """The backend of a Fourier unit, whose spectra are whole."""
-    kind = torch.device(device).type
-    win = setting == "auto" and _crossover.full_spectra_win(kind, sizes, images)
-    return select(SPECTRAL_POINTWISE, setting, device, dtype, win)
+    return unfit(backend, device)

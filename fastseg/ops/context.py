@@ -1,0 +1,78 @@
+"""What a call meets: the backend that is asked for, and what torch does around it."""
+
+import os
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+NAMES = ("auto", "reference", "matmul", "cpu", "cuda", "triton")
+
+
+def traced() -> bool:
+    """Whether torch.compile, torch.export or torch.jit.trace follows this call: sizes may be
+    symbols, and no tensor outlives it.
+    """
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
+
+
+def _checked(name: str) -> str:
+    if name not in NAMES:
+        raise ValueError(f"backend: got {name!r}, want one of {', '.join(NAMES)}")
+    return name
+
+
+_current = _checked(os.environ.get("FASTSEG_BACKEND", "auto"))
+
+
+class use_backend:
+    """Selects the backend of every op in this process, for good or, in a `with`, until its end.
+
+    "auto" takes the fastest one for a tensor's device, dtype and shape; any other name is forced,
+    and an op that it cannot serve raises RuntimeError saying why. The environment variable
+    FASTSEG_BACKEND sets the default.
+    """
+
+    def __init__(self, name: str):
+        global _current
+        self._previous, _current = _current, _checked(name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        global _current
+        _current = self._previous
+
+
+def setting() -> str:
+    """The backend asked for; "matmul" for "auto" where a kernel, which Python hands addresses,
+    cannot follow: under torch.jit.trace, torch.func and forward-mode derivatives.
+    """
+    if torch.compiler.is_compiling():
+        return _current
+    if torch._C._is_tracing():
+        followed = "torch.jit.trace records torch's own operators only"
+    elif torch._C._functorch.peek_interpreter_stack() or forward_ad._current_level >= 0:
+        followed = "its kernels have reverse-mode derivatives only, no torch.func or forward mode"
+    else:
+        return _current
+    if _current in ("auto", "matmul", "reference"):
+        return "matmul" if _current == "auto" else _current
+    raise RuntimeError(
+        f"backend {_current!r} was asked for: {followed}; 'auto', 'matmul' and 'reference' serve it"
+    )
+
+
+def watched(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether autograd, a compiler, a transform or a dispatch mode has to see this call."""
+    if type(x) is not Tensor or torch.compiler.is_compiling():
+        return True
+    if torch._C._len_torch_dispatch_stack():
+        return True
+    if not torch.is_grad_enabled():
+        return False
+    for tensor in (x, *others):  # noqa: SIM110  a generator would cost more than all of this
+        if tensor is not None and tensor.requires_grad:
+            return True
+    return False

@@ -1,0 +1,124 @@
+"""Which backend an op takes, by device, dtype and shape."""
+
+import logging
+import math
+from functools import lru_cache
+
+import torch
+
+from fastseg.ops import impl, tables
+from fastseg.ops.context import traced
+
+log = logging.getLogger("fastseg")
+
+
+@lru_cache(maxsize=16)
+def _say_once(message: str) -> None:
+    log.warning(message)
+
+
+def select(
+    family, setting: str, device: torch.device | str, dtype: torch.dtype, kernels_win: bool = True
+) -> str:
+    """The backend of an op, by its arguments alone; RuntimeError where a forced one cannot run.
+
+    family: one of `impl`'s tables, or the names in it; kernels_win: whether its kernels are
+    worth it for these shapes.
+    """
+    if setting != "auto":
+        reason = impl.unable(setting, device, dtype)
+        if not reason and setting not in ("reference", "matmul", *family):
+            reason = "it has no kernel for this op"
+        if reason:
+            raise RuntimeError(f"backend {setting!r} was asked for: {reason}")
+        return setting
+    if not kernels_win:
+        return "reference"
+    device = torch.device(device)
+    preferred = impl.PREFERRED.get(device.type, ())
+    able = [name for name in preferred if name in family and not impl.unable(name, device, dtype)]
+    taken = able[0] if able else "matmul"
+    if preferred and taken != preferred[0] and not traced():
+        _say_fallback(preferred[0], taken, device)
+    return taken
+
+
+def _say_fallback(backend: str, taken: str, device: torch.device) -> None:
+    """One line, once, where the build and the device are the cause, not a dtype."""
+    if reason := impl.WHY_NOT[backend] or impl.unfit(backend, device):
+        _say_once(
+            f"falling back to {impl.detail(taken)} on {device}: backend {backend!r}: {reason}"
+        )
+
+
+def select_spectral(
+    setting: str,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    sizes,
+    out_sizes,
+    modes,
+    family=impl.SPECTRAL,
+) -> str:
+    """The backend of an op made of truncated transforms."""
+    kind = torch.device(device).type
+    win = setting == "auto" and (
+        transforms_win(kind, sizes, modes) and transforms_win(kind, out_sizes, modes)
+    )
+    return select(family, setting, device, dtype, win)
+
+
+def select_fourier_unit(
+    setting: str, device: torch.device | str, dtype: torch.dtype, sizes, images: int
+) -> str:
+    """The backend of a Fourier unit, whose spectra are whole."""
+    kind = torch.device(device).type
+    win = setting == "auto" and full_spectra_win(kind, sizes, images)
+    return select(impl.SPECTRAL_POINTWISE, setting, device, dtype, win)
+
+
+def full_spectra_win(device_type: str, sizes, images: int) -> bool:
+    """Whether the kernels beat the FFT chain of a Fourier unit, which has no zeros to fill but real
+    and imaginary parts to pack.
+
+    Matrices along the axes do unless those are long: their multiply-adds a sample grow with the
+    size, an FFT's with its logarithm. In evaluation on AVX2, in processor time: 64³ (98
+    multiply-adds) 1.3 times faster, 96³ (146) 1.1, 128³ (195) 0.9; 128² (129) 0.84, 192² (193)
+    0.78. The CPU's own FFT does, given planes enough to fill its vectors: a transform of planes of
+    64² to 256² takes 1.1 to 1.5 ns a sample on AVX2, torch's 1.6 to 2.4, its inverse more.
+    """
+    bins = tables.half_spectrum(sizes)
+    most = (64, 64, 96, 148)[sum(size > 1 for size in sizes)]
+    work, samples = _multiply_adds(sizes, bins)
+    if work <= most * samples:
+        return True
+    filled = images * math.prod(sizes[:-2]) >= 8
+    return device_type == "cpu" and filled and tables.fft_serves(sizes, bins)
+
+
+def transforms_win(device_type: str, sizes, modes) -> bool:
+    """Whether the kernels beat torch.fft at truncated transforms."""
+    if short_matrices_win(sizes, modes):
+        return True
+    return device_type == "cpu" and tables.fft_serves(sizes, modes)
+
+
+def short_matrices_win(sizes, modes) -> bool:
+    """Whether matrices along the axes beat an FFT: many modes on long axes do not.
+
+    Counts multiply-adds a sample, halved by folding, and the last axis's table. The bounds are
+    where the C++ kernels met torch.fft on AVX2 (`fastseg bench --only crossover`): 1.3 times faster
+    at 256 multiply-adds, 0.9 at 512; in 1-D 1.1 with a table of 2^18 numbers, 0.4 with 2^20.
+    """
+    work, samples = _multiply_adds(sizes, modes)
+    return work <= 256 * samples and sizes[-1] * modes[-1] <= 2 * 2**18
+
+
+def _multiply_adds(sizes, modes) -> tuple[int, int]:
+    """Those of one image's transform, halved by folding, and its samples."""
+    width, columns = sizes[-1], modes[-1]
+    height, rows = (sizes[-2], modes[-2]) if len(sizes) > 1 else (1, 1)
+    depth, planes = (sizes[-3], modes[-3]) if len(sizes) > 2 else (1, 1)
+    plane = rows * columns * width + (rows * height * width // 2 if len(sizes) > 1 else 0)
+    work = depth * plane + (planes * rows * columns * depth if len(sizes) > 2 else 0)
+    return work, depth * height * width
