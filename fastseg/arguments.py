@@ -78,6 +78,10 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
         " has to beat: the mean of the given images, or a linear regression on them, voxel by"
         " voxel, fitted to the run's training cases in DATA"
     )  # fmt: skip
+    parser.add_argument(
+        "--labels", type=_values, help="ET=3,…: values to write for classes, in place of those of"
+        " the data set or its layout"
+    )  # fmt: skip
     parser.add_argument("--suffix", default="pred", help="CASE_<suffix>.nii.gz (%(default)s)")
     parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
 
@@ -149,6 +153,13 @@ class _TrainHelp(argparse.Action):
 
 def _ids(text: str) -> list[str]:
     return text.split(",")
+
+
+def _values(text: str) -> dict[str, int]:
+    pairs = [item.rpartition("=")[::2] for item in text.split(",")]
+    if not all(name and value.isdecimal() for name, value in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r}, wanted a class and a value: ET=3,ED=2")
+    return {name: int(value) for name, value in pairs}
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -98,6 +98,7 @@ def train(given: argparse.Namespace) -> None:
 def sample(given: argparse.Namespace) -> None:
     from fastseg import across
     from fastseg.sample import sample
+    from fastseg.sample_labels import noted_values
 
     several = given.modalities is not None
     written = (across.sample if several else sample)(
@@ -112,8 +113,9 @@ def sample(given: argparse.Namespace) -> None:
         **({"modalities": given.modalities} if several else {}),
         hide=given.hide or (),
         by=given.by,
+        labels=given.labels,
     )
-    print(f"{len(written)} predictions in {given.out}")
+    print(f"{len(written)} predictions in {given.out}{noted_values(written)}")
 
 
 def evaluate(given: argparse.Namespace) -> None:

@@ -4,11 +4,12 @@ fastseg sample RUN --data DATA --out PREDICTIONS
 fastseg sample RUN --data DATA --out PREDICTIONS --part test
 fastseg sample RUN --data DATA --out PREDICTIONS --modalities t1,t1ce,t2,flair    # across.py
 fastseg sample RUN/checkpoints/last-000012 --data DATA --out PREDICTIONS --cases A,B --suffix seg
+fastseg sample RUN --data DATA --out PREDICTIONS --labels ET=3    # not the data set's values
 fastseg sample RUN --data DATA --out PREDICTIONS sampler=dpm++ sampling_steps=20 ensemble=5
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from fastseg.network import input_channels, load_network, own_device, use_kernel
 from fastseg.processes import Place, launched
 from fastseg.progress import progress
 from fastseg.rundir import write_json
+from fastseg.sample_labels import as_before, label_values
 from fastseg.volume import case_generator, predict_volume
 
 
@@ -42,13 +44,15 @@ def sample(
     modalities: Sequence[str] | None = None,
     hide: Sequence[str] = (),
     by: str | None = None,
+    labels: Mapping[str, int] | None = None,
 ) -> list[Path]:
     """Write `out/CASE_<suffix>.nii.gz` for each case of `data`; returns the paths. A system with an
     ensemble writes CASE_uncertainty.nii.gz beside it, the members' variance in float32.
 
     Started by torchrun or srun, each process predicts its share of the cases.
 
-    Class indices become the data set's own label values, in the geometry of the case's images.
+    Class indices become label values, noted in `out/sample.json`, in the geometry of the case's
+    images: the data set's own (`fastseg.sample_labels.label_values`), or those of `labels`.
     `cases` picks by id, `part` by the checkpoint's split ("train", "val", "test"). Averaged weights
     are used when there are any. `overrides` are `name=value` changes of the system's sampling
     options. `modalities` are shown in place of those trained on, as many. Finished cases are
@@ -73,6 +77,8 @@ def sample(
     if models.task(recipe.system) == "synthesis":
         if modalities is not None:
             raise UsageError("modalities: a system of synthesis takes what a case has; see hide")
+        if labels is not None:
+            raise UsageError("labels: a system of synthesis writes images")
         if by is not None and overrides:
             raise UsageError(f"by: {by} has no options such as {overrides[0]}")
         from fastseg.sample_synthesis import sample_cases
@@ -82,14 +88,23 @@ def sample(
         name = "hide" if hide else "by"
         raise UsageError(f"{name}: system {recipe.system} does not synthesise modalities")
     return _segment(
-        recipe, state, groups, record, data, out, **common, modalities=modalities, name=found.name
+        recipe,
+        state,
+        groups,
+        record,
+        data,
+        out,
+        **common,
+        modalities=modalities,
+        labels=labels,
+        name=found.name,
     )
 
 
 def _segment(
     recipe: config.Recipe, state: dict[str, Any], groups: dict, record: dict[str, Any],
     data: str | Path, out: Path, *, cases: Sequence[str] | None, part: str, kernels: str,
-    suffix: str, modalities: Sequence[str] | None, name: str,
+    suffix: str, modalities: Sequence[str] | None, labels: Mapping[str, int] | None, name: str,
 ) -> list[Path]:  # fmt: skip
     """Label maps of the process's share of the cases; `name` is the checkpoint's."""
     shown = _shown(recipe, tuple(state["modalities"]), modalities)
@@ -98,8 +113,10 @@ def _segment(
         record["modalities"] = dataset.modalities
     place = launched() or Place()
     chosen = choose_cases(dataset, state["split"], cases, part)[place.rank :: place.world]
-    scheme = _scheme(dataset, LabelScheme.from_dict(state["scheme"]))
-    claim(out, record, suffix)
+    scheme = LabelScheme.from_dict(state["scheme"])
+    values = label_values(dataset, scheme, labels)
+    former = record if as_before(dataset, scheme, values) else None
+    claim(out, record | {"labels": values}, suffix, former)
     net = load_network(recipe, len(shown), scheme, groups)
     net = net.to(own_device(recipe.device, place))
     paths = [out / f"{case.id}_{suffix}.nii.gz" for case in chosen]
@@ -109,7 +126,7 @@ def _segment(
                 classes, variance, header = _predict_case(net, dataset, case, recipe, advance)
                 if variance is not None:
                     nifti.write(out / f"{case.id}_uncertainty.nii.gz", variance, header)
-                nifti.write(path, scheme.to_values(classes), header)
+                nifti.write(path, scheme.to_values(classes, list(values.values())), header)
             advance(text=case.id)
     return paths
 
@@ -163,18 +180,6 @@ def _shown(
     return shown
 
 
-def _scheme(dataset: Dataset, trained: LabelScheme) -> LabelScheme:
-    """A labelled data set knows its own values (ET is 3 or 4); else the training data's hold."""
-    if all(case.label is None for case in dataset.cases):
-        return trained
-    if dataset.scheme.classes != trained.classes:
-        raise UsageError(
-            f"{dataset.root}: has classes {', '.join(dataset.scheme.classes)}, the network was "
-            f"trained on {', '.join(trained.classes)}"
-        )
-    return dataset.scheme
-
-
 def choose_cases(
     dataset: Dataset, split: dict[str, list[str]], ids: Sequence[str] | None, part: str
 ) -> list[Case]:
@@ -188,8 +193,12 @@ def choose_cases(
     return [known[case_id] for case_id in wanted]
 
 
-def claim(out: Path, record: dict[str, Any], suffix: str) -> None:
-    """Predictions already there are skipped, so they must be this checkpoint's of this data set."""
+def claim(
+    out: Path, record: dict[str, Any], suffix: str, former: dict[str, Any] | None = None
+) -> None:
+    """Predictions already there are skipped, so they must be this checkpoint's of this data set.
+    `former`: a record of the same in other words.
+    """
     out.mkdir(parents=True, exist_ok=True)
     path = out / RECORD
     # before the record is read: another process may write it, and then predictions, now
@@ -198,7 +207,8 @@ def claim(out: Path, record: dict[str, Any], suffix: str) -> None:
         known = config.from_json(json.loads(path.read_text())) if path.exists() else None
     except ValueError:
         known = {}
-    if known != record and (known is not None or some):
+    fits = known in (record, former) if known else known is None and not some
+    if not fits:
         raise UsageError(f"{out}: holds other predictions; choose another folder")
     if known != record:
         write_json(path, record)

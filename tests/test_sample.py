@@ -14,13 +14,15 @@ import torch
 
 from fastseg import checkpoint, config, models
 from fastseg import sample as module
+from fastseg.cli import main
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.cases import discover
-from fastseg.data.labels import BRATS, BRATS_2024
+from fastseg.data.labels import BRATS, BRATS_2023, BRATS_2024, scheme_from_labels
 from fastseg.errors import DataError, UsageError
 from fastseg.network import load_network
 from fastseg.sample import sample
+from fastseg.sample_labels import label_values
 from fastseg.train import train
 from fastseg.volume import predict_volume
 
@@ -57,7 +59,7 @@ def test_a_data_set_of_other_classes_is_refused(data, run, monkeypatch):
     other = dataclasses.replace(discover(data), scheme=BRATS_2024)
     assert BRATS_2024.classes != BRATS.classes
     with pytest.raises(UsageError, match=f"{data}: has classes background, .*trained on backgr"):
-        module._scheme(other, BRATS)
+        label_values(other, BRATS)
     monkeypatch.setattr("fastseg.run.discover", lambda *_: other)
     with pytest.raises(UsageError, match=f"{data}: has other labels"):
         train(load_recipe("fno", [*TINY, "epochs=2"]), data, run)
@@ -184,23 +186,96 @@ def test_averaged_weights_are_preferred(run):
         load_network(recipe, 3, BRATS, groups)
 
 
-def test_values_are_those_of_the_data_set(run, data, tmp_path, monkeypatch):
-    """Later BraTS years write 3 for enhancing tumour."""
-    for case in discover(data).cases:
-        folder = tmp_path / "data" / case.id
-        folder.mkdir(parents=True)
-        for path in case.images.values():
-            (folder / path.name).write_bytes(path.read_bytes())
-        label = nibabel.load(case.label)
-        values = np.asarray(label.dataobj)
-        new = np.where(values == 4, 3, values).astype(np.uint8)
-        nibabel.save(nibabel.Nifti1Image(new, label.affine), folder / case.label.name)
+NAMES_2023 = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "seg": "seg"}
+
+
+def copied(data, out, layout, labelled) -> None:
+    """The phantoms `data` under a layout's names; 3 is enhancing tumour where labels are copied."""
+    for number, case in enumerate(discover(data).cases):
+        for channel, (kind, path) in enumerate({**case.images, "seg": case.label}.items()):
+            name, late = f"P{number:05d}", f"BraTS-GLI-{number:05d}-000"
+            target = {
+                "brats2021": out / name / f"{name}_{kind}.nii.gz",
+                "brats2023": out / late / f"{late}-{NAMES_2023[kind]}.nii.gz",
+                "nnunet": out / "imagesTs" / f"{name}_{channel:04d}.nii.gz",
+            }[layout]
+            if kind != "seg" or labelled:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
+            if kind == "seg" and labelled:
+                label = nibabel.load(path)
+                values = np.asarray(label.dataobj)
+                new = np.where(values == 4, 3, values).astype(np.uint8)
+                nibabel.save(nibabel.Nifti1Image(new, label.affine), target)
+    if layout == "nnunet":
+        classes = {"background": 0, "ED": 1, "NCR": 2, "ET": 7}  # another order and value
+        description = {"channel_names": dict(enumerate(("T1", "T1Gd", "T2", "FLAIR")))}
+        (out / "dataset.json").write_text(json.dumps(description | {"labels": classes}))
+
+
+@pytest.mark.parametrize(
+    ("layout", "labelled", "labels", "expected"),
+    [
+        ("brats2021", True, None, 3),  # what the data set has
+        ("brats2021", False, None, 4),
+        ("brats2023", True, None, 3),
+        ("brats2023", False, None, 3),
+        ("nnunet", False, None, 7),
+        ("brats2023", False, {"ET": 4}, 4),
+        ("brats2023", True, {"ET": 9, "NCR": 3}, 9),
+    ],
+)
+def test_values_are_those_of_the_data_set_or_its_layout(
+    run, data, tmp_path, monkeypatch, capsys, layout, labelled, labels, expected
+):
+    copied(data, tmp_path / "data", layout, labelled)
     everything = lambda net, image, *_, **__: np.full(image.shape[1:], 3, np.uint8)  # noqa: E731
     monkeypatch.setattr(module, "predict_volume", everything)
-    [path] = sample(run, tmp_path / "data", tmp_path / "three", part="test")
-    assert np.unique(nibabel.load(path).dataobj).tolist() == [3]
-    [path] = sample(run, data, tmp_path / "four", part="test")
-    assert np.unique(nibabel.load(path).dataobj).tolist() == [4]
+    case = discover(tmp_path / "data").cases[0].id
+    words = ["--labels", ",".join(f"{k}={v}" for k, v in labels.items())] if labels else []
+    out = tmp_path / "out"
+    words = ["sample", run, "--data", tmp_path / "data", "--out", out, "--cases", case, *words]
+    assert main([*map(str, words)]) == 0
+    assert f",ET={expected}\n" in capsys.readouterr().out
+    assert np.unique(nibabel.load(out / f"{case}_pred.nii.gz").dataobj).tolist() == [expected]
+    assert json.loads((out / "sample.json").read_text())["labels"]["ET"] == expected
+
+
+def test_values_by_layout_of_a_network_from_the_other_one(data, tmp_path):
+    for layout in ("brats2021", "brats2023"):
+        copied(data, tmp_path / layout, layout, False)
+    early, late = (discover(tmp_path / layout) for layout in ("brats2021", "brats2023"))
+    for dataset, trained, value in [
+        (early, BRATS, 4), (early, BRATS_2023, 4), (late, BRATS, 3), (late, BRATS_2024, 3),
+        (early, BRATS.exporting([3]), 3),  # old names may have 3: the training data say which
+        (late, BRATS.alone("ET"), 3), (early, BRATS_2023.alone("ET"), 4),
+    ]:  # fmt: skip
+        assert label_values(dataset, trained)["ET"] == value
+    organs = scheme_from_labels("organs", {"background": 0, "liver": 6})
+    assert label_values(early, organs) == {"background": 0, "liver": 6}
+    for wrong, message in [
+        ({"CSF": 1}, "no class 'CSF'; it has background, NCR"),
+        ({"ET": 256}, "ET is 256"),
+        ({"ET": 1}, "two classes have one value"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            label_values(early, BRATS, wrong)
+
+
+def test_predictions_noted_before_values_were_are_gone_on_with(run, data, tmp_path):
+    copied(data, tmp_path / "late", "brats2023", False)
+    for source, sound in ((data, True), (tmp_path / "late", False)):
+        out = tmp_path / f"out-{sound}"
+        sample(run, source, out)
+        record = json.loads((out / "sample.json").read_text())
+        del record["labels"]
+        (out / "sample.json").write_text(json.dumps(record))
+        if sound:
+            sample(run, source, out)
+            assert "labels" in json.loads((out / "sample.json").read_text())
+            continue
+        with pytest.raises(UsageError, match="holds other predictions"):  # they have 4
+            sample(run, source, out)
 
 
 def test_modalities_are_matched_by_name(data, tmp_path):

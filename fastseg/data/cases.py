@@ -163,11 +163,12 @@ def _scheme(root: Path, found: layouts.Found, cases: list[Case]) -> LabelScheme:
     later names 3 is, and 4 the resection cavity of post-treatment cases.
     """
     paths = [case.label for case in cases if case.label is not None]
+    late = found.layout == "brats2023"
     if not paths:
-        return BRATS
+        return BRATS_2023 if late else BRATS
     if not set(found.modalities) <= set(layouts.BRATS_ORDER):
         raise DataError(f'{root}: its description has no "labels", such as {{"tumour": 1}}')
-    late, seen, buffer = found.layout == "brats2023", set(), nifti.Buffer()
+    seen, buffer = set(), nifti.Buffer()
     for path in paths[:: -(-len(paths) // _PROBED_LABELS)]:
         if seen and (not late or 4 in seen):
             break
