@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from fastseg import arguments
 from fastseg.errors import FastsegError, UsageError
 
+log = logging.getLogger("fastseg")
 _OVERRIDABLE = ("train", "sample", "study")
 
 
@@ -39,6 +40,7 @@ def doctor(given: argparse.Namespace) -> int:
 
 
 def check(given: argparse.Namespace) -> int:
+    from fastseg.data import notices
     from fastseg.data.cases import check, discover, summarise
     from fastseg.data.intensity import CT_ADVICE
     from fastseg.progress import progress
@@ -48,6 +50,8 @@ def check(given: argparse.Namespace) -> int:
         problems = check(dataset, progress=lambda *_: advance())
     for problem in problems:
         print(f"{problem.path}: {problem.kind}: {problem.message}")
+    for line in notices.unused(dataset):
+        log.warning(line)
     print(f"{summarise(dataset)}: {len(problems)} problems")
     if "ct" in dataset.modalities:
         print(f"channel ct {CT_ADVICE}")

@@ -11,7 +11,7 @@ from torch import nn
 
 from fastseg import checkpoint, config, models, rundir, sharded, synthesis
 from fastseg.config import Recipe
-from fastseg.data import cases
+from fastseg.data import cases, notices
 from fastseg.engine import scaler_of, set_up
 from fastseg.errors import DataError, UsageError
 from fastseg.feed import Feed, choose_labelled
@@ -120,6 +120,8 @@ def prepare(
     channels = input_channels(recipe, dataset.modalities)
     module = build_network(recipe, channels, dataset.scheme, dataset.modalities)
     _check_fit(module, recipe)
+    if fabric.is_global_zero:
+        notices.warn(dataset, parts["train"], recipe.data.patch)
     if models.task(recipe.system) == "synthesis" and not saved:
         synthesis.learn_scales(module, dataset, parts["train"], recipe.data.rule)
     ema = copy.deepcopy(module).requires_grad_(False) if recipe.ema is not None else None
