@@ -2,12 +2,15 @@
 
 import argparse
 
+from fastseg import __version__
+
 
 def parser() -> argparse.ArgumentParser:
     """Of all verbs; what was parsed names its verb as `verb`."""
     whole = argparse.ArgumentParser(
         prog="fastseg", description="Fourier- and diffusion-based models on brain MRI."
     )
+    whole.add_argument("--version", action="version", version=f"fastseg {__version__}")
     verbs = whole.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, text: str, **options) -> argparse.ArgumentParser:

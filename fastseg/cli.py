@@ -6,10 +6,14 @@ Exit codes: 0 fine, 1 failed, 2 usage, 3 bad data, 4 non-finite training, 143 st
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from fastseg import arguments
-from fastseg.errors import FastsegError, UsageError
+from fastseg.errors import DataError, FastsegError, FastsegWarning, UsageError
+from fastseg.flags import as_overrides
 
 log = logging.getLogger("fastseg")
 _OVERRIDABLE = ("train", "sample", "study")
@@ -22,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         given, rest = parser.parse_known_args(argv)
         given.rest = _check_rest(parser, given, rest)
-        return VERBS[given.verb](given) or 0
+        _check_paths(given)
+        with _plain_warnings():
+            return VERBS[given.verb](given) or 0
     except SystemExit as error:  # argparse's own way out: 0 after help, 2 after a usage error
         return error.code if isinstance(error.code, int) else 2
     except FastsegError as error:
@@ -192,8 +198,46 @@ def _check_rest(parser, given: argparse.Namespace, rest: list[str]) -> list[str]
         given.verb in _OVERRIDABLE and all(not word.startswith("-") for word in rest)
     )
     if rest and not allowed:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        hint, words = "", rest
+        if given.verb in _OVERRIDABLE:
+            hint = as_overrides(given, rest)
+            words = [word for word in rest if word.startswith("-") or "=" not in word]
+        parser.error(f"unrecognized arguments: {' '.join(words)}{hint}")
     return rest
+
+
+def _check_paths(given: argparse.Namespace) -> None:
+    """Look at what is to be read before torch is imported, which takes seconds."""
+    predictions = getattr(given, "predictions", None)
+    if predictions is not None and not Path(predictions).is_dir():
+        raise UsageError(f"{predictions}: is not a folder of predictions")
+    for path in (getattr(given, name, None) for name in ("checkpoint", "split")):
+        if path is not None and not Path(path).exists():
+            raise DataError(f"{path}: no such file or folder")
+    for path in (getattr(given, name, None) for name in ("data", "truth")):
+        if path is not None and given.verb != "check":  # which does nothing else
+            from fastseg.data.cases import discover
+
+            discover(path)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Our own warnings are one line, and each is said once."""
+    show, said = warnings.showwarning, set()
+
+    def plainly(message, category, *rest, **options):
+        if not issubclass(category, FastsegWarning):
+            show(message, category, *rest, **options)
+        elif str(message) not in said:
+            said.add(str(message))
+            log.warning(message)
+
+    warnings.showwarning = plainly
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def _say(message: object, code: int) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastseg.data.pipeline import LoaderConfig
-from fastseg.errors import UsageError
+from fastseg.errors import UsageError, offered
 
 Kernels = Literal["auto", "reference", "matmul", "cpu", "cuda", "triton"]
 
@@ -131,18 +131,21 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def override_sampling(recipe: Recipe, allowed: Set[str], overrides: Sequence[str]) -> Recipe:
-    """`recipe` with `name=value` changes of options of its model, those in `allowed`.
+    """`recipe` with `name=value` changes of options of its model, those in `allowed`, and of
+    `device`.
 
-    UsageError for any other name, with the nearest of them, and for a wrong type.
+    UsageError for any other name, with what there is, and for a wrong type.
     """
     types = {key: _type_of(value) for key, value in recipe.model.items() if key in allowed}
+    types["device"] = option_types(recipe)["device"]
     changes = {}
     for key, text in map(split_override, overrides):
         if key not in types:
-            near = did_you_mean(key, types) if types else ""
-            raise UsageError(f"{key}: is no sampling option of system {recipe.system}{near}")
+            there = offered(key, types)
+            raise UsageError(f"{key}: is no sampling option of system {recipe.system}{there}")
         changes[key] = _parse(key, types[key], text)
-    return dataclasses.replace(recipe, model=recipe.model | changes)
+    device = changes.pop("device", recipe.device)
+    return dataclasses.replace(recipe, model=recipe.model | changes, device=device)
 
 
 def split_override(item: str) -> tuple[str, str]:

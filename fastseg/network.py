@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastseg import backends, checkpoint, config, models, use_backend
 from fastseg.data.labels import LabelScheme
+from fastseg.device import warn_of_idle_gpu, why_no_gpu
 from fastseg.errors import UsageError
 from fastseg.heap import keep_freed_memory
 from fastseg.processes import Place
@@ -54,9 +55,16 @@ def build_network(
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is the first GPU when there is one. Prepares memory management for the CPU."""
+    """ "auto" is the first GPU when there is one. Prepares memory management for the CPU.
+    UsageError for "cuda" where torch has none, with the reason.
+    """
+    reason = why_no_gpu() if name != "cpu" else None
+    if name == "cuda" and reason:
+        raise UsageError(f"device: is cuda, wanted device=auto or device=cpu: {reason}")
+    if reason:
+        warn_of_idle_gpu()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cpu" if reason else "cuda"
     if name == "cpu":
         keep_freed_memory()
     return torch.device(name)

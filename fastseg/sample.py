@@ -9,6 +9,7 @@ fastseg sample RUN --data DATA --out PREDICTIONS sampler=dpm++ sampling_steps=20
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,16 @@ from fastseg import checkpoint, config, models
 from fastseg.data import nifti
 from fastseg.data.cases import Case, Dataset, LabelScheme, discover
 from fastseg.data.pipeline import load_case
-from fastseg.errors import UsageError
-from fastseg.evaluate import RECORD
+from fastseg.errors import UsageError, offered
 from fastseg.network import input_channels, load_network, own_device, use_kernels
+from fastseg.predictions import ALL_EMPTY, RECORD
 from fastseg.processes import Place, launched
 from fastseg.progress import progress
 from fastseg.rundir import write_json
 from fastseg.sample_labels import as_before, label_values
 from fastseg.volume import case_generator, predict_volume
+
+log = logging.getLogger("fastseg")
 
 
 def sample(
@@ -55,12 +58,12 @@ def sample(
     images: the data set's own (`fastseg.sample_labels.label_values`), or those of `labels`.
     `cases` picks by id, `part` by the checkpoint's split ("train", "val", "test"). Averaged weights
     are used when there are any. `overrides` are `name=value` changes of the system's sampling
-    options. `modalities` are shown in place of those trained on, as many. Finished cases are
-    skipped when a stopped call is repeated; the noise of a case depends on the run's seed and its
-    id alone. A system of synthesis writes missing modalities instead, can be made to `hide` some
-    (`fastseg.synthesis`), and to let them be written `by` what it has to beat, "mean" or
-    "regression" (`fastseg.synthesis_baselines`). UsageError for unknown cases or options, or a
-    folder that holds other predictions; DataError names a damaged file.
+    options and of the device. `modalities` are shown in place of those trained on, as many.
+    Finished cases are skipped when a stopped call is repeated; the noise of a case depends on the
+    run's seed and its id alone. A system of synthesis writes missing modalities instead, can be
+    made to `hide` some (`fastseg.synthesis`), and to let them be written `by` what it has to beat,
+    "mean" or "regression" (`fastseg.synthesis_baselines`). UsageError for unknown cases or options,
+    or a folder that holds other predictions; DataError names a damaged file.
     """
     out = Path(out)
     places = checkpoint.find(checkpoint_path)
@@ -119,15 +122,18 @@ def _segment(
     claim(out, record | {"labels": values}, suffix, former)
     net = load_network(recipe, len(shown), scheme, groups)
     net = net.to(own_device(recipe.device, place))
-    paths = [out / f"{case.id}_{suffix}.nii.gz" for case in chosen]
+    paths, empty = [out / f"{case.id}_{suffix}.nii.gz" for case in chosen], []
     with use_kernels(kernels), progress(len(chosen), f"sample {name}") as advance:
         for case, path in zip(chosen, paths, strict=True):
             if not path.exists():
                 classes, variance, header = _predict_case(net, dataset, case, recipe, advance)
                 if variance is not None:
                     nifti.write(out / f"{case.id}_uncertainty.nii.gz", variance, header)
+                empty.append(not classes.any())
                 nifti.write(path, scheme.to_values(classes, list(values.values())), header)
             advance(text=case.id)
+    if empty and all(empty):
+        log.warning("%s: " + ALL_EMPTY, out, len(empty), len(empty))
     return paths
 
 
@@ -144,15 +150,15 @@ def _predict_case(
 ) -> tuple[np.ndarray, np.ndarray | None, nifti.Header]:
     arrays = load_case(dataset, case, recipe.data.rule)
     image = torch.from_numpy(arrays.image).to(next(net.parameters()).device)
-    done = 0
+    text, part = case.id, 0.0
 
-    def on_windows(count: int) -> None:
-        nonlocal done
-        done += count
-        advance(0, f"{case.id}, window {done}")
+    def on_windows(done: int, total: int) -> None:
+        nonlocal text, part
+        text, part = f"{case.id}, window {done}/{total}", done / total
+        advance(0, text, part)
 
     def on_step(t: int, *_) -> None:
-        advance(0, f"{case.id}, window {done}, step {t}")
+        advance(0, f"{text}, step {t}", part)
 
     net.on_step = on_step
     noise = case_generator(recipe.seed, case.id, image.device)
@@ -189,7 +195,8 @@ def choose_cases(
     wanted = list(ids) if ids is not None else list(known) if part == "all" else split[part]
     missing = [case_id for case_id in wanted if case_id not in known]
     if missing:
-        raise UsageError(f"{dataset.root}: has no case {', '.join(missing[:5])}")
+        there = offered(missing[0], known)
+        raise UsageError(f"{dataset.root}: has no case {', '.join(missing[:5])}{there}")
     return [known[case_id] for case_id in wanted]
 
 

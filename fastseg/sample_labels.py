@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastseg.data.cases import Dataset, LabelScheme
 from fastseg.errors import UsageError
-from fastseg.evaluate import RECORD
+from fastseg.predictions import RECORD
 
 log = logging.getLogger("fastseg")
 _DESCRIBED = ("nnunet", "datalist")

@@ -80,18 +80,19 @@ def _case(
     advance: Callable, draw: bool,
 ) -> list[Path]:  # fmt: skip
     known = synthesis.load_known(case, net.modalities, recipe.data.rule)
-    written, done = [], 0
+    plans = synthesis.plans(net, net.modalities, known.available, hide)
+    written, text, part = [], case.id, 0.0
 
-    def on_slices(count: int) -> None:
-        nonlocal done
-        done += count
-        advance(0, f"{case.id}, slice {done}")
+    def on_slices(done: int, total: int) -> None:
+        nonlocal text, part
+        text, part = f"{case.id}, slice {done}/{total}", (number + done / total) / len(plans)
+        advance(0, text, part)
 
     def on_step(t: int, *_) -> None:
-        advance(0, f"{case.id}, slice {done}, step {t}")
+        advance(0, f"{text}, step {t}", part)
 
     net.on_step = on_step
-    for folder, available in synthesis.plans(net, net.modalities, known.available, hide):
+    for number, (folder, available) in enumerate(plans):  # noqa: B007 - on_slices reads it
         paths = [out / folder / f"{case.id}_{name}_{suffix}.nii.gz"
                  for name, there in zip(net.modalities, available, strict=True)
                  if not there]  # fmt: skip

@@ -21,6 +21,7 @@ from fastseg.data.cases import discover
 from fastseg.data.labels import BRATS, BRATS_2023, BRATS_2024, scheme_from_labels
 from fastseg.errors import DataError, UsageError
 from fastseg.network import load_network
+from fastseg.progress import progress
 from fastseg.sample import sample
 from fastseg.sample_labels import label_values
 from fastseg.train import train
@@ -145,8 +146,11 @@ def test_part_and_cases_choose(run, data, tmp_path):
     split = json.loads((run / "split.json").read_text())
     written = sample(run, data, tmp_path, part="test")
     assert [path.name for path in written] == [f"{case}_pred.nii.gz" for case in split["test"]]
-    with pytest.raises(UsageError, match="has no case Nobody"):
+    ids = ", ".join(f"Phantom0000{number}" for number in range(4))
+    with pytest.raises(UsageError, match=f"{data}: has no case Nobody; it has {ids}$"):
         sample(run, data, tmp_path, cases=["Nobody"])
+    with pytest.raises(UsageError, match="has no case phantom2; it has Phantom00002, "):
+        sample(run, data, tmp_path, cases=["phantom2"])
     with pytest.raises(UsageError, match="part: is 'dev'"):
         sample(run, data, tmp_path, part="dev")
 
@@ -184,6 +188,18 @@ def test_averaged_weights_are_preferred(run):
     assert all(torch.equal(t, shifted[name]) for name, t in net.state_dict().items())
     with pytest.raises(DataError, match="weights do not fit"):
         load_network(recipe, 3, BRATS, groups)
+
+
+def test_predictions_that_are_all_empty_are_one_warning(run, data, tmp_path, monkeypatch, caplog):
+    empty = lambda net, image, *_, **__: np.zeros(image.shape[1:], np.uint8)  # noqa: E731
+    monkeypatch.setattr(module, "predict_volume", empty)
+    sample(run, data, tmp_path / "a")
+    [record] = caplog.records
+    assert record.getMessage().startswith(f"{tmp_path / 'a'}: 4 of 4 predictions are empty")
+    spot = lambda net, image, *_, **__: (image[0] == image[0].max()).numpy().astype("u1")  # noqa: E731
+    monkeypatch.setattr(module, "predict_volume", spot)
+    sample(run, data, tmp_path / "b")
+    assert len(caplog.records) == 1
 
 
 NAMES_2023 = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "seg": "seg"}
@@ -329,8 +345,9 @@ def test_sampling_options_change_the_prediction_and_are_remembered(noisy_run, da
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("width=8", "width: is no sampling option of system fake; it has noise, sampler, steps"),
-        ("step=8", "did you mean steps"),
+        ("width=8", "option of system fake; it has device, noise, sampler, steps$"),
+        ("step=8", "it has steps, device, noise, sampler$"),
+        ("device=gpu", "device: is 'gpu', wanted one of auto, cpu, cuda"),
         ("steps=many", "steps: is 'many', wanted a whole number"),
         ("steps", "written name=value"),
     ],
@@ -342,16 +359,35 @@ def test_only_sampling_options_may_change(noisy_run, data, tmp_path, override, m
 
 
 def test_system_without_sampling_options_says_so(run, data, tmp_path):
-    with pytest.raises(UsageError, match=r"width: is no sampling option of system fno$"):
+    with pytest.raises(UsageError, match=r"width: .* option of system fno; it has device$"):
         sample(run, data, tmp_path, overrides=["width=8"])
 
 
-def test_windows_are_counted_while_a_case_is_predicted():
-    counts = []
-    image = torch.ones(1, 5, 40, 36)
-    predict_volume(Copycat(), image, (32, 32), 2, on_windows=counts.append)
-    assert sum(counts) == 5 * 4
-    assert max(counts) == 2
+@pytest.mark.parametrize(
+    ("shape", "patch"), [((5, 40, 36), (32, 32)), ((20, 70, 32), (16, 32, 32)), ((3, 9, 9), (9, 9))]
+)
+def test_windows_are_counted_while_a_case_is_predicted(shape, patch):
+    told, net = [], Copycat()
+    predict_volume(net, torch.ones(1, *shape), patch, 2, on_windows=lambda *a: told.append(a))
+    sizes = [window[0] for window in net.windows]
+    assert max(sizes) <= 2
+    assert told == [(sum(sizes[:i]), sum(sizes)) for i in range(len(sizes))]
+
+
+def test_time_left_follows_the_windows_of_a_case(monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with progress(1, "sample x") as advance:
+        for part in (0.0, 0.25, 0.5):
+            now += 15.0
+            advance(0, f"P1, window {part * 8:.0f}/8", part)
+        advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "sample x 0/1  P1, window 0/8",
+        "sample x 0/1, 1 min 30 s left  P1, window 2/8",
+        "sample x 0/1, 0 min 45 s left  P1, window 4/8",
+        "sample x 1/1, 0 min 0 s left  P1, window 4/8",
+    ]
 
 
 @pytest.mark.parametrize("kernels", ["warp", "cuda"])
