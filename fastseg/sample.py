@@ -90,18 +90,8 @@ def sample(
     if hide or by is not None:
         name = "hide" if hide else "by"
         raise UsageError(f"{name}: system {recipe.system} does not synthesise modalities")
-    return _segment(
-        recipe,
-        state,
-        groups,
-        record,
-        data,
-        out,
-        **common,
-        modalities=modalities,
-        labels=labels,
-        name=found.name,
-    )
+    names = {"modalities": modalities, "labels": labels, "name": found.name}
+    return _segment(recipe, state, groups, record, data, out, **common, **names)
 
 
 def _segment(
@@ -119,18 +109,19 @@ def _segment(
     scheme = LabelScheme.from_dict(state["scheme"])
     values = label_values(dataset, scheme, labels)
     former = record if as_before(dataset, scheme, values) else None
+    device = own_device(recipe.device, place)
     claim(out, record | {"labels": values}, suffix, former)
-    net = load_network(recipe, len(shown), scheme, groups)
-    net = net.to(own_device(recipe.device, place))
-    paths, empty = [out / f"{case.id}_{suffix}.nii.gz" for case in chosen], []
-    with use_kernels(kernels), progress(len(chosen), f"sample {name}") as advance:
-        for case, path in zip(chosen, paths, strict=True):
-            if not path.exists():
-                classes, variance, header = _predict_case(net, dataset, case, recipe, advance)
-                if variance is not None:
-                    nifti.write(out / f"{case.id}_uncertainty.nii.gz", variance, header)
-                empty.append(not classes.any())
-                nifti.write(path, scheme.to_values(classes, list(values.values())), header)
+    net = load_network(recipe, len(shown), scheme, groups).to(device)
+    paths = [out / f"{case.id}_{suffix}.nii.gz" for case in chosen]
+    left = [pair for pair in zip(chosen, paths, strict=True) if not pair[1].exists()]
+    done, empty = len(paths) - len(left), []
+    with use_kernels(kernels), progress(len(paths), f"sample {name}", done) as advance:
+        for case, path in left:
+            classes, variance, header = _predict_case(net, dataset, case, recipe, advance)
+            if variance is not None:
+                nifti.write(out / f"{case.id}_uncertainty.nii.gz", variance, header)
+            empty.append(not classes.any())
+            nifti.write(path, scheme.to_values(classes, list(values.values())), header)
             advance(text=case.id)
     if empty and all(empty):
         log.warning("%s: " + ALL_EMPTY, out, len(empty), len(empty))

@@ -56,12 +56,13 @@ def sample_cases(
     if by is not None:
         fit = cases_to_fit(by, dataset, state["split"]["train"])
         record["by"] = by
+    device = network.own_device(recipe.device, place)
     sample.claim(out, record, suffix)
     scheme = LabelScheme.from_dict(state["scheme"])
     net = network.load_network(recipe, len(modalities), scheme, groups, modalities)
     if by is not None:
         net = BASELINES[by].fitted(modalities, fit, recipe.data.rule).like(net)
-    net, written = net.to(network.own_device(recipe.device, place)), []
+    net, written = net.to(device), []
     with network.use_kernels(kernels), progress(len(chosen), "synthesise") as advance:
         for number, case in enumerate(chosen):
             draw = number < _PICTURED

@@ -233,6 +233,7 @@ def test_checkpoint_of_a_gpu_samples_on_a_cpu_when_told(capsys, data, tmp_path):
     code, _, err = run(capsys, *words)
     assert code == 2
     assert err.startswith("fastseg: device: is cuda, wanted device=auto or device=cpu: ")
+    assert not predictions.exists()
     assert run(capsys, *words, "device=cpu")[0] == 0
     assert len(list(predictions.glob("*_pred.nii.gz"))) == 1
 
