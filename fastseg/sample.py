@@ -82,8 +82,9 @@ def sample(
             raise UsageError("modalities: a system of synthesis takes what a case has; see hide")
         if labels is not None:
             raise UsageError("labels: a system of synthesis writes images")
-        if by is not None and overrides:
-            raise UsageError(f"by: {by} has no options such as {overrides[0]}")
+        options = [item for item in overrides if not item.startswith("device=")]
+        if by is not None and options:
+            raise UsageError(f"by: {by} has no options such as {options[0]}")
         from fastseg.sample_synthesis import sample_cases
 
         return sample_cases(recipe, state, groups, record, data, out, **common, hide=hide, by=by)
