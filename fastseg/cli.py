@@ -46,7 +46,7 @@ def doctor(given: argparse.Namespace) -> int:
 
 
 def check(given: argparse.Namespace) -> int:
-    from fastseg.data import notices
+    from fastseg import notices
     from fastseg.data.cases import check, discover, summarise
     from fastseg.data.intensity import CT_ADVICE
     from fastseg.progress import progress

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from fastseg import checkpoint, config, models, rundir, sharded, synthesis
+from fastseg import checkpoint, config, models, notices, rundir, sharded, synthesis
 from fastseg.config import Recipe
-from fastseg.data import cases, notices
+from fastseg.data import cases
 from fastseg.engine import scaler_of, set_up
 from fastseg.errors import DataError, UsageError
 from fastseg.feed import Feed, choose_labelled

@@ -41,7 +41,7 @@ class Dataset:
     """Cases of one data set, sorted by id, with its channel order and label scheme.
 
     `layout` is "brats2021", "brats2023", "nnunet" or "datalist". `unused` are the NIfTI files that
-    belong to no case, with the reasons (`notices.unused`).
+    belong to no case, with the reasons (`fastseg.notices.unused`).
     """
 
     root: Path
