@@ -61,7 +61,9 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
 
 def _sample_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "fastseg sample RUN --data DATA --out PREDICTIONS [options] [name=value ...]"
-    parser.epilog = "name=value: one of the system's sampling options, such as sampling_steps=20"
+    parser.epilog = (
+        "name=value: one of the system's sampling options, such as sampling_steps=20, or device=cpu"
+    )
     parser.add_argument("checkpoint", help="a run (its best checkpoint counts) or one checkpoint")
     parser.add_argument("--data", required=True, help="data set to predict")
     parser.add_argument("--out", required=True, help="folder for CASE_pred.nii.gz")

@@ -45,13 +45,10 @@ def build_network(
     """
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        try:
-            return models.build(
-                recipe.system, in_channels=channels, classes=len(scheme.classes),
-                regions=scheme.region_indices(), modalities=tuple(modalities), **recipe.model,
-            )  # fmt: skip
-        except ValueError as error:
-            raise UsageError(f"model: {error}") from error
+        return models.build(
+            recipe.system, in_channels=channels, classes=len(scheme.classes),
+            regions=scheme.region_indices(), modalities=tuple(modalities), **recipe.model,
+        )  # fmt: skip
 
 
 def pick_device(name: str) -> torch.device:

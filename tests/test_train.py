@@ -236,7 +236,7 @@ def test_second_run_in_the_same_folder_is_refused(data, tmp_path):
 
 
 def test_wrong_option_of_the_model_is_a_usage_error(data, tmp_path):
-    with pytest.raises(UsageError, match="model: branches"):
+    with pytest.raises(UsageError, match=r"^model: branches"):
         train(tiny("model.branches=many"), data, tmp_path)
 
 
