@@ -19,7 +19,7 @@ from fastseg.stop import Stopped
 from fastseg.train import train
 
 # labels follow buffers, theta moves after the step; three validation patients
-TINY = ("data.patch=32,32", "data.samples_per_case=4", "data.batch_size=2", "data.threads=1",
+TINY = ("data.patch=32,32", "data.samples_per_case=4", "data.batch_size=4", "data.threads=1",
         "model.width=4", "model.modes=4", "model.sampling_steps=2", "model.mode=ssl",
         "labelled_fraction=0.5", "ema=0.9", "precision=fp32", "log_every=1",
         "fractions=0.5,0.375,0.125", "epochs=2", "val_every=2", "loader=torch")  # fmt: skip
