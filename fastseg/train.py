@@ -94,16 +94,15 @@ def _plan(run: Run) -> str:
     """What is to be done, in a line."""
     recipe, division, steps = run.recipe, run.feed.division, run.at.batches_per_epoch
     batch, world, accumulate = recipe.data.batch_size, len(division), max(map(len, division))
-    divided = ""
+    divided, largest = "", max(map(max, division))
     if world > 1 or accumulate > 1:
-        largest = max(map(max, division))
         most = "" if batch == world * largest * accumulate else "at most "
-        divided = f" = {world} process{'es' * (world > 1)} x {most}{largest} samples"
-        divided += f" x {accumulate} accumulated"
+        divided = f" = {world} process{'es' * (world > 1)} x {most}{largest} sample"
+        divided += f"{'s' * (largest > 1)} x {accumulate} accumulated"
     return (
         f"training {recipe.name}: {len(run.split['train'])} cases, batch {batch}{divided}, "
-        f"{steps} steps an epoch, {steps * recipe.epochs} in all, {precision_of(run.fabric)}, "
-        f"{kernels_on(run.fabric.device.type, recipe.kernels)} kernels"
+        f"{steps} step{'s' * (steps > 1)} an epoch, {steps * recipe.epochs} in all, "
+        f"{precision_of(run.fabric)}, {kernels_on(run.fabric.device.type, recipe.kernels)} kernels"
     )
 
 
