@@ -38,8 +38,8 @@ def launch(recipe: Recipe) -> Any:
         **_precision(precision, device),
     )
     fabric.launch()
-    is_fp16 = fabric.all_gather(torch.tensor(precision == "fp16", device=fabric.device))
-    if is_fp16.any() and not is_fp16.all():
+    fp16 = torch.tensor(float(precision == "fp16"), device=fabric.device)
+    if 0 < fabric.all_reduce(fp16, reduce_op="mean") < 1:
         raise UsageError("precision: auto is fp16 on some of these GPUs only; wanted one by name")
     return fabric
 

@@ -521,6 +521,16 @@ def test_progress_and_rate_follow_the_position(data, tmp_path, fake):
     assert rates == [0.01 * (1 - epoch / 3) ** 0.9 for epoch in range(3) for _ in range(6)]
 
 
+def ranked(rank: int, world: int) -> SimpleNamespace:
+    """What a feed asks of Fabric."""
+    return SimpleNamespace(device="cpu", global_rank=rank, world_size=world)
+
+
+def feed_of(dataset, split, recipe, rank: int, world: int) -> list[dict]:
+    with closing(Feed(dataset, split, recipe, ranked(rank, world))) as feed:
+        return list(feed.epoch(1, 2, 6))
+
+
 def test_unlabelled_images_come_from_the_other_patients(data, tmp_path, monkeypatch, fake):
     recipe = fake(labelled_fraction=0.4, val_every=0)
     train(recipe, data, tmp_path)
@@ -535,9 +545,16 @@ def test_unlabelled_images_come_from_the_other_patients(data, tmp_path, monkeypa
     labelled_ids = {name for row in rows(tmp_path, "cases") for name in row["cases"]}
     assert not labelled_ids
     dataset = discover(data)
-    feed = Feed(dataset, split, recipe, SimpleNamespace(device="cpu", global_rank=0, world_size=1))
+    again, *shares = (
+        feed_of(dataset, split, recipe, rank, world)
+        for rank, world in ((0, 1), (0, 3), (1, 3), (2, 3))
+    )
+    for batch, *parts in zip(again, *shares, strict=True):
+        assert [len(part["unlabelled"]) for part in parts] == [2, 1, 1]
+        for name in ("image", "unlabelled"):
+            assert torch.equal(batch[name], torch.cat([part[name] for part in parts]))
+    feed = Feed(dataset, split, recipe, ranked(0, 1))
     with closing(feed):
-        again = list(feed.epoch(1, 2, 6))
         assert {name for batch in again for name in batch["case"]} == set(split["labelled"])
         ids = {name for batch in feed.unlabelled.epoch(0) for name in batch["case"]}
     assert ids == set(split["train"]) - set(split["labelled"])

@@ -57,7 +57,8 @@ class LoaderConfig:
     "zscore" is per volume over the brain, "slice_minmax" maps each axial slice to [0, 1],
     "percentile" each volume from two percentiles of its brain to `value_range`, "window" stored
     values from `window` to it. `cache` keeps decoded cases in memory ("ram") or in `cache_dir`
-    ("disk"). `max_bad` is the share of cases (at least one case) that may turn out bad.
+    ("disk"); without, each process decodes in every epoch all cases that it has a sample of.
+    `max_bad` is the share of cases (at least one case) that may turn out bad.
     """
 
     patch: tuple[int, ...]
@@ -148,8 +149,7 @@ class Loader:
     is {"image": float32 (B, C, *patch), "label": uint8 class indices (B, *patch), "case": list of
     ids, "seed": list of (seed, epoch, sample)}, on `device`; with `bezier_domains` "domain" too,
     each sample's place in them, int64 (B,). Batches are always full: the last one draws further
-    samples from the epoch's first cases. A rank decodes every case that it has a sample of; with a
-    `cache` only once.
+    samples from the epoch's first cases.
 
     `dataset` is a `cases.Dataset`; `backend` "auto" is DALI on a GPU where it is installed, torch
     elsewhere: on a CPU that is faster on volumes. A case that cannot be used is listed in
