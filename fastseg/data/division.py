@@ -13,8 +13,8 @@ def divide(batch_size: int, world: int = 1, micro_batch: int | None = None) -> l
     """
     if world > batch_size:
         raise UsageError(
-            f"data.batch_size is {batch_size}, the samples of a step of all {world} processes "
-            f"together; wanted {world} or more, or no more than {batch_size} processes"
+            f"data.batch_size is {batch_size}, for {world} processes together; wanted at least a "
+            "sample for each"
         )
     return [_even(n, math.ceil(n / (micro_batch or n))) for n in _even(batch_size, world)]
 
