@@ -66,9 +66,9 @@ def _seeded(seed: int, step: int, part: int, device: torch.device) -> torch.Gene
 
 
 def _means(logged: Parts) -> dict[str, float]:
-    sums: dict[str, list[float]] = {}
+    sums: dict[str, tuple[float, int]] = {}
     for size, parts in logged:
         for name, value in parts.items():
             total, samples = sums.get(name, (0.0, 0))
-            sums[name] = [total + size * float(value), samples + size]
+            sums[name] = total + size * float(value), samples + size
     return {name: total / samples for name, (total, samples) in sums.items()}

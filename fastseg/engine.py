@@ -25,12 +25,12 @@ def launch(recipe: Recipe) -> Any:
     """
     from lightning_fabric import Fabric
 
-    device = pick_device(recipe.device).type
-    precision = resolve_precision(recipe.precision, device, _least_capability(device))
-    # "highest" forbids TF32 in matrix products, "high" allows it
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     place = launched()
     local = place.per_node if place else recipe.devices
+    device = pick_device(recipe.device).type
+    precision = resolve_precision(recipe.precision, device, _least_capability(device, local))
+    # "highest" forbids TF32 in matrix products, "high" allows it
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     fabric = Fabric(
         accelerator=device,
         devices=local,
@@ -55,9 +55,9 @@ def resolve_precision(precision: str, device: str, capability: tuple[int, int]) 
     return "bf16" if capability >= (8, 0) else "fp16"
 
 
-def _least_capability(device: str) -> tuple[int, int]:
-    """Of this machine's GPUs, for its processes have one precision."""
-    count = torch.cuda.device_count() if device == "cuda" else 0
+def _least_capability(device: str, processes: int) -> tuple[int, int]:
+    """Of the GPUs that this machine's processes have, for they have one precision."""
+    count = min(torch.cuda.device_count(), processes) if device == "cuda" else 0
     return min((torch.cuda.get_device_capability(i) for i in range(count)), default=(0, 0))
 
 
