@@ -18,6 +18,7 @@ from typing import Any, Literal
 from fastseg.data.pipeline import LoaderConfig
 from fastseg.errors import UsageError, offered
 
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Kernels = Literal["auto", "reference", "matmul", "cpu", "cuda", "triton"]
 
 
@@ -41,7 +42,7 @@ class Recipe:
     epochs: int = 50  # passes over the training cases
     patience: int | None = None  # epochs without a better validation that end the run, null: none
     ema: float | None = None  # decay of the averaged weights, null for none
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # arithmetic of the network
+    precision: Precision = "fp32"  # arithmetic; auto: bf16, on GPUs below 8.0 fp16, on a CPU fp32
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU when there is one
     devices: int = 1  # processes on this machine; under torchrun its own number holds
     strategy: Literal["ddp", "fsdp"] = "ddp"  # each process has all weights, or a share of them

@@ -154,7 +154,7 @@ def _predict_case(
 
     net.on_step = on_step
     noise = case_generator(recipe.seed, case.id, image.device)
-    patch, batch_size = recipe.data.patch, recipe.data.batch_size
+    patch, batch_size = recipe.data.patch, recipe.data.at_once
     variance = None
     if hasattr(net, "predict_with_variance"):
         variance = np.zeros(arrays.image.shape[1:], np.float32)

@@ -101,7 +101,7 @@ def _case(
         if not all(path.exists() and path.name in noted for path in paths):
             noise = volume.case_generator(recipe.seed, f"{case.id} {folder}", torch.device("cpu"))
             filled = synthesis.synthesise_volume(
-                net, known, available, recipe.data.patch, recipe.data.batch_size, noise, on_slices
+                net, known, available, recipe.data.patch, recipe.data.at_once, noise, on_slices
             )
             synthesis.write_missing(net, case, known, available, filled, out / folder, suffix)
             if draw:
