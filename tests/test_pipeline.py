@@ -271,6 +271,15 @@ def test_ranks_share_each_batch(dataset, backend, world):
         assert torch.equal(whole["label"], torch.cat([part["label"] for part in parts]))
 
 
+def test_ranks_divide_the_work_of_decoding(tmp_path, decoded):
+    data = discover(write_cases(tmp_path, 16, shape=(6, 12, 12)))
+    config = LoaderConfig((8, 8), 16, 8, foreground_fraction=None)
+    for rank in range(4):
+        batches(data, config, rank=rank, world=4)
+    # each rank would decode all of them, were samples of a case anywhere in a batch
+    assert len(decoded) <= 2.2 * 16
+
+
 @pytest.mark.parametrize(
     ("given", "sizes"),
     [

@@ -57,7 +57,7 @@ class LoaderConfig:
     "zscore" is per volume over the brain, "slice_minmax" maps each axial slice to [0, 1],
     "percentile" each volume from two percentiles of its brain to `value_range`, "window" stored
     values from `window` to it. `cache` keeps decoded cases in memory ("ram") or in `cache_dir`
-    ("disk"); without, each process decodes in every epoch all cases that it has a sample of.
+    ("disk"); without, each process decodes in every epoch the cases that it has samples of.
     `max_bad` is the share of cases (at least one case) that may turn out bad.
     """
 
@@ -161,8 +161,10 @@ class Loader:
                  device: str | torch.device = "cpu", rank: int = 0, world: int = 1):  # fmt: skip
         _want(backend in BACKENDS, "backend", backend, ", ".join(BACKENDS))
         _want(_whole(world, 1) and 0 <= rank < world, "rank", (rank, world), "0 <= rank < world")
-        self.config, shares = config, [sum(parts) for parts in divide(config.batch_size, world)]
+        self.config, division = config, divide(config.batch_size, world, config.micro_batch)
+        shares = [sum(parts) for parts in division]
         self._share = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
+        self._divided = sum(map(len, division)) > 1
         self.device = torch.device(device)
         self.backend = _resolve(backend, self.device)
         self.modalities = tuple(dataset.modalities)
@@ -227,7 +229,7 @@ class Loader:
     def _cut_batches(self, epoch: int, start_batch: int) -> Iterator[list[Sample]]:
         size, every = self.config.batch_size, self._sample_order(epoch)
         firsts = range(start_batch * size, len(every), size)
-        wanted = [every[first : first + size][self._share] for first in firsts]
+        wanted = [self._arranged(every[first : first + size])[self._share] for first in firsts]
         places: dict[int, list[int]] = {}
         for number in chain.from_iterable(wanted):
             places.setdefault(number // self.config.samples_per_case, []).append(number)
@@ -247,6 +249,11 @@ class Loader:
             while not all(number in ready for number in batch):
                 ready.update(next(results))
             yield [ready.pop(number) for number in batch]
+
+    def _arranged(self, batch: list[int]) -> list[int]:
+        """The samples of a batch by case, where it is divided: so few ranks decode each case."""
+        per_case = self.config.samples_per_case
+        return sorted(batch, key=lambda n: n // per_case) if self._divided else batch
 
     def _window(self) -> int:
         # Enough cases that a batch mixes several; more would only hold more crops in memory.
