@@ -87,27 +87,25 @@ def gradient_bytes(recipe: Recipe) -> int:
 
 def measure(arguments: argparse.Namespace, recipe: Recipe) -> list[dict]:
     """Samples a second and milliseconds of every step that counts, by number of processes."""
-    size, batch, rows = arguments.size, recipe.data.batch_size, []
+    size, batch, rows = arguments.size, recipe.data.at_once, []  # of each process
     patch = ",".join([str(size)] * len(recipe.data.patch))
     with tempfile.TemporaryDirectory() as folder:
         side = (max(size, phantom.SIZE_LIMITS_VOXELS[0]),) * 3
         data = phantom.write(Path(folder) / "data", PATIENTS, size=side)
         for count in map(int, arguments.processes.split(",")):
-            # each of `count` processes has as many training patients as the others, rounded up
-            own = math.ceil(TRAINING_PATIENTS / count)
-            per_case = math.ceil(arguments.steps * batch / own)
-            settings = [f"data.patch={patch}", f"data.samples_per_case={per_case}"]
-            rates = run(arguments, settings, data, Path(folder) / str(count), count)
+            per_case = math.ceil(arguments.steps * count * batch / TRAINING_PATIENTS)
+            settings = [f"data.patch={patch}", f"data.samples_per_case={per_case}", *FIXED,
+                        *arguments.settings, f"data.batch_size={count * batch}"]  # fmt: skip
+            rates = run(arguments.recipe, settings, data, Path(folder) / str(count), count)
             steps = [1e3 * count * batch / rate for rate in rates]
             rows.append({"processes": count, "samples_per_s": rates, "step_ms": steps})
     return rows
 
 
-def run(arguments, settings: list[str], data: Path, out: Path, count: int) -> list[float]:
+def run(recipe: str, settings: list[str], data: Path, out: Path, count: int) -> list[float]:
     """Samples a second of each step of a run of `count` processes, all together."""
-    settings = [*settings, *FIXED, *arguments.settings]
     starter = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    words = ["-m", "fastseg", "train", arguments.recipe, "--data", str(data), "--out", str(out)]
+    words = ["-m", "fastseg", "train", recipe, "--data", str(data), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *starter, *words, *settings], env=environment,
                           capture_output=True, text=True)  # fmt: skip

@@ -17,9 +17,9 @@ from fastseg.data.layouts import canonical
 from fastseg.errors import DataError, UsageError
 from fastseg.evaluate import Report
 from fastseg.evaluate import evaluate as evaluate_one
+from fastseg.predictions import RECORD
 from fastseg.processes import company
 from fastseg.rundir import write_json
-from fastseg.sample import RECORD
 from fastseg.sample import sample as sample_one
 
 

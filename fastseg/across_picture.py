@@ -13,7 +13,8 @@ from fastseg.data.cases import Dataset
 from fastseg.data.layouts import canonical
 from fastseg.data.pipeline import load_case
 from fastseg.errors import DataError
-from fastseg.evaluate import Report, find_prediction, labelled, noted_region, read_classes
+from fastseg.evaluate import Report, read_classes
+from fastseg.predictions import find_prediction, labelled, noted_region
 
 log = logging.getLogger(__name__)
 SHOWN_PATIENTS = 4

@@ -2,12 +2,15 @@
 
 import argparse
 
+from fastseg import __version__
+
 
 def parser() -> argparse.ArgumentParser:
     """Of all verbs; what was parsed names its verb as `verb`."""
     whole = argparse.ArgumentParser(
         prog="fastseg", description="Fourier- and diffusion-based models on brain MRI."
     )
+    whole.add_argument("--version", action="version", version=f"fastseg {__version__}")
     verbs = whole.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, text: str, **options) -> argparse.ArgumentParser:
@@ -58,7 +61,9 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
 
 def _sample_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "fastseg sample RUN --data DATA --out PREDICTIONS [options] [name=value ...]"
-    parser.epilog = "name=value: one of the system's sampling options, such as sampling_steps=20"
+    parser.epilog = (
+        "name=value: one of the system's sampling options, such as sampling_steps=20, or device=cpu"
+    )
     parser.add_argument("checkpoint", help="a run (its best checkpoint counts) or one checkpoint")
     parser.add_argument("--data", required=True, help="data set to predict")
     parser.add_argument("--out", required=True, help="folder for CASE_pred.nii.gz")
@@ -77,6 +82,10 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
         "--by", choices=("mean", "regression"), help="synthesis: in place of the network what it"
         " has to beat: the mean of the given images, or a linear regression on them, voxel by"
         " voxel, fitted to the run's training cases in DATA"
+    )  # fmt: skip
+    parser.add_argument(
+        "--labels", type=_values, help="ET=3,…: values to write for classes, in place of those of"
+        " the data set or its layout"
     )  # fmt: skip
     parser.add_argument("--suffix", default="pred", help="CASE_<suffix>.nii.gz (%(default)s)")
     parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
@@ -149,6 +158,13 @@ class _TrainHelp(argparse.Action):
 
 def _ids(text: str) -> list[str]:
     return text.split(",")
+
+
+def _values(text: str) -> dict[str, int]:
+    pairs = [item.rpartition("=")[::2] for item in text.split(",")]
+    if not all(name and value.isdecimal() for name, value in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r}, wanted a class and a value: ET=3,ED=2")
+    return {name: int(value) for name, value in pairs}
 
 
 def _seeds(text: str) -> tuple[int, ...]:

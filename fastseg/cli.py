@@ -6,11 +6,16 @@ Exit codes: 0 fine, 1 failed, 2 usage, 3 bad data, 4 non-finite training, 143 st
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from fastseg import arguments
-from fastseg.errors import FastsegError, UsageError
+from fastseg.errors import DataError, FastsegError, FastsegWarning, UsageError
+from fastseg.flags import as_overrides
 
+log = logging.getLogger("fastseg")
 _OVERRIDABLE = ("train", "sample", "study")
 
 
@@ -21,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         given, rest = parser.parse_known_args(argv)
         given.rest = _check_rest(parser, given, rest)
-        return VERBS[given.verb](given) or 0
+        _check_paths(given)
+        with _plain_warnings():
+            return VERBS[given.verb](given) or 0
     except SystemExit as error:  # argparse's own way out: 0 after help, 2 after a usage error
         return error.code if isinstance(error.code, int) else 2
     except FastsegError as error:
@@ -39,6 +46,7 @@ def doctor(given: argparse.Namespace) -> int:
 
 
 def check(given: argparse.Namespace) -> int:
+    from fastseg import notices
     from fastseg.data.cases import check, discover, summarise
     from fastseg.data.intensity import CT_ADVICE
     from fastseg.progress import progress
@@ -48,6 +56,8 @@ def check(given: argparse.Namespace) -> int:
         problems = check(dataset, progress=lambda *_: advance())
     for problem in problems:
         print(f"{problem.path}: {problem.kind}: {problem.message}")
+    for line in notices.unused(dataset):
+        log.warning(line)
     print(f"{summarise(dataset)}: {len(problems)} problems")
     if "ct" in dataset.modalities:
         print(f"channel ct {CT_ADVICE}")
@@ -98,6 +108,7 @@ def train(given: argparse.Namespace) -> None:
 def sample(given: argparse.Namespace) -> None:
     from fastseg import across
     from fastseg.sample import sample
+    from fastseg.sample_labels import noted_values
 
     several = given.modalities is not None
     written = (across.sample if several else sample)(
@@ -112,8 +123,9 @@ def sample(given: argparse.Namespace) -> None:
         **({"modalities": given.modalities} if several else {}),
         hide=given.hide or (),
         by=given.by,
+        labels=given.labels,
     )
-    print(f"{len(written)} predictions in {given.out}")
+    print(f"{len(written)} predictions in {given.out}{noted_values(written)}")
 
 
 def evaluate(given: argparse.Namespace) -> None:
@@ -186,8 +198,46 @@ def _check_rest(parser, given: argparse.Namespace, rest: list[str]) -> list[str]
         given.verb in _OVERRIDABLE and all(not word.startswith("-") for word in rest)
     )
     if rest and not allowed:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        hint, words = "", rest
+        if given.verb in _OVERRIDABLE:
+            hint = as_overrides(given, rest)
+            words = [word for word in rest if word.startswith("-") or "=" not in word]
+        parser.error(f"unrecognized arguments: {' '.join(words)}{hint}")
     return rest
+
+
+def _check_paths(given: argparse.Namespace) -> None:
+    """Look at what is to be read before torch is imported, which takes seconds."""
+    predictions = getattr(given, "predictions", None)
+    if predictions is not None and not Path(predictions).is_dir():
+        raise UsageError(f"{predictions}: is not a folder of predictions")
+    for path in (getattr(given, name, None) for name in ("checkpoint", "split")):
+        if path is not None and not Path(path).exists():
+            raise DataError(f"{path}: no such file or folder")
+    for path in (getattr(given, name, None) for name in ("data", "truth")):
+        if path is not None and given.verb != "check":  # which does nothing else
+            from fastseg.data.cases import discover
+
+            discover(path)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Our own warnings are one line, and each is said once."""
+    show, said = warnings.showwarning, set()
+
+    def plainly(message, category, *rest, **options):
+        if not issubclass(category, FastsegWarning):
+            show(message, category, *rest, **options)
+        elif str(message) not in said:
+            said.add(str(message))
+            log.warning(message)
+
+    warnings.showwarning = plainly
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def _say(message: object, code: int) -> int:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastseg.data.pipeline import LoaderConfig
-from fastseg.errors import UsageError
+from fastseg.errors import UsageError, offered
 
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Kernels = Literal["auto", "reference", "matmul", "cpu", "cuda", "triton"]
 
 
@@ -41,7 +42,7 @@ class Recipe:
     epochs: int = 50  # passes over the training cases
     patience: int | None = None  # epochs without a better validation that end the run, null: none
     ema: float | None = None  # decay of the averaged weights, null for none
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # arithmetic of the network
+    precision: Precision = "fp32"  # arithmetic; auto: bf16, on GPUs below 8.0 fp16, on a CPU fp32
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU when there is one
     devices: int = 1  # processes on this machine; under torchrun its own number holds
     strategy: Literal["ddp", "fsdp"] = "ddp"  # each process has all weights, or a share of them
@@ -131,18 +132,21 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def override_sampling(recipe: Recipe, allowed: Set[str], overrides: Sequence[str]) -> Recipe:
-    """`recipe` with `name=value` changes of options of its model, those in `allowed`.
+    """`recipe` with `name=value` changes of options of its model, those in `allowed`, and of
+    `device`.
 
-    UsageError for any other name, with the nearest of them, and for a wrong type.
+    UsageError for any other name, with what there is, and for a wrong type.
     """
     types = {key: _type_of(value) for key, value in recipe.model.items() if key in allowed}
+    types["device"] = option_types(recipe)["device"]
     changes = {}
     for key, text in map(split_override, overrides):
         if key not in types:
-            near = did_you_mean(key, types) if types else ""
-            raise UsageError(f"{key}: is no sampling option of system {recipe.system}{near}")
+            there = offered(key, types)
+            raise UsageError(f"{key}: is no sampling option of system {recipe.system}{there}")
         changes[key] = _parse(key, types[key], text)
-    return dataclasses.replace(recipe, model=recipe.model | changes)
+    device = changes.pop("device", recipe.device)
+    return dataclasses.replace(recipe, model=recipe.model | changes, device=device)
 
 
 def split_override(item: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from fastseg import sharded
 from fastseg.config import Recipe
+from fastseg.errors import UsageError
 from fastseg.network import pick_device
 from fastseg.processes import launched
 
@@ -18,27 +19,51 @@ _PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
 
 
 def launch(recipe: Recipe) -> Any:
-    """A launched Lightning Fabric: one process, `devices` of them, or what torchrun or srun has."""
+    """A launched Lightning Fabric: one process, `devices` of them, or what torchrun or srun has.
+
+    UsageError where "auto" stands for one precision on one machine and for another on the next.
+    """
     from lightning_fabric import Fabric
 
-    # "highest" forbids TF32 in matrix products, "high" allows it
-    torch.set_float32_matmul_precision("high" if recipe.precision == "tf32" else "highest")
     place = launched()
     local = place.per_node if place else recipe.devices
     device = pick_device(recipe.device).type
+    precision = resolve_precision(recipe.precision, device, _least_capability(device, local))
+    # "highest" forbids TF32 in matrix products, "high" allows it
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     fabric = Fabric(
         accelerator=device,
         devices=local,
         num_nodes=place.world // local if place else 1,
-        **_precision(recipe, device),
+        **_precision(precision, device),
     )
     fabric.launch()
+    fp16 = torch.tensor(float(precision == "fp16"), device=fabric.device)
+    if 0 < fabric.all_reduce(fp16, reduce_op="mean") < 1:
+        raise UsageError("precision: auto is fp16 on some of these GPUs only; wanted one by name")
     return fabric
 
 
-def _precision(recipe: Recipe, device: str) -> dict[str, Any]:
-    if recipe.precision != "fp16":
-        return {"precision": _PRECISION[recipe.precision]}
+def resolve_precision(precision: str, device: str, capability: tuple[int, int]) -> str:
+    """What "auto" stands for on a device type and, for cuda, a compute capability; other names
+    stand for themselves. On a GPU bf16 from 8.0 on and fp16 below, which has no bf16; else fp32.
+    """
+    if precision != "auto":
+        return precision
+    if device != "cuda":
+        return "fp32"
+    return "bf16" if capability >= (8, 0) else "fp16"
+
+
+def _least_capability(device: str, processes: int) -> tuple[int, int]:
+    """Of the GPUs that this machine's processes have, for they have one precision."""
+    count = min(torch.cuda.device_count(), processes) if device == "cuda" else 0
+    return min((torch.cuda.get_device_capability(i) for i in range(count)), default=(0, 0))
+
+
+def _precision(precision: str, device: str) -> dict[str, Any]:
+    if precision != "fp16":
+        return {"precision": _PRECISION[precision]}
     from lightning_fabric.plugins import MixedPrecision
 
     # torch's 65536 overflows in the sums over voxels of every first step, which then is skipped;
@@ -72,6 +97,12 @@ def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
     common |= {"betas": recipe.betas, "amsgrad": recipe.amsgrad}
     return kind(module.parameters(), **common)
+
+
+def precision_of(fabric: Any) -> str:
+    """What it computes in, by the names of `Recipe.precision`."""
+    mixed = {"bf16-mixed": "bf16", "16-mixed": "fp16"}.get(fabric.strategy.precision.precision)
+    return mixed or ("tf32" if torch.get_float32_matmul_precision() == "high" else "fp32")
 
 
 def scaler_of(fabric: Any) -> Any:

@@ -1,12 +1,20 @@
 """Errors a user can cause. The command line prints them as one line and exits with `exit_code`."""
 
+import difflib
+from collections.abc import Collection
 from pathlib import Path
+
+_OFFERED = 6  # names
 
 
 class FastsegError(Exception):
     """Base of every error that has an explanation instead of a traceback."""
 
     exit_code = 1
+
+
+class FastsegWarning(UserWarning):
+    """What is done differs from what was asked; the command line says it in one line."""
 
 
 class UsageError(FastsegError, ValueError):
@@ -39,3 +47,11 @@ class NonFiniteError(FastsegError):
     """Training met too many non-finite steps in a row."""
 
     exit_code = 4
+
+
+def offered(word: str, known: Collection[str]) -> str:
+    """ "; it has …": the end of an error about `word`, what there is, the nearest first."""
+    near = difflib.get_close_matches(word, known, n=_OFFERED, cutoff=0.5)
+    names = [*near, *sorted(set(known) - set(near))]
+    more = f" and {len(names) - _OFFERED} more" if len(names) > _OFFERED else ""
+    return f"; it has {', '.join(names[:_OFFERED]) or 'none'}{more}"

@@ -6,24 +6,24 @@ torchrun --nproc-per-node 4 -m fastseg evaluate PREDICTIONS --data DATA --out SC
 
 import csv
 import io
-import json
+import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fastseg import metrics
-from fastseg.errors import DataError, UsageError
+from fastseg.errors import DataError
+from fastseg.predictions import ALL_EMPTY, plan
 from fastseg.processes import company
 from fastseg.rundir import write_json
 from fastseg.scoring import score_all
 
-SUFFIXES = ("_pred.nii.gz", "_seg.nii.gz", "_pred.nii", "_seg.nii", ".nii.gz", ".nii")
-RECORD = "sample.json"  # of what `fastseg sample` predicted
-MISSING_RULES = ("skip", "empty", "error")
+log = logging.getLogger("fastseg")
 AFFINE_TOLERANCE_MM = 1e-3
+_EMPTY = "empty"  # of a row while it is one of several processes'
 MANY_CLASSES = 5
 MEASURES = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95"}
 CONVENTIONS = {
@@ -123,11 +123,9 @@ def evaluate(
     Raises DataError, naming the file, for a prediction whose shape, affine or label values differ
     from the data set's, and when there is no prediction at all; UsageError for a bad argument.
     """
-    if missing not in MISSING_RULES:
-        raise UsageError(f"missing: got {missing!r}, want one of {', '.join(MISSING_RULES)}")
     with company() as processes:
         dataset, found, absent = processes.each(
-            lambda: _plan(Path(predictions), data, cases, missing, region)
+            lambda: plan(Path(predictions), data, cases, missing, region)
         )
 
         def score(item: tuple[str, Path | None]) -> dict:
@@ -137,6 +135,8 @@ def evaluate(
 
         work = {case_id: (case_id, path) for case_id, path in sorted(found.items())}
         rows = score_all(work, score, processes, threads, quiet)
+        if all([row.pop(_EMPTY) for row in rows]) and processes.place.rank == 0:
+            log.warning("%s: " + ALL_EMPTY, predictions, len(rows), len(rows))
         report = _summary(rows, absent, dataset.scheme)
         processes.first(lambda: _publish(report, missing, out, quiet))
     return report
@@ -187,70 +187,11 @@ def _print(report: Report, missing: str) -> None:
         print(f"\nno prediction for {len(report.missing)} labelled cases ({rule}): {names}")
 
 
-def _plan(folder: Path, data, wanted: Sequence[str] | None, missing: str, region: str | None):
-    """The data set, the predictions to score by case id, None for empty ones, and absent ids."""
-    dataset = labelled(data, noted_region(folder, region))
-    found, absent = _match(folder, dataset, wanted)
-    if absent and missing == "error":
-        raise DataError(f"{folder}: no prediction for {', '.join(absent)}")
-    if missing == "empty":
-        found.update(dict.fromkeys(absent))
-    return dataset, found, absent
-
-
-def labelled(data, region: str | None):
-    """The data set to score against, its classes merged to `region` if there is one."""
-    from fastseg.data import cases
-
-    if not isinstance(data, cases.Dataset):
-        return cases.discover(data, require_labels=True, region=region)
-    if region is None or data.scheme.merged:
-        return data
-    return replace(data, scheme=data.scheme.alone(region))
-
-
-def noted_region(folder: Path, region: str | None) -> str | None:
-    """The region that predictions are of: what was asked for, or what was noted beside them."""
-    path = folder / RECORD
-    try:
-        noted = json.loads(path.read_text()).get("region") if path.exists() else None
-    except (ValueError, AttributeError):
-        noted = None  # another program's file
-    if region and noted and region != noted:
-        raise UsageError(f"region: is {region}, but {folder} holds predictions of {noted}")
-    return region or noted
-
-
-def find_prediction(folder: Path, case_id: str) -> Path | None:
-    """The case's label map in a folder of predictions, under the first of `SUFFIXES` it has."""
-    candidates = (folder / f"{case_id}{suffix}" for suffix in SUFFIXES)
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _match(folder: Path, dataset, wanted) -> tuple[dict[str, Path | None], list[str]]:
-    """Prediction file by case id, and the ids that have none."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: is not a folder of predictions")
-    known = [case.id for case in dataset.cases if case.label is not None]
-    if unknown := set(wanted or ()) - set(known):
-        raise UsageError(f"cases: no labelled case {', '.join(sorted(unknown))} in {dataset.root}")
-    ids = known if wanted is None else list(wanted)
-    found = {}
-    for case_id in ids:
-        if path := find_prediction(folder, case_id):
-            found[case_id] = path
-    if not found:
-        raise DataError(
-            f"{folder}: no prediction for any of {len(ids)} labelled cases in {dataset.root}; "
-            f"want files such as {ids[0] if ids else 'CASE'}_pred.nii.gz"
-        )
-    return found, [case_id for case_id in ids if case_id not in found]
-
-
 def _score_files(prediction: Path | None, label: Path, scheme) -> dict:
     true, header = read_classes(label, scheme)
     if prediction is None:
-        return score_case(np.zeros_like(true), true, scheme, header.spacing_mm)
+        pred = np.zeros_like(true)
+        return score_case(pred, true, scheme, header.spacing_mm) | {_EMPTY: True}
     pred, pred_header = read_classes(prediction, scheme)
     if pred.shape != true.shape:
         raise DataError(
@@ -262,7 +203,7 @@ def _score_files(prediction: Path | None, label: Path, scheme) -> dict:
             f"{prediction}: affine differs from that of {label} by up to {difference:.4g}, "
             f"want at most {AFFINE_TOLERANCE_MM}"
         )
-    return score_case(pred, true, scheme, header.spacing_mm)
+    return score_case(pred, true, scheme, header.spacing_mm) | {_EMPTY: not pred.any()}
 
 
 def read_classes(path: Path, scheme) -> tuple[np.ndarray, object]:

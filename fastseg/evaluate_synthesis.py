@@ -16,7 +16,7 @@ import numpy as np
 from fastseg.data import nifti
 from fastseg.data.cases import Case, Dataset, discover
 from fastseg.data.decode import statistics
-from fastseg.errors import DataError, UsageError
+from fastseg.errors import DataError, UsageError, offered
 from fastseg.evaluate import AFFINE_TOLERANCE_MM, read_classes
 from fastseg.perceptual import Lpips
 from fastseg.processes import company
@@ -212,9 +212,11 @@ def _predicted(folder: Path, cases: Sequence[str] | None) -> list[tuple[Path, di
         found += [(place / name, row) for name, row in sorted(read_record(place).items())]
     if not found:
         raise UsageError(f"{folder}: has no CASE_{RECORD}; wanted what fastseg sample writes")
+    known = {row["case"] for _, row in found}
+    if unknown := sorted(set(cases or ()) - known):
+        there = offered(unknown[0], known)
+        raise UsageError(f"{folder}: nothing of case {', '.join(unknown[:5])}{there}")
     found = [(path, row) for path, row in found if cases is None or row["case"] in cases]
-    if unknown := set(cases or ()) - {row["case"] for _, row in found}:
-        raise UsageError(f"cases: nothing synthesised for {', '.join(sorted(unknown))}")
     return sorted(found, key=lambda item: (-len(item[1]["given"]), item[0]))
 
 

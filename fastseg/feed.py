@@ -9,6 +9,7 @@ import numpy as np
 
 from fastseg.config import Recipe
 from fastseg.data.cases import Dataset
+from fastseg.data.division import divide
 from fastseg.data.pipeline import Loader
 from fastseg.errors import UsageError
 
@@ -16,9 +17,10 @@ _LABELLED, _UNLABELLED = 1, 2  # second words of the seeds drawn here
 
 
 class Feed:
-    """Batches of one rank, a pure function of (seed, epoch, batch, step).
+    """One rank's shares of the batches, a pure function of (seed, epoch, batch, step).
 
-    They are `Loader`'s of the training cases. With `recipe.labelled_fraction` labels come from
+    They are `Loader`'s of the training cases; `division` has the sizes of the parts in which each
+    rank goes through its own. With `recipe.labelled_fraction` labels come from
     split["labelled"] only and a batch has "unlabelled" too, images of as many samples (B, C,
     *patch) of the other cases, whose labels are used for nothing, the choice of crops included; an
     epoch is then a pass over these, and the labelled cases are gone through again and again.
@@ -30,6 +32,9 @@ class Feed:
             return Loader(dataset, case_ids, data, backend=recipe.loader, device=fabric.device,
                           rank=fabric.global_rank, world=fabric.world_size)  # fmt: skip
 
+        data = recipe.data
+        self.division = divide(data.batch_size, fabric.world_size, data.micro_batch)
+        self.parts = self.division[fabric.global_rank]
         labelled = split.get("labelled", split["train"])
         self.labelled = loader(labelled)
         self.unlabelled = None
@@ -43,7 +48,7 @@ class Feed:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches this rank gives in an epoch; the same on every rank."""
+        """Batches in an epoch."""
         return (self.unlabelled or self.labelled).batches_per_epoch
 
     def epoch(self, epoch: int, batch: int, step: int) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastseg import backends, checkpoint, config, models, use_backend
 from fastseg.data.labels import LabelScheme
+from fastseg.device import warn_of_idle_gpu, why_no_gpu
 from fastseg.errors import UsageError
 from fastseg.heap import keep_freed_memory
 from fastseg.processes import Place
@@ -44,19 +45,23 @@ def build_network(
     """
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        try:
-            return models.build(
-                recipe.system, in_channels=channels, classes=len(scheme.classes),
-                regions=scheme.region_indices(), modalities=tuple(modalities), **recipe.model,
-            )  # fmt: skip
-        except ValueError as error:
-            raise UsageError(f"model: {error}") from error
+        return models.build(
+            recipe.system, in_channels=channels, classes=len(scheme.classes),
+            regions=scheme.region_indices(), modalities=tuple(modalities), **recipe.model,
+        )  # fmt: skip
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is the first GPU when there is one. Prepares memory management for the CPU."""
+    """ "auto" is the first GPU when there is one. Prepares memory management for the CPU.
+    UsageError for "cuda" where torch has none, with the reason.
+    """
+    reason = why_no_gpu() if name != "cpu" else None
+    if name == "cuda" and reason:
+        raise UsageError(f"device: is cuda, wanted device=auto or device=cpu: {reason}")
+    if reason:
+        warn_of_idle_gpu()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cpu" if reason else "cuda"
     if name == "cpu":
         keep_freed_memory()
     return torch.device(name)
@@ -69,6 +74,16 @@ def own_device(name: str, place: Place) -> torch.device:
         # under srun a task may see its own GPU alone
         return torch.device("cuda", place.local_rank % torch.cuda.device_count())
     return device
+
+
+def kernels_on(device_type: str, name: str) -> str:
+    """The backend that serves tensors of a device, where it has kernels worth it, by its name."""
+    from fastseg.ops import _backends
+
+    name = _backends.setting() if name == "auto" else name
+    if name != "auto":
+        return name
+    return _backends.select(_backends.SPECTRAL, name, device_type, torch.float32)
 
 
 def use_kernels(name: str) -> AbstractContextManager:

@@ -12,12 +12,13 @@ _LINE_EVERY_S = 10.0
 def progress(
     total: int, what: str, done: int = 0, quiet: bool = False
 ) -> Iterator[Callable[..., None]]:
-    """Yields `advance(n=1, text="")`. Off a terminal a line is printed at most every ten seconds.
+    """Yields `advance(n=1, text="", part=0.0)`; `part` of the unit after those is done too. Off a
+    terminal a line is printed at most every ten seconds.
 
     `done` units of `total` are finished already and do not count in the rate.
     """
     if quiet:
-        yield lambda n=1, text="": None
+        yield lambda n=1, text="", part=0.0: None
     elif sys.stderr.isatty():
         yield from _bar(total, what, done)
     else:
@@ -38,20 +39,32 @@ def _bar(total: int, what: str, done: int) -> Iterator[Callable[..., None]]:
     text_column = TextColumn("{task.fields[text]}")
     with Progress(*columns, Remaining(), text_column, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=total, completed=done, text="")
-        yield lambda n=1, text="": bar.update(task, advance=n, **({"text": text} if text else {}))
+
+        def advance(n: int = 1, text: str = "", part: float = 0.0) -> None:
+            nonlocal done
+            done += n
+            bar.update(task, completed=done + part, **({"text": text} if text else {}))
+
+        yield advance
 
 
 def _lines(total: int, what: str, done: int) -> Iterator[Callable[..., None]]:
     begun = shown = time.monotonic()
     first, latest = done, ""
 
-    def advance(n: int = 1, text: str = "") -> None:
+    def advance(n: int = 1, text: str = "", part: float = 0.0) -> None:
         nonlocal done, shown, latest
         done, latest, now = done + n, text or latest, time.monotonic()
         if now - shown >= _LINE_EVERY_S or (n and done == total):
             shown = now
-            left_s = (total - done) * (now - begun) / max(done - first, 1)
-            left = f"{left_s // 60:.0f} min {left_s % 60:.0f} s left"
-            print(f"{what} {done}/{total}, {left}  {latest}".rstrip(), file=sys.stderr, flush=True)
+            left = _left(now - begun, done + part - first, total - done - part)
+            print(f"{what} {done}/{total}{left}  {latest}".rstrip(), file=sys.stderr, flush=True)
 
     yield advance
+
+
+def _left(spent_s: float, done: float, rest: float) -> str:
+    if not done:
+        return ""
+    left_s = round(rest * spent_s / done)
+    return f", {left_s // 60} min {left_s % 60} s left"

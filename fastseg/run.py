@@ -9,20 +9,17 @@ from typing import Any
 
 from torch import nn
 
-from fastseg import checkpoint, config, models, rundir, sharded, synthesis
+from fastseg import checkpoint, config, models, notices, rundir, sharded, synthesis
 from fastseg.config import Recipe
 from fastseg.data import cases
-from fastseg.engine import scaler_of, set_up
+from fastseg.engine import precision_of, scaler_of, set_up
 from fastseg.errors import DataError, UsageError
 from fastseg.feed import Feed, choose_labelled
 from fastseg.network import build_network, input_channels
+from fastseg.resume import Saved
 
 log = logging.getLogger("fastseg")
-Saved = tuple[Path, dict[str, Any], dict[str, checkpoint.Tensors]]
-# keys that change how long or how a run computes, not what: a resumed run may differ in them
-_FREE = {"epochs", "patience", "device", "devices", "strategy", "loader", "kernels"}
-_FREE |= {"val_every", "val_cases", "save_every", "log_every", "max_skipped"}
-_FREE |= {"data.threads", "data.cache", "data.cache_dir", "data.max_bad"}
+RNG_RULE = "SeedSequence((seed, step, part))"  # part: a number among those of all processes
 
 
 @dataclass
@@ -79,33 +76,6 @@ class Run:
         return self.out / "metrics.jsonl"
 
 
-def find_saved(recipe: Recipe, out: Path, resume: bool, fabric: Any) -> Saved | None:
-    """The newest sound checkpoint of the run in `out`. UsageError when it is of another recipe."""
-    folder = out / "checkpoints"
-    paths = checkpoint.generations(folder)
-    if not paths:
-        return None
-    if not resume:
-        raise UsageError(f"{out}: holds a run already; resume it or choose another folder")
-    saved = checkpoint.load_newest(paths)
-    fabric.barrier()
-    if fabric.is_global_zero:
-        checkpoint.tidy(folder, damaged=paths[: paths.index(saved[0])])
-    # keys that came after the run began have their defaults
-    before = config.to_dict(config.from_dict(saved[1]["recipe"]))
-    if recipe.name in config.recipe_names():
-        before["model"] = config.load_recipe(recipe.name).model | before["model"]
-    old, new = config.flatten(before), config.flatten(config.to_dict(recipe))
-    old, new = config.from_json(old), config.from_json(new)
-    differing = [
-        key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in _FREE
-    ]
-    if differing:
-        listed = ", ".join(f"{key} ({old.get(key)} → {new.get(key)})" for key in differing)
-        raise UsageError(f"{out}: was trained with other settings: {listed}; choose another folder")
-    return saved
-
-
 def prepare(
     recipe: Recipe,
     data: str | Path,
@@ -120,6 +90,8 @@ def prepare(
     channels = input_channels(recipe, dataset.modalities)
     module = build_network(recipe, channels, dataset.scheme, dataset.modalities)
     _check_fit(module, recipe)
+    if fabric.is_global_zero:
+        notices.warn(dataset, parts["train"], recipe.data.patch)
     if models.task(recipe.system) == "synthesis" and not saved:
         synthesis.learn_scales(module, dataset, parts["train"], recipe.data.rule)
     ema = copy.deepcopy(module).requires_grad_(False) if recipe.ema is not None else None
@@ -173,12 +145,13 @@ def save(run: Run, kind: str = "last") -> Path:
             "split": run.split,
             "position": dataclasses.asdict(run.at),
             "rng": {
-                "rule": "SeedSequence((seed, step, rank))",
+                "rule": RNG_RULE,
                 "seed": run.recipe.seed,
                 "step": run.at.step,
             },
             "optimizer": rest,
             "scaler": scaler.state_dict() if scaler else None,
+            "precision": precision_of(run.fabric),
         }
         folder = run.out / "checkpoints"
         path = checkpoint.save(folder, groups, state, kind=kind, keep=2 if kind == "last" else 1)
@@ -241,10 +214,15 @@ def _restore(run: Run, saved: Saved) -> None:
     if scaler and state["scaler"]:
         scaler.load_state_dict(state["scaler"])
     now, run.at = run.at.batches_per_epoch, Position(**state["position"])
-    before = run.at.batches_per_epoch
+    before, begun = run.at.batches_per_epoch, state.get("precision")
     if now != before:
         log.warning("%d batches an epoch, %d before: the epoch begins again", now, before)
         run.at.batch, run.at.batches_per_epoch = 0, now
+    if now > before and state["rng"]["rule"] != RNG_RULE:
+        log.warning("data.batch_size=%d was that of each of several processes; now it is that of "
+                    "all of them together", run.recipe.data.batch_size)  # fmt: skip
+    if begun and begun != (precision := precision_of(run.fabric)):
+        log.warning("goes on in %s, it was in %s", precision, begun)
     log.warning("resuming %s after step %d", path, run.at.step)
 
 

@@ -4,11 +4,13 @@ fastseg sample RUN --data DATA --out PREDICTIONS
 fastseg sample RUN --data DATA --out PREDICTIONS --part test
 fastseg sample RUN --data DATA --out PREDICTIONS --modalities t1,t1ce,t2,flair    # across.py
 fastseg sample RUN/checkpoints/last-000012 --data DATA --out PREDICTIONS --cases A,B --suffix seg
+fastseg sample RUN --data DATA --out PREDICTIONS --labels ET=3    # not the data set's values
 fastseg sample RUN --data DATA --out PREDICTIONS sampler=dpm++ sampling_steps=20 ensemble=5
 """
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,16 @@ from fastseg import checkpoint, config, models
 from fastseg.data import nifti
 from fastseg.data.cases import Case, Dataset, LabelScheme, discover
 from fastseg.data.pipeline import load_case
-from fastseg.errors import UsageError
-from fastseg.evaluate import RECORD
+from fastseg.errors import UsageError, offered
 from fastseg.network import input_channels, load_network, own_device, use_kernels
+from fastseg.predictions import ALL_EMPTY, RECORD
 from fastseg.processes import Place, launched
 from fastseg.progress import progress
 from fastseg.rundir import write_json
+from fastseg.sample_labels import as_before, label_values
 from fastseg.volume import case_generator, predict_volume
+
+log = logging.getLogger("fastseg")
 
 
 def sample(
@@ -42,21 +47,23 @@ def sample(
     modalities: Sequence[str] | None = None,
     hide: Sequence[str] = (),
     by: str | None = None,
+    labels: Mapping[str, int] | None = None,
 ) -> list[Path]:
     """Write `out/CASE_<suffix>.nii.gz` for each case of `data`; returns the paths. A system with an
     ensemble writes CASE_uncertainty.nii.gz beside it, the members' variance in float32.
 
     Started by torchrun or srun, each process predicts its share of the cases.
 
-    Class indices become the data set's own label values, in the geometry of the case's images.
+    Class indices become label values, noted in `out/sample.json`, in the geometry of the case's
+    images: the data set's own (`fastseg.sample_labels.label_values`), or those of `labels`.
     `cases` picks by id, `part` by the checkpoint's split ("train", "val", "test"). Averaged weights
     are used when there are any. `overrides` are `name=value` changes of the system's sampling
-    options. `modalities` are shown in place of those trained on, as many. Finished cases are
-    skipped when a stopped call is repeated; the noise of a case depends on the run's seed and its
-    id alone. A system of synthesis writes missing modalities instead, can be made to `hide` some
-    (`fastseg.synthesis`), and to let them be written `by` what it has to beat, "mean" or
-    "regression" (`fastseg.synthesis_baselines`). UsageError for unknown cases or options, or a
-    folder that holds other predictions; DataError names a damaged file.
+    options and of the device. `modalities` are shown in place of those trained on, as many.
+    Finished cases are skipped when a stopped call is repeated; the noise of a case depends on the
+    run's seed and its id alone. A system of synthesis writes missing modalities instead, can be
+    made to `hide` some (`fastseg.synthesis`), and to let them be written `by` what it has to beat,
+    "mean" or "regression" (`fastseg.synthesis_baselines`). UsageError for unknown cases or options,
+    or a folder that holds other predictions; DataError names a damaged file.
     """
     out = Path(out)
     places = checkpoint.find(checkpoint_path)
@@ -73,23 +80,25 @@ def sample(
     if models.task(recipe.system) == "synthesis":
         if modalities is not None:
             raise UsageError("modalities: a system of synthesis takes what a case has; see hide")
-        if by is not None and overrides:
-            raise UsageError(f"by: {by} has no options such as {overrides[0]}")
+        if labels is not None:
+            raise UsageError("labels: a system of synthesis writes images")
+        options = [item for item in overrides if not item.startswith("device=")]
+        if by is not None and options:
+            raise UsageError(f"by: {by} has no options such as {options[0]}")
         from fastseg.sample_synthesis import sample_cases
 
         return sample_cases(recipe, state, groups, record, data, out, **common, hide=hide, by=by)
     if hide or by is not None:
         name = "hide" if hide else "by"
         raise UsageError(f"{name}: system {recipe.system} does not synthesise modalities")
-    return _segment(
-        recipe, state, groups, record, data, out, **common, modalities=modalities, name=found.name
-    )
+    names = {"modalities": modalities, "labels": labels, "name": found.name}
+    return _segment(recipe, state, groups, record, data, out, **common, **names)
 
 
 def _segment(
     recipe: config.Recipe, state: dict[str, Any], groups: dict, record: dict[str, Any],
     data: str | Path, out: Path, *, cases: Sequence[str] | None, part: str, kernels: str,
-    suffix: str, modalities: Sequence[str] | None, name: str,
+    suffix: str, modalities: Sequence[str] | None, labels: Mapping[str, int] | None, name: str,
 ) -> list[Path]:  # fmt: skip
     """Label maps of the process's share of the cases; `name` is the checkpoint's."""
     shown = _shown(recipe, tuple(state["modalities"]), modalities)
@@ -98,19 +107,25 @@ def _segment(
         record["modalities"] = dataset.modalities
     place = launched() or Place()
     chosen = choose_cases(dataset, state["split"], cases, part)[place.rank :: place.world]
-    scheme = _scheme(dataset, LabelScheme.from_dict(state["scheme"]))
-    claim(out, record, suffix)
-    net = load_network(recipe, len(shown), scheme, groups)
-    net = net.to(own_device(recipe.device, place))
+    scheme = LabelScheme.from_dict(state["scheme"])
+    values = label_values(dataset, scheme, labels)
+    former = record if as_before(dataset, scheme, values) else None
+    device = own_device(recipe.device, place)
+    claim(out, record | {"labels": values}, suffix, former)
+    net = load_network(recipe, len(shown), scheme, groups).to(device)
     paths = [out / f"{case.id}_{suffix}.nii.gz" for case in chosen]
-    with use_kernels(kernels), progress(len(chosen), f"sample {name}") as advance:
-        for case, path in zip(chosen, paths, strict=True):
-            if not path.exists():
-                classes, variance, header = _predict_case(net, dataset, case, recipe, advance)
-                if variance is not None:
-                    nifti.write(out / f"{case.id}_uncertainty.nii.gz", variance, header)
-                nifti.write(path, scheme.to_values(classes), header)
+    left = [pair for pair in zip(chosen, paths, strict=True) if not pair[1].exists()]
+    done, empty = len(paths) - len(left), []
+    with use_kernels(kernels), progress(len(paths), f"sample {name}", done) as advance:
+        for case, path in left:
+            classes, variance, header = _predict_case(net, dataset, case, recipe, advance)
+            if variance is not None:
+                nifti.write(out / f"{case.id}_uncertainty.nii.gz", variance, header)
+            empty.append(not classes.any())
+            nifti.write(path, scheme.to_values(classes, list(values.values())), header)
             advance(text=case.id)
+    if empty and all(empty):
+        log.warning("%s: " + ALL_EMPTY, out, len(empty), len(empty))
     return paths
 
 
@@ -127,19 +142,19 @@ def _predict_case(
 ) -> tuple[np.ndarray, np.ndarray | None, nifti.Header]:
     arrays = load_case(dataset, case, recipe.data.rule)
     image = torch.from_numpy(arrays.image).to(next(net.parameters()).device)
-    done = 0
+    text, part = case.id, 0.0
 
-    def on_windows(count: int) -> None:
-        nonlocal done
-        done += count
-        advance(0, f"{case.id}, window {done}")
+    def on_windows(done: int, total: int) -> None:
+        nonlocal text, part
+        text, part = f"{case.id}, window {done}/{total}", done / total
+        advance(0, text, part)
 
     def on_step(t: int, *_) -> None:
-        advance(0, f"{case.id}, window {done}, step {t}")
+        advance(0, f"{text}, step {t}", part)
 
     net.on_step = on_step
     noise = case_generator(recipe.seed, case.id, image.device)
-    patch, batch_size = recipe.data.patch, recipe.data.batch_size
+    patch, batch_size = recipe.data.patch, recipe.data.at_once
     variance = None
     if hasattr(net, "predict_with_variance"):
         variance = np.zeros(arrays.image.shape[1:], np.float32)
@@ -163,18 +178,6 @@ def _shown(
     return shown
 
 
-def _scheme(dataset: Dataset, trained: LabelScheme) -> LabelScheme:
-    """A labelled data set knows its own values (ET is 3 or 4); else the training data's hold."""
-    if all(case.label is None for case in dataset.cases):
-        return trained
-    if dataset.scheme.classes != trained.classes:
-        raise UsageError(
-            f"{dataset.root}: has classes {', '.join(dataset.scheme.classes)}, the network was "
-            f"trained on {', '.join(trained.classes)}"
-        )
-    return dataset.scheme
-
-
 def choose_cases(
     dataset: Dataset, split: dict[str, list[str]], ids: Sequence[str] | None, part: str
 ) -> list[Case]:
@@ -184,12 +187,17 @@ def choose_cases(
     wanted = list(ids) if ids is not None else list(known) if part == "all" else split[part]
     missing = [case_id for case_id in wanted if case_id not in known]
     if missing:
-        raise UsageError(f"{dataset.root}: has no case {', '.join(missing[:5])}")
+        there = offered(missing[0], known)
+        raise UsageError(f"{dataset.root}: has no case {', '.join(missing[:5])}{there}")
     return [known[case_id] for case_id in wanted]
 
 
-def claim(out: Path, record: dict[str, Any], suffix: str) -> None:
-    """Predictions already there are skipped, so they must be this checkpoint's of this data set."""
+def claim(
+    out: Path, record: dict[str, Any], suffix: str, former: dict[str, Any] | None = None
+) -> None:
+    """Predictions already there are skipped, so they must be this checkpoint's of this data set.
+    `former`: a record of the same in other words.
+    """
     out.mkdir(parents=True, exist_ok=True)
     path = out / RECORD
     # before the record is read: another process may write it, and then predictions, now
@@ -198,7 +206,8 @@ def claim(out: Path, record: dict[str, Any], suffix: str) -> None:
         known = config.from_json(json.loads(path.read_text())) if path.exists() else None
     except ValueError:
         known = {}
-    if known != record and (known is not None or some):
+    fits = known in (record, former) if known else known is None and not some
+    if not fits:
         raise UsageError(f"{out}: holds other predictions; choose another folder")
     if known != record:
         write_json(path, record)

@@ -56,12 +56,13 @@ def sample_cases(
     if by is not None:
         fit = cases_to_fit(by, dataset, state["split"]["train"])
         record["by"] = by
+    device = network.own_device(recipe.device, place)
     sample.claim(out, record, suffix)
     scheme = LabelScheme.from_dict(state["scheme"])
     net = network.load_network(recipe, len(modalities), scheme, groups, modalities)
     if by is not None:
         net = BASELINES[by].fitted(modalities, fit, recipe.data.rule).like(net)
-    net, written = net.to(network.own_device(recipe.device, place)), []
+    net, written = net.to(device), []
     with network.use_kernels(kernels), progress(len(chosen), "synthesise") as advance:
         for number, case in enumerate(chosen):
             draw = number < _PICTURED
@@ -80,18 +81,19 @@ def _case(
     advance: Callable, draw: bool,
 ) -> list[Path]:  # fmt: skip
     known = synthesis.load_known(case, net.modalities, recipe.data.rule)
-    written, done = [], 0
+    plans = synthesis.plans(net, net.modalities, known.available, hide)
+    written, text, part = [], case.id, 0.0
 
-    def on_slices(count: int) -> None:
-        nonlocal done
-        done += count
-        advance(0, f"{case.id}, slice {done}")
+    def on_slices(done: int, total: int) -> None:
+        nonlocal text, part
+        text, part = f"{case.id}, slice {done}/{total}", (number + done / total) / len(plans)
+        advance(0, text, part)
 
     def on_step(t: int, *_) -> None:
-        advance(0, f"{case.id}, slice {done}, step {t}")
+        advance(0, f"{text}, step {t}", part)
 
     net.on_step = on_step
-    for folder, available in synthesis.plans(net, net.modalities, known.available, hide):
+    for number, (folder, available) in enumerate(plans):  # noqa: B007 - on_slices reads it
         paths = [out / folder / f"{case.id}_{name}_{suffix}.nii.gz"
                  for name, there in zip(net.modalities, available, strict=True)
                  if not there]  # fmt: skip
@@ -99,7 +101,7 @@ def _case(
         if not all(path.exists() and path.name in noted for path in paths):
             noise = volume.case_generator(recipe.seed, f"{case.id} {folder}", torch.device("cpu"))
             filled = synthesis.synthesise_volume(
-                net, known, available, recipe.data.patch, recipe.data.batch_size, noise, on_slices
+                net, known, available, recipe.data.patch, recipe.data.at_once, noise, on_slices
             )
             synthesis.write_missing(net, case, known, available, filled, out / folder, suffix)
             if draw:

@@ -29,10 +29,21 @@ class Sharded(nn.Module):
 
     def __init__(self, system: nn.Module):
         super().__init__()
-        self.system = system
+        self.system, self._follows = system, True
+
+    @contextmanager
+    def in_step(self, first: bool, last: bool) -> Iterator[None]:
+        """While entered, a pass is the `first` or the `last` of a step, or one between: weights are
+        gathered and buffers made alike in the first, gradients summed and shared out in the last.
+        """
+        self._follows = first
+        self.set_requires_gradient_sync(last)
+        self.set_reshard_after_backward(last)
+        yield
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, Tensors]:
-        follow_first(self.system)
+        if self._follows:
+            follow_first(self.system)
         return self.system.training_loss(batch, generator)
 
     def training_loss(

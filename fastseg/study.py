@@ -24,7 +24,7 @@ from fastseg.config import Recipe, load_recipe
 from fastseg.data import cases
 from fastseg.errors import UsageError
 from fastseg.evaluate import evaluate
-from fastseg.network import build_network, input_channels
+from fastseg.network import build_network, input_channels, pick_device
 from fastseg.processes import Place, launched
 from fastseg.sample import sample
 from fastseg.studies import STUDIES, Arm, Study
@@ -61,6 +61,7 @@ def study(
         synthesis_study.segmenter(overrides)
     _refuse_several_processes(recipes.values())
     first = next(iter(recipes.values()))
+    pick_device(first.device)  # before hours of other work
     with rundir.locked(out):
         dataset = _dataset(first, data)
         _check_arms(plan, recipes.values(), dataset)

@@ -120,10 +120,11 @@ def synthesise_volume(
     patch: Sequence[int],
     batch_size: int,
     generator: torch.Generator,
-    on_slices: Callable[[int], None] | None = None,
+    on_slices: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """known.image with the modalities not in `available` (M,) bool synthesised, float32
-    (M, D, H, W) in −1 … 1. `on_slices` is told the size of each batch before it is sampled.
+    (M, D, H, W) in −1 … 1. `on_slices` is told before each batch how many slices of how many are
+    done.
     """
     filled = known.image.copy()
     z, y, x = _box(known.brain)
@@ -132,7 +133,7 @@ def synthesise_volume(
     for start in range(0, len(slices), batch_size):
         batch = slices[start : start + batch_size].to(device)
         if on_slices is not None:
-            on_slices(len(batch))
+            on_slices(start, len(slices))
         given = mask.to(device).expand(len(batch), -1)
         found = _on_canvas(net, batch, given, patch, generator).cpu().movedim(0, 1).numpy()
         at = slice(z.start + start, z.start + start + len(batch))

@@ -141,7 +141,7 @@ def _degraded_case(
     found, truth = [], (known.image.clip(-1, 1) + 1) / 2
     for mask in [mask for mask in net.masks().numpy() if mask.sum() == len(mask) - 1]:
         noise = volume.case_generator(recipe.seed, case.id, torch.device("cpu"))
-        options = recipe.data.patch, recipe.data.batch_size, noise
+        options = recipe.data.patch, recipe.data.at_once, noise
         filled = synthesis.synthesise_volume(net, worse, mask, *options)
         place = int(np.flatnonzero(~mask)[0])
         made = (filled[place].clip(-1, 1) + 1) / 2
@@ -220,7 +220,7 @@ def _dice(
         for name in replaced.keys() - made.keys():
             arrays.image[dataset.modalities.index(name)] = rule.background
         image = torch.from_numpy(arrays.image).to(next(net.parameters()).device)
-        options = recipe.data.patch, recipe.data.batch_size
+        options = recipe.data.patch, recipe.data.at_once
         classes = volume.predict_volume(net, image, *options, background=rule.background)
         found.append(region_dice(dataset.scheme, classes, arrays.label))
     return float(np.mean(found))

@@ -14,18 +14,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from fastseg import models, report, rundir, sharded
+from fastseg.accumulate import backward
 from fastseg.config import Recipe
-from fastseg.engine import launch
+from fastseg.engine import launch, precision_of, scaler_of
 from fastseg.errors import FastsegError, NonFiniteError
-from fastseg.network import use_kernels
+from fastseg.network import kernels_on, use_kernels
 from fastseg.processes import lost_another
 from fastseg.progress import progress
-from fastseg.run import Position, Run, find_saved, prepare, save
+from fastseg.resume import as_begun, find_saved
+from fastseg.run import Position, Run, prepare, save
 from fastseg.stop import Stopped, StopSignal
 from fastseg.validate import validate
 
@@ -47,11 +48,13 @@ def train(
     False (then UsageError). `split` names a saved split to use instead of a new one.
     UsageError when the recipe differs from the run's or another process trains there; DataError;
     NonFiniteError after recipe.max_skipped bad steps in a row; Stopped after a signal;
-    FastsegError when another process of the run has ended.
+    FastsegError when another process of the run has ended. A run goes on with whatever number of
+    processes and `data.micro_batch`: its batches are the same.
     """
     out = Path(out)
     with ExitStack() as stack:
         stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        recipe = as_begun(recipe, out)
         fabric = launch(recipe)
         if fabric.is_global_zero:
             stack.enter_context(rundir.locked(out))
@@ -65,6 +68,8 @@ def train(
             return saved[0]
         run = prepare(recipe, data, out, fabric, split, saved)
         stack.callback(run.feed.close)
+        if fabric.is_global_zero:
+            log.warning("%s", _plan(run))
         try:
             return _loop(run, stop)
         except RuntimeError as error:
@@ -85,6 +90,22 @@ def lr_at(recipe: Recipe, step: int, steps: int) -> float:
     return recipe.lr_min + (recipe.lr - recipe.lr_min) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
+def _plan(run: Run) -> str:
+    """What is to be done, in a line."""
+    recipe, division, steps = run.recipe, run.feed.division, run.at.batches_per_epoch
+    batch, world, accumulate = recipe.data.batch_size, len(division), max(map(len, division))
+    divided, largest = "", max(map(max, division))
+    if world > 1 or accumulate > 1:
+        most = "" if batch == world * largest * accumulate else "at most "
+        divided = f" = {world} process{'es' * (world > 1)} x {most}{largest} sample"
+        divided += f"{'s' * (largest > 1)} x {accumulate} accumulated"
+    return (
+        f"training {recipe.name}: {len(run.split['train'])} cases, batch {batch}{divided}, "
+        f"{steps} step{'s' * (steps > 1)} an epoch, {steps * recipe.epochs} in all, "
+        f"{precision_of(run.fabric)}, {kernels_on(run.fabric.device.type, recipe.kernels)} kernels"
+    )
+
+
 def _loop(run: Run, stop: StopSignal) -> Path:
     recipe, at = run.recipe, run.at
     steps, start_s = recipe.epochs * at.batches_per_epoch, time.monotonic() - at.time_s
@@ -102,10 +123,10 @@ def _loop(run: Run, stop: StopSignal) -> Path:
                 done = at.epoch * at.batches_per_epoch + at.batch
                 batch["progress"] = done / steps
                 row = _step(run, batch, lr_at(recipe, done, steps))
-                at.time_s, seen = time.monotonic() - start_s, seen + len(batch["case"])
+                at.time_s, seen = time.monotonic() - start_s, seen + recipe.data.batch_size
                 advance(1)
                 if row:
-                    rate = seen * run.fabric.world_size / (time.monotonic() - mark)
+                    rate = seen / (time.monotonic() - mark)
                     row |= {"samples_per_s": round(rate, 2), "time_s": round(at.time_s, 3)}
                     _log(run, row)
                     advance(0, f"loss {row.get('loss', math.nan):.4f}  {rate:.1f} samples/s")
@@ -123,21 +144,18 @@ def _step(run: Run, batch: dict[str, Any], lr: float) -> dict[str, Any] | None:
     for group in optimizer.param_groups:
         group["lr"] = lr
     buffers = [(b, b.clone()) for b in run.module.buffers() if b.is_floating_point()]
-    # with one process Fabric calls a marked method as it is, in full precision
-    with run.fabric.autocast():
-        loss, parts = run.net.training_loss(batch, _seeded(recipe.seed, at.step, run.fabric))
-    run.fabric.backward(loss)
+    loss, parts = backward(run, batch)
     limit = math.inf if recipe.grad_clip is None else recipe.grad_clip
     norm = run.fabric.clip_gradients(run.net, optimizer, max_norm=limit, error_if_nonfinite=False)
     # the mean over processes is non-finite for all when it is for one: they skip together
-    loss = run.fabric.all_reduce(loss.detach().float(), reduce_op="mean")
+    loss = run.fabric.all_reduce(loss, reduce_op="mean")
     value, length = torch.stack([loss, sharded.full(norm.detach()).float()]).tolist()
     finite = math.isfinite(value) and math.isfinite(length)
     if not finite:
         optimizer.zero_grad()
         for buffer, before in buffers:
             buffer.copy_(before)
-    if finite or recipe.precision == "fp16":  # the loss scaler must see overflows to shrink
+    if finite or scaler_of(run.fabric):  # the loss scaler must see overflows to shrink
         optimizer.step()
     optimizer.zero_grad()
     if finite and hasattr(run.module, "after_step"):
@@ -152,14 +170,7 @@ def _step(run: Run, batch: dict[str, Any], lr: float) -> dict[str, Any] | None:
         return row | {"skipped": reason, "cases": list(batch["case"]), "samples": samples}
     if at.step % recipe.log_every:
         return None
-    return row | {"loss": value, **{name: float(part) for name, part in parts.items()}, "lr": lr}
-
-
-def _seeded(seed: int, step: int, fabric: Any) -> torch.Generator:
-    """This step's generator; dropout draws from torch's own, which so follows the step too."""
-    key = np.random.SeedSequence((seed, step, fabric.global_rank)).generate_state(1, np.uint64)[0]
-    torch.manual_seed(int(key >> np.uint64(1)))
-    return torch.Generator(fabric.device).manual_seed(int(key >> np.uint64(1)))
+    return row | {"loss": value, **parts(), "lr": lr}
 
 
 @torch.no_grad()

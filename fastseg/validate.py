@@ -59,7 +59,7 @@ def _segment(run: Run, net: nn.Module, case_id: str, number: int, draw: bool) ->
     for shown in image.split(input_channels(run.recipe, run.dataset.modalities)):
         with run.fabric.autocast():
             classes = predict_volume(
-                net, shown, data.patch, data.batch_size, noise, background=data.rule.background
+                net, shown, data.patch, data.at_once, noise, background=data.rule.background
             )
         found.append(region_dice(run.dataset.scheme, classes, case.label))
     if draw:
@@ -73,7 +73,7 @@ def _synthesise(run: Run, net: nn.Module, case_id: str, number: int, draw: bool)
     noise = case_generator(run.recipe.seed, case_id, run.fabric.device)
     with run.fabric.autocast():
         score, shown = synthesis.validation_score(
-            net, known, data.patch, data.batch_size, noise, number
+            net, known, data.patch, data.at_once, noise, number
         )
     if draw:
         _draw_synthesis(run, case_id, known, shown)

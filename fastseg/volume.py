@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ def predict_volume(
     patch: Sequence[int],
     batch_size: int,
     generator: torch.Generator | None = None,
-    on_windows: Callable[[int], None] | None = None,
+    on_windows: Callable[[int, int], None] | None = None,
     variance: np.ndarray | None = None,
     background: float = 0.0,
 ) -> np.ndarray:
@@ -28,13 +29,16 @@ def predict_volume(
     trained on slices gets its slices in batches, whole where the training patch holds them, else in
     windows of that size; a volume network gets windows of its patch. Overlapping windows are
     blended with Gaussian weights. `generator` is what a sampling network draws from; `on_windows`
-    is told the number of windows of each batch before it is predicted; `variance`, float32
+    is told before each batch how many windows of how many are done; `variance`, float32
     (D, H, W), receives what the network's `predict_with_variance` gives with the probabilities.
     """
+    done = 0
 
     def predict(windows: Tensor) -> Tensor:
+        nonlocal done
         if on_windows is not None:
-            on_windows(len(windows))
+            on_windows(done, total)
+        done += len(windows)
         if variance is None:
             return net.predict(windows, generator)
         return torch.cat(net.predict_with_variance(windows, generator), 1)
@@ -48,6 +52,7 @@ def predict_volume(
     box = _filled_box(image, background)
     windows = functools.partial(_windows, predict, patch, batch_size, background)
     brain = image[(slice(None), *box)]
+    total = math.prod(map(_window_count, brain.shape[1:], (1, *patch)[-3:]))
     if not brain.numel():
         return classes
     if len(patch) == 3:
@@ -79,6 +84,11 @@ def _filled_box(image: Tensor, background: float) -> tuple[slice, ...]:
         places = filled.any(others).nonzero()[:, 0].tolist() or [0, -1]
         box.append(slice(places[0], places[-1] + 1))
     return tuple(box)
+
+
+def _window_count(size: int, window: int) -> int:
+    """Of `_windows` along one axis."""
+    return -(-max(0, size - window) // max(1, int(window * (1 - _OVERLAP)))) + 1
 
 
 def _windows(

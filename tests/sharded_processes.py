@@ -19,7 +19,7 @@ from fastseg.stop import Stopped
 from fastseg.train import train
 
 # labels follow buffers, theta moves after the step; three validation patients
-TINY = ("data.patch=32,32", "data.samples_per_case=4", "data.batch_size=2", "data.threads=1",
+TINY = ("data.patch=32,32", "data.samples_per_case=4", "data.batch_size=4", "data.threads=1",
         "model.width=4", "model.modes=4", "model.sampling_steps=2", "model.mode=ssl",
         "labelled_fraction=0.5", "ema=0.9", "precision=fp32", "log_every=1",
         "fractions=0.5,0.375,0.125", "epochs=2", "val_every=2", "loader=torch")  # fmt: skip
@@ -30,10 +30,35 @@ OWN = {
     "mixed": ("grad_clip=null", "optimizer=adam", "nesterov=false", "amsgrad=true"),
 }
 STOP = 1
+# noise, dropout and averaged weights; three samples of a step do not fall into two equal shares
+DIVIDED = ("data.patch=32,32", "data.samples_per_case=4", "data.batch_size=3", "data.micro_batch=1",
+           "data.threads=1", "model.width=8", "model.multipliers=1,2", "model.attention_levels=1",
+           "model.blocks=1", "model.timesteps=50", "model.dropout=0.2", "precision=fp32",
+           "epochs=1", "ema=0.9", "optimizer=sgd", "lr=0.02", "grad_clip=0.3", "log_every=1",
+           "fractions=0.5,0.375,0.125", "val_every=0", "loader=torch")  # fmt: skip
 
 
 def recipe(name: str, *more: str):
     return load_recipe("fno_diffusion", [*TINY, *OWN[name], *more])
+
+
+def divided(*more: str):
+    return load_recipe("fgc2f_udiff", [*DIVIDED, *more])
+
+
+def watched(made, data: Path, out: Path) -> None:
+    """Trains, and notes the samples in this process's share of every step."""
+    step, seen = module._step, []
+
+    def stepping(run, batch, lr):
+        seen.append([[int(number) for number in seed] for seed in batch["seed"]])
+        rank = run.fabric.global_rank
+        (out / f"seen-{rank}.json").write_text(json.dumps(seen))
+        return step(run, batch, lr)
+
+    module._step = stepping
+    train(made, data, out)
+    module._step = step
 
 
 def undrawn() -> None:
@@ -103,6 +128,8 @@ def main(data: Path, out: Path) -> None:
     for name in OWN:
         train_stopped(recipe(name), data, out / f"{name}-whole")
     train_stopped(recipe("fsdp", "strategy=fsdp"), data, out / "fsdp")
+    for strategy in ("ddp", "fsdp"):
+        watched(divided(f"strategy={strategy}"), data, out / f"divided-{strategy}")
     held: dict = {}
     prepare = module.prepare
 

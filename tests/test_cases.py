@@ -10,6 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from fastseg import notices
+from fastseg.cli import main
 from fastseg.data import cases, nifti
 from fastseg.data.labels import BRATS, BRATS_2023, BRATS_2024, LabelScheme, scheme_from_labels
 from fastseg.errors import DataError, UsageError
@@ -138,6 +140,78 @@ def test_brats_names_in_any_case_and_foreign_files(tmp_path):
     assert dataset.cases[0].label.name == "P1_SEG.nii.gz"
 
 
+def test_ixi_has_proton_density_and_names_what_is_not_taken(tmp_path, capsys, caplog):
+    for number in range(1, 6):
+        for kind in ("T1", "T2", "PD", "DTI-00", "DTI-01", "T1_bias"):
+            volume(tmp_path / f"IXI{number:03d}-Guys-0828-{kind}.nii.gz")
+    dataset = cases.discover(tmp_path)
+    assert dataset.modalities == ("t1", "t2", "pd")
+    assert dataset.cases[0].images["pd"].name == "IXI001-Guys-0828-PD.nii.gz"
+    assert main(["check", str(tmp_path)]) == 0
+    assert "5 cases of 5 patients, 0 labelled (brats2021; t1, t2, pd;" in capsys.readouterr().out
+    assert (
+        f"{tmp_path}: 10 NIfTI files are not taken (one of a series of volumes, or several"
+        " in one): IXI001-Guys-0828-DTI-00.nii.gz, IXI001-Guys-0828-DTI-01.nii.gz, "
+        "IXI002-Guys-0828-DTI-00.nii.gz and 7 more\n"
+    ) in caplog.text
+    assert "5 NIfTI files are not taken (no known modality at the end of the name)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "modalities", "unused"),
+    [
+        # the folders that BIDS has, with a series of functional and one of diffusion images
+        (
+            ["anat/s_T1w", "anat/s_FLAIR", "anat/s_T2starw", "dwi/s_dwi", "func/s_task-a_bold"],
+            "t1 flair t2star dwi",
+            ["func/s_task-a_bold"],
+        ),
+        (["anat/s_T1w", "dwi/s_dwi", "dwi/s_dwi.bval"], "t1", ["dwi/s_dwi"]),
+        (["T1/s-T1", "PD/s-PDW", "MRA/s-MRA"], "t1 pd mra", []),
+        (["s/s_T1c", "s/s_ADC", "s/s_DTI_eddy_FA", "s/s_brain_segmentation", "s/s_T2_FLAIR"],
+         "t1ce flair adc", ["s/s_DTI_eddy_FA", "s/s_brain_segmentation"]),
+        (["s/s_ct", "s/s_pet"], "ct pet", []),
+    ],
+    ids=["bids", "series", "folder-each", "maps", "no-mri"],
+)  # fmt: skip
+def test_other_folders(tmp_path, names, modalities, unused):
+    for name in names:
+        path = tmp_path / f"{name}.nii.gz"
+        volume(path) if not name.endswith("bval") else (tmp_path / name).write_text("0 1000")
+    dataset = cases.discover(tmp_path)
+    assert [case.id for case in dataset.cases] == ["s"]
+    assert dataset.modalities == tuple(modalities.split())
+    assert all(path.exists() for path in dataset.cases[0].images.values())
+    assert [path.relative_to(tmp_path).as_posix()[:-7] for path, _ in dataset.unused] == unused
+
+
+@pytest.mark.parametrize("described", ["nnunet", "datalist"])
+def test_files_that_a_description_leaves_out_are_named(tmp_path, described):
+    stray = "imagesTr/b_T1.nii.gz"
+    volume(tmp_path / stray)
+    if described == "nnunet":
+        nnunet(tmp_path)
+    else:
+        volume(tmp_path / "imagesTr/a.nii.gz")
+        write_json(tmp_path / "folds.json", {"training": ["imagesTr/a.nii.gz"]})
+    [line] = notices.unused(cases.discover(tmp_path))
+    name = "dataset.json" if described == "nnunet" else "folds.json"
+    assert line.endswith(f"1 NIfTI file is not taken ({name} does not lead to it): {stray}")
+
+
+def test_patch_larger_than_volumes_names_the_sizes(tmp_path):
+    for name, shape in (("P1", SHAPE), ("P2", (4, 9, 9)), ("P3", (9, 9, 9))):
+        for kind in ("t1", "t2"):
+            volume(tmp_path / name / f"{name}_{kind}.nii.gz", np.ones(shape, np.int16))
+    dataset = cases.discover(tmp_path)
+    ids = [case.id for case in dataset.cases]
+    assert list(notices.too_small(dataset, ids, (5, 6))) == []
+    [line] = notices.too_small(dataset, ids, (8, 8, 8))
+    assert line.startswith("data.patch: 8x8x8 is larger than 2 of 3 training volumes (z, y, x: "
+                           "4x5x6 the smallest)")  # fmt: skip
+    assert list(notices.too_small(dataset, ["P3"], (8, 8, 8))) == []
+
+
 def test_oddly_named_label_belongs_to_the_case_beside_it(tmp_path):
     folder = brats_case(tmp_path, "BraTS20_Training_355", values=None, end=".nii")
     label(folder / "W39_1998.09.19_Segm.nii")
@@ -176,7 +250,10 @@ def test_require_labels(tmp_path):
     brats_case(tmp_path, "P1")
     brats_case(tmp_path, "P2", values=None)
     assert len(cases.discover(tmp_path).cases) == 2
-    assert [case.id for case in cases.discover(tmp_path, require_labels=True).cases] == ["P1"]
+    dataset = cases.discover(tmp_path, require_labels=True)
+    assert [case.id for case in dataset.cases] == ["P1"]
+    [line] = notices.unused(dataset)
+    assert "4 NIfTI files are not taken (its case has no label): P2/P2_flair.nii.gz" in line
     (tmp_path / "P1" / "P1_seg.nii.gz").unlink()
     with pytest.raises(DataError, match="none of its 2 cases has a label"):
         cases.discover(tmp_path, require_labels=True)

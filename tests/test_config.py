@@ -146,7 +146,7 @@ def test_override_changes_that_value_and_no_other(override, key, value):
         ("data.flip=2", "data.flip: is '2', wanted true or false"),
         ("data.patch=a,b", "data.patch: is '[a,b]', wanted"),
         ("data.patch=1,2,3,4", "patch"),
-        ("precision=fp8", "wanted one of fp32, tf32, bf16, fp16"),
+        ("precision=fp8", "wanted one of auto, fp32, tf32, bf16, fp16"),
         ("kernels=fast", "wanted one of auto, reference"),
         ("model.width=wide", "model.width: is 'wide', wanted a whole number"),
         ("ema=1", "ema"),

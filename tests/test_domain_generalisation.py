@@ -27,7 +27,8 @@ from fastseg.volume import predict_volume
 
 torch.set_num_threads(1)
 SHARED = ("data.patch=24,24,24", "data.threads=1", "data.cache=ram", "epochs=1", "log_every=1",
-          "precision=fp32", "fractions=0.5,0.25,0.25", "val_every=1", "model.width=8")  # fmt: skip
+          "precision=fp32", "fractions=0.5,0.25,0.25", "val_every=1", "model.width=8",
+          "data.batch_size=1")  # fmt: skip
 SHALLOW = ("model.blocks_down=1,1", "model.blocks_up=1")
 TINY = (*SHARED, *SHALLOW)
 ALL = ("t1", "t1ce", "t2", "flair")
@@ -58,7 +59,8 @@ def rows(out) -> list[dict]:
 
 
 def test_full_system_logs_its_reversal_and_resumes_exactly(data, tmp_path, monkeypatch):
-    small = ("model.vffc_blocks=1", "epochs=2", "val_every=0", "data.patch=16,16,16")
+    small = ("model.vffc_blocks=1", "epochs=2", "val_every=0", "data.patch=16,16,16",
+             "data.batch_size=2", "data.micro_batch=1", "data.samples_per_case=2")  # fmt: skip
     recipe = load_recipe("E-full", [*TINY, *small])
     train(recipe, data, tmp_path / "straight")
     steps = [row for row in rows(tmp_path / "straight") if "loss" in row]

@@ -70,6 +70,20 @@ def test_scores_are_those_of_the_metrics(data, tmp_path):
     assert row["legacy_slice_dice"] == metrics.legacy_slice_dice(remap[pred], remap[true])
 
 
+def test_predictions_that_are_all_empty_are_one_warning(data, tmp_path, caplog):
+    for name, sound in ((NAMES[0], False), (NAMES[1], False), (NAMES[2], True)):
+        predict(data, tmp_path / "p", name, np.zeros_like if not sound else np.copy)
+    rows = evaluate(tmp_path / "p", data, cases=NAMES, quiet=True).rows
+    assert not caplog.records
+    assert [row["dice_regions"] for row in rows] == [0, 0, 1]
+    report = evaluate(tmp_path / "p", data, tmp_path / "out", cases=NAMES[:2], quiet=True)
+    [record] = caplog.records
+    assert record.getMessage() == (
+        f"{tmp_path / 'p'}: 2 of 2 predictions are empty (nothing but background)"
+    )
+    assert "empty" not in report.mean
+
+
 def test_label_value_3_is_enhancing_tumour_as_4_is(data, tmp_path):
     predict(data, tmp_path / "p", NAMES[1], lambda v: np.where(v == 4, 3, v).astype(np.uint8))
     assert evaluate(tmp_path / "p", data, quiet=True).mean["dice_class_ET"] == 1

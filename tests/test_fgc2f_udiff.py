@@ -259,7 +259,7 @@ def test_four_slices_are_learned_by_heart():
         ({"ensemble": 0}, "ensemble"),
         ({"missing": "pd"}, "missing"),
         ({"missing": "t1,t1ce,t2,flair"}, "missing"),
-        ({"order": ("t1", "t2")}, "order.*t1ce, flair"),
+        ({"order": ("t1", "t2")}, "order.*t1ce, flair too, or modalities=t1,t2$"),
         ({"modalities": ("t1",)}, "modalities"),
     ],
 )

@@ -17,6 +17,7 @@ import torch
 from fastseg.data import augment, cache, dali, decode, pipeline, source, workers
 from fastseg.data.augment import rotate, rotation_matrix
 from fastseg.data.cases import discover
+from fastseg.data.division import divide
 from fastseg.data.intensity import Rule
 from fastseg.data.pipeline import Loader, LoaderConfig, load_case
 from fastseg.errors import DataError, FastsegError, NiftiError, UsageError
@@ -251,20 +252,54 @@ def test_start_batch_gives_the_tail_also_with_bad_cases(bad_root, decoded, backe
     assert len(decoded) <= 2 + (len(set(last[0]["case"])) > 1)
 
 
-def test_ranks_share_the_samples(dataset):
-    config = LoaderConfig((24, 24), 4, 4)
-    alone = batches(dataset, config)
-    by_seed = {
-        seed: image for b in alone for seed, image in zip(b["seed"], b["image"], strict=True)
-    }
-    parts = [batches(dataset, config, rank=rank, world=2) for rank in (0, 1)]
-    assert len(parts[0]) == len(parts[1]) == 3
-    seeds = [{seed for batch in part for seed in batch["seed"]} for part in parts]
-    assert not seeds[0] & seeds[1]
-    assert by_seed.keys() <= seeds[0] | seeds[1]
-    for batch in (batch for part in parts for batch in part):
-        for seed, image in zip(batch["seed"], batch["image"], strict=True):
-            assert seed not in by_seed or torch.equal(image, by_seed[seed])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_ranks_share_each_batch(dataset, backend, world):
+    """Also where they cannot have equally many of its samples, and from the middle of an epoch."""
+    config = LoaderConfig((24, 24), 5, 4, micro_batch=1)
+    alone = batches(dataset, config, epochs=(0, 1), start=1)
+    shares = [
+        batches(dataset, config, backend, epochs=(0, 1), start=1, rank=rank, world=world)
+        for rank in range(world)
+    ]
+    assert {len(share) for share in shares} == {len(alone)} == {6}
+    sizes = [{len(batch["case"]) for batch in share} for share in shares]
+    assert sizes == [{5 // world + (rank < 5 % world)} for rank in range(world)]
+    for whole, *parts in zip(alone, *shares, strict=True):
+        assert whole["seed"] == [seed for part in parts for seed in part["seed"]]
+        assert torch.equal(whole["image"], torch.cat([part["image"] for part in parts]))
+        assert torch.equal(whole["label"], torch.cat([part["label"] for part in parts]))
+
+
+def test_ranks_divide_the_work_of_decoding(tmp_path, decoded):
+    data = discover(write_cases(tmp_path, 16, shape=(6, 12, 12)))
+    config = LoaderConfig((8, 8), 16, 8, foreground_fraction=None)
+    for rank in range(4):
+        batches(data, config, rank=rank, world=4)
+    # each rank would decode all of them, were samples of a case anywhere in a batch
+    assert len(decoded) <= 2.2 * 16
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        ((8,), [[8]]),
+        ((8, 1, 2), [[2, 2, 2, 2]]),
+        ((8, 4, 2), [[2], [2], [2], [2]]),
+        ((5, 2, 2), [[2, 1], [2]]),
+        ((3, 2, 1), [[1, 1], [1]]),
+        ((5, 1, 4), [[3, 2]]),
+        ((2, 2, 9), [[1], [1]]),
+    ],
+    ids=str,
+)
+def test_a_batch_is_divided_evenly(given, sizes):
+    assert divide(*given) == sizes
+
+
+def test_fewer_samples_than_processes_are_refused():
+    with pytest.raises(UsageError, match=r"data.batch_size is 2, for 3 processes together; wanted"):
+        divide(2, 3)
 
 
 def test_decoding_runs_a_bounded_distance_ahead(tmp_path, decoded):
@@ -602,6 +637,7 @@ WRONG = [
     ({"patch": (8,)}, "patch"),
     ({"patch": (8, 0)}, "patch"),
     ({"batch_size": 0}, "batch_size"),
+    ({"micro_batch": 0}, "micro_batch"),
     ({"samples_per_case": 2.5}, "samples_per_case"),
     ({"threads": True}, "threads"),
     ({"seed": -1}, "seed"),

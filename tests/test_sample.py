@@ -14,13 +14,16 @@ import torch
 
 from fastseg import checkpoint, config, models
 from fastseg import sample as module
+from fastseg.cli import main
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.cases import discover
-from fastseg.data.labels import BRATS, BRATS_2024
+from fastseg.data.labels import BRATS, BRATS_2023, BRATS_2024, scheme_from_labels
 from fastseg.errors import DataError, UsageError
 from fastseg.network import load_network
+from fastseg.progress import progress
 from fastseg.sample import sample
+from fastseg.sample_labels import label_values
 from fastseg.train import train
 from fastseg.volume import predict_volume
 
@@ -57,7 +60,7 @@ def test_a_data_set_of_other_classes_is_refused(data, run, monkeypatch):
     other = dataclasses.replace(discover(data), scheme=BRATS_2024)
     assert BRATS_2024.classes != BRATS.classes
     with pytest.raises(UsageError, match=f"{data}: has classes background, .*trained on backgr"):
-        module._scheme(other, BRATS)
+        label_values(other, BRATS)
     monkeypatch.setattr("fastseg.run.discover", lambda *_: other)
     with pytest.raises(UsageError, match=f"{data}: has other labels"):
         train(load_recipe("fno", [*TINY, "epochs=2"]), data, run)
@@ -143,8 +146,11 @@ def test_part_and_cases_choose(run, data, tmp_path):
     split = json.loads((run / "split.json").read_text())
     written = sample(run, data, tmp_path, part="test")
     assert [path.name for path in written] == [f"{case}_pred.nii.gz" for case in split["test"]]
-    with pytest.raises(UsageError, match="has no case Nobody"):
+    ids = ", ".join(f"Phantom0000{number}" for number in range(4))
+    with pytest.raises(UsageError, match=f"{data}: has no case Nobody; it has {ids}$"):
         sample(run, data, tmp_path, cases=["Nobody"])
+    with pytest.raises(UsageError, match="has no case phantom2; it has Phantom00002, "):
+        sample(run, data, tmp_path, cases=["phantom2"])
     with pytest.raises(UsageError, match="part: is 'dev'"):
         sample(run, data, tmp_path, part="dev")
 
@@ -184,23 +190,108 @@ def test_averaged_weights_are_preferred(run):
         load_network(recipe, 3, BRATS, groups)
 
 
-def test_values_are_those_of_the_data_set(run, data, tmp_path, monkeypatch):
-    """Later BraTS years write 3 for enhancing tumour."""
-    for case in discover(data).cases:
-        folder = tmp_path / "data" / case.id
-        folder.mkdir(parents=True)
-        for path in case.images.values():
-            (folder / path.name).write_bytes(path.read_bytes())
-        label = nibabel.load(case.label)
-        values = np.asarray(label.dataobj)
-        new = np.where(values == 4, 3, values).astype(np.uint8)
-        nibabel.save(nibabel.Nifti1Image(new, label.affine), folder / case.label.name)
+def test_predictions_that_are_all_empty_are_one_warning(run, data, tmp_path, monkeypatch, caplog):
+    empty = lambda net, image, *_, **__: np.zeros(image.shape[1:], np.uint8)  # noqa: E731
+    monkeypatch.setattr(module, "predict_volume", empty)
+    sample(run, data, tmp_path / "a")
+    [record] = caplog.records
+    assert record.getMessage().startswith(f"{tmp_path / 'a'}: 4 of 4 predictions are empty")
+    spot = lambda net, image, *_, **__: (image[0] == image[0].max()).numpy().astype("u1")  # noqa: E731
+    monkeypatch.setattr(module, "predict_volume", spot)
+    sample(run, data, tmp_path / "b")
+    assert len(caplog.records) == 1
+
+
+NAMES_2023 = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "seg": "seg"}
+
+
+def copied(data, out, layout, labelled) -> None:
+    """The phantoms `data` under a layout's names; 3 is enhancing tumour where labels are copied."""
+    for number, case in enumerate(discover(data).cases):
+        for channel, (kind, path) in enumerate({**case.images, "seg": case.label}.items()):
+            name, late = f"P{number:05d}", f"BraTS-GLI-{number:05d}-000"
+            target = {
+                "brats2021": out / name / f"{name}_{kind}.nii.gz",
+                "brats2023": out / late / f"{late}-{NAMES_2023[kind]}.nii.gz",
+                "nnunet": out / "imagesTs" / f"{name}_{channel:04d}.nii.gz",
+            }[layout]
+            if kind != "seg" or labelled:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
+            if kind == "seg" and labelled:
+                label = nibabel.load(path)
+                values = np.asarray(label.dataobj)
+                new = np.where(values == 4, 3, values).astype(np.uint8)
+                nibabel.save(nibabel.Nifti1Image(new, label.affine), target)
+    if layout == "nnunet":
+        classes = {"background": 0, "ED": 1, "NCR": 2, "ET": 7}  # another order and value
+        description = {"channel_names": dict(enumerate(("T1", "T1Gd", "T2", "FLAIR")))}
+        (out / "dataset.json").write_text(json.dumps(description | {"labels": classes}))
+
+
+@pytest.mark.parametrize(
+    ("layout", "labelled", "labels", "expected"),
+    [
+        ("brats2021", True, None, 3),  # what the data set has
+        ("brats2021", False, None, 4),
+        ("brats2023", True, None, 3),
+        ("brats2023", False, None, 3),
+        ("nnunet", False, None, 7),
+        ("brats2023", False, {"ET": 4}, 4),
+        ("brats2023", True, {"ET": 9, "NCR": 3}, 9),
+    ],
+)
+def test_values_are_those_of_the_data_set_or_its_layout(
+    run, data, tmp_path, monkeypatch, capsys, layout, labelled, labels, expected
+):
+    copied(data, tmp_path / "data", layout, labelled)
     everything = lambda net, image, *_, **__: np.full(image.shape[1:], 3, np.uint8)  # noqa: E731
     monkeypatch.setattr(module, "predict_volume", everything)
-    [path] = sample(run, tmp_path / "data", tmp_path / "three", part="test")
-    assert np.unique(nibabel.load(path).dataobj).tolist() == [3]
-    [path] = sample(run, data, tmp_path / "four", part="test")
-    assert np.unique(nibabel.load(path).dataobj).tolist() == [4]
+    case = discover(tmp_path / "data").cases[0].id
+    words = ["--labels", ",".join(f"{k}={v}" for k, v in labels.items())] if labels else []
+    out = tmp_path / "out"
+    words = ["sample", run, "--data", tmp_path / "data", "--out", out, "--cases", case, *words]
+    assert main([*map(str, words)]) == 0
+    assert f",ET={expected}\n" in capsys.readouterr().out
+    assert np.unique(nibabel.load(out / f"{case}_pred.nii.gz").dataobj).tolist() == [expected]
+    assert json.loads((out / "sample.json").read_text())["labels"]["ET"] == expected
+
+
+def test_values_by_layout_of_a_network_from_the_other_one(data, tmp_path):
+    for layout in ("brats2021", "brats2023"):
+        copied(data, tmp_path / layout, layout, False)
+    early, late = (discover(tmp_path / layout) for layout in ("brats2021", "brats2023"))
+    for dataset, trained, value in [
+        (early, BRATS, 4), (early, BRATS_2023, 4), (late, BRATS, 3), (late, BRATS_2024, 3),
+        (early, BRATS.exporting([3]), 3),  # old names may have 3: the training data say which
+        (late, BRATS.alone("ET"), 3), (early, BRATS_2023.alone("ET"), 4),
+    ]:  # fmt: skip
+        assert label_values(dataset, trained)["ET"] == value
+    organs = scheme_from_labels("organs", {"background": 0, "liver": 6})
+    assert label_values(early, organs) == {"background": 0, "liver": 6}
+    for wrong, message in [
+        ({"CSF": 1}, "no class 'CSF'; it has background, NCR"),
+        ({"ET": 256}, "ET is 256"),
+        ({"ET": 1}, "two classes have one value"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            label_values(early, BRATS, wrong)
+
+
+def test_predictions_noted_before_values_were_are_gone_on_with(run, data, tmp_path):
+    copied(data, tmp_path / "late", "brats2023", False)
+    for source, sound in ((data, True), (tmp_path / "late", False)):
+        out = tmp_path / f"out-{sound}"
+        sample(run, source, out)
+        record = json.loads((out / "sample.json").read_text())
+        del record["labels"]
+        (out / "sample.json").write_text(json.dumps(record))
+        if sound:
+            sample(run, source, out)
+            assert "labels" in json.loads((out / "sample.json").read_text())
+            continue
+        with pytest.raises(UsageError, match="holds other predictions"):  # they have 4
+            sample(run, source, out)
 
 
 def test_modalities_are_matched_by_name(data, tmp_path):
@@ -254,8 +345,9 @@ def test_sampling_options_change_the_prediction_and_are_remembered(noisy_run, da
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("width=8", "width: is no sampling option of system fake; it has noise, sampler, steps"),
-        ("step=8", "did you mean steps"),
+        ("width=8", "option of system fake; it has device, noise, sampler, steps$"),
+        ("step=8", "it has steps, device, noise, sampler$"),
+        ("device=gpu", "device: is 'gpu', wanted one of auto, cpu, cuda"),
         ("steps=many", "steps: is 'many', wanted a whole number"),
         ("steps", "written name=value"),
     ],
@@ -267,16 +359,35 @@ def test_only_sampling_options_may_change(noisy_run, data, tmp_path, override, m
 
 
 def test_system_without_sampling_options_says_so(run, data, tmp_path):
-    with pytest.raises(UsageError, match=r"width: is no sampling option of system fno$"):
+    with pytest.raises(UsageError, match=r"width: .* option of system fno; it has device$"):
         sample(run, data, tmp_path, overrides=["width=8"])
 
 
-def test_windows_are_counted_while_a_case_is_predicted():
-    counts = []
-    image = torch.ones(1, 5, 40, 36)
-    predict_volume(Copycat(), image, (32, 32), 2, on_windows=counts.append)
-    assert sum(counts) == 5 * 4
-    assert max(counts) == 2
+@pytest.mark.parametrize(
+    ("shape", "patch"), [((5, 40, 36), (32, 32)), ((20, 70, 32), (16, 32, 32)), ((3, 9, 9), (9, 9))]
+)
+def test_windows_are_counted_while_a_case_is_predicted(shape, patch):
+    told, net = [], Copycat()
+    predict_volume(net, torch.ones(1, *shape), patch, 2, on_windows=lambda *a: told.append(a))
+    sizes = [window[0] for window in net.windows]
+    assert max(sizes) <= 2
+    assert told == [(sum(sizes[:i]), sum(sizes)) for i in range(len(sizes))]
+
+
+def test_time_left_follows_the_windows_of_a_case(monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with progress(1, "sample x") as advance:
+        for part in (0.0, 0.25, 0.5):
+            now += 15.0
+            advance(0, f"P1, window {part * 8:.0f}/8", part)
+        advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "sample x 0/1  P1, window 0/8",
+        "sample x 0/1, 1 min 30 s left  P1, window 2/8",
+        "sample x 0/1, 0 min 45 s left  P1, window 4/8",
+        "sample x 1/1, 0 min 0 s left  P1, window 4/8",
+    ]
 
 
 @pytest.mark.parametrize("kernels", ["warp", "cuda"])

@@ -78,6 +78,28 @@ def test_shares_learn_what_whole_weights_learn(pair, name):
     assert any(not torch.equal(tensor, last[key]) for key, tensor in first.items())
 
 
+@pytest.fixture(scope="module")
+def alone(pair, data):
+    """What one process makes of a batch that `pair` divided among two."""
+    sharded_processes.watched(sharded_processes.divided(), data, pair / "divided")
+    return pair / "divided"
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_batch_is_one_however_it_is_divided(pair, alone, strategy):
+    """Shares of two and one sample, in one pass each: samples, draws, gradients and averages."""
+    out = pair / f"divided-{strategy}"
+    (seen,) = (json.loads(path.read_text()) for path in alone.glob("seen-*.json"))
+    shares = [json.loads((out / f"seen-{rank}.json").read_text()) for rank in (0, 1)]
+    assert [[len(seeds) for seeds in share] for share in shares] == [[2] * 6, [1] * 6]
+    assert [first + second for first, second in zip(*shares, strict=True)] == seen
+    assert losses(out) == pytest.approx(losses(alone), rel=RELATIVE)
+    assert_same(out, alone)
+    groups = newest(alone)[1]
+    apart = [(mean - groups["model"][key]).abs().max() for key, mean in groups["ema"].items()]
+    assert max(apart) > 1e-3
+
+
 def test_each_process_holds_half(pair):
     held = [json.loads((pair / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
     every, trained = held[0]["all"], held[0]["trained"]
@@ -108,21 +130,21 @@ def test_a_stopped_run_goes_on_in_one_process(pair, data, caplog):
 
 
 @pytest.fixture
-def alone():
+def group():
     """A group of this process alone."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
-def test_what_cannot_be_shared_out_is_said(alone):
+def test_what_cannot_be_shared_out_is_said(group):
     net = nn.Module()
     net.scale = nn.Parameter(torch.ones(()))
     with pytest.raises(UsageError, match=r"strategy: fsdp cannot .* scalar"):
         sharded.shard(net, torch.device("cpu"))
 
 
-def test_weights_are_whole_while_entered(alone):
+def test_weights_are_whole_while_entered(group):
     net = nn.Linear(3, 2)
     wanted = net.weight.detach().clone()
     sharded.shard(net, torch.device("cpu"))

@@ -300,6 +300,7 @@ def test_noise_of_the_given_image_shrinks_the_regression():
 @pytest.mark.parametrize("by", ["mean", "regression"])
 def test_a_baseline_stands_where_the_network_does(run, data, tmp_path, undrawn, by):
     words = ["sample", str(run), "--data", str(data), "--out", str(tmp_path), "--by", by]
+    words.append("device=cpu")
     assert main([*words, "--cases", "Phantom00001", "--hide", "t1ce,t2"]) == 0
     dataset = discover(data)
     known = synthesis.load_known(dataset.by_id("Phantom00001"), NAMES, RULE)
@@ -330,6 +331,17 @@ def test_baselines_serve_the_networks_subsets_and_scales():
         "t1+t2+flair"
     ]
     assert torch.equal(mean.intensities, net.intensities)
+
+
+def test_slices_are_counted_while_a_case_is_synthesised(data):
+    known = synthesis.load_known(discover(data).by_id("Phantom00001"), NAMES, RULE)
+    available, told = np.array([True, False, True, True]), []
+    noise = torch.Generator().manual_seed(0)
+    synthesis.synthesise_volume(
+        MeanOfGiven(NAMES), known, available, (32, 32), 5, noise, lambda *a: told.append(a)
+    )
+    count = int(np.ptp(np.flatnonzero(known.brain.any((1, 2))))) + 1
+    assert told == [(start, count) for start in range(0, count, 5)]
 
 
 def test_bad_requests_for_baselines_are_named(run, data, tmp_path, undrawn):

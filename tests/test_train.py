@@ -19,9 +19,10 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from tolerances import BACKWARD, assert_near
 
 import fastseg.train as module
-from fastseg import checkpoint, config, models, validate
+from fastseg import checkpoint, config, engine, models, validate
 from fastseg.config import load_recipe
 from fastseg.data import dali, phantom
 from fastseg.data.cases import Case, Dataset, discover
@@ -100,6 +101,33 @@ def assert_same_run(out: Path, straight: Path) -> None:
 
 
 @pytest.mark.skipif(dali.unavailable(None) is not None, reason="needs DALI")
+def test_a_start_says_what_a_step_is(straight, data, tmp_path, caplog):
+    small = ("epochs=1", "data.micro_batch=3", "val_every=0", "kernels=matmul")
+    train(tiny(*small), data, tmp_path)
+    assert caplog.messages[0] == (
+        "training fno: 3 cases, batch 4 = 1 process x 2 samples x 2 accumulated, 6 steps an epoch, "
+        "6 in all, fp32, matmul kernels"
+    )
+
+
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(data, tmp_path):
+    """Of 3, 3 and 2 samples, also where unlabelled ones come with them; the parts can change."""
+    settings = ("data.batch_size=8", "optimizer=sgd", "val_every=0", "ema=0.5", "epochs=3")
+    for number in (8, 3):
+        train(tiny(*settings, f"data.micro_batch={number}"), data, tmp_path / str(number))
+    train(tiny(*settings, "epochs=1"), data, tmp_path / "mixed")
+    train(tiny(*settings, "data.micro_batch=1"), data, tmp_path / "mixed")
+    for name in ("3", "mixed"):
+        for row, whole in zip(rows(tmp_path / name), rows(tmp_path / "8"), strict=True):
+            for key in ("loss", "dice", "ce"):
+                assert row[key] == pytest.approx(whole[key], rel=BACKWARD[torch.float32])
+        for group in ("model", "ema"):
+            expected = weights(tmp_path / "8", group)
+            for key, tensor in weights(tmp_path / name, group).items():
+                assert_near(tensor, expected[key], BACKWARD, key)
+    assert [row["step"] for row in rows(tmp_path / "3")] == list(range(1, 10))
+
+
 def test_batches_of_dali_train_alike(data, straight, tmp_path, monkeypatch):
     run, used = dali.run, []
     monkeypatch.setattr(dali, "run", lambda *given: used.append(given) or run(*given))
@@ -215,6 +243,7 @@ def test_other_settings_are_refused_by_name_and_free_ones_are_not(straight, data
     message = str(caught.value)
     assert "lr (0.01 → 0.02)" in message
     assert "model.width (4 → 8)" in message
+    assert "lr=0.01 model.width=4 goes on with it" in message
     assert "epochs" not in message
     with pytest.raises(UsageError, match="holds a run already"):
         train(tiny(), data, straight, resume=False)
@@ -236,7 +265,7 @@ def test_second_run_in_the_same_folder_is_refused(data, tmp_path):
 
 
 def test_wrong_option_of_the_model_is_a_usage_error(data, tmp_path):
-    with pytest.raises(UsageError, match="model: branches"):
+    with pytest.raises(UsageError, match=r"^model: branches"):
         train(tiny("model.branches=many"), data, tmp_path)
 
 
@@ -269,6 +298,22 @@ def spoil(monkeypatch, steps, how) -> None:
 
     monkeypatch.setattr(module, "_step", step)
     monkeypatch.setattr(cls, "training_loss", training_loss)
+
+
+def test_a_non_finite_part_skips_its_step(data, tmp_path, monkeypatch):
+    parts = []
+
+    def how(loss):
+        parts.append(loss)
+        return loss * float("nan") if len(parts) == 1 else loss
+
+    spoil(monkeypatch, {2}, how)
+    train(tiny("data.micro_batch=1", "epochs=1", "val_every=0"), data, tmp_path)
+    assert len(parts) == 4
+    [skipped] = rows(tmp_path, "skipped")
+    assert (skipped["step"], len(skipped["cases"])) == (3, 4)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 4, 5, 6]
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path).values())
 
 
 @pytest.mark.parametrize(
@@ -476,6 +521,16 @@ def test_progress_and_rate_follow_the_position(data, tmp_path, fake):
     assert rates == [0.01 * (1 - epoch / 3) ** 0.9 for epoch in range(3) for _ in range(6)]
 
 
+def ranked(rank: int, world: int) -> SimpleNamespace:
+    """What a feed asks of Fabric."""
+    return SimpleNamespace(device="cpu", global_rank=rank, world_size=world)
+
+
+def feed_of(dataset, split, recipe, rank: int, world: int) -> list[dict]:
+    with closing(Feed(dataset, split, recipe, ranked(rank, world))) as feed:
+        return list(feed.epoch(1, 2, 6))
+
+
 def test_unlabelled_images_come_from_the_other_patients(data, tmp_path, monkeypatch, fake):
     recipe = fake(labelled_fraction=0.4, val_every=0)
     train(recipe, data, tmp_path)
@@ -490,9 +545,16 @@ def test_unlabelled_images_come_from_the_other_patients(data, tmp_path, monkeypa
     labelled_ids = {name for row in rows(tmp_path, "cases") for name in row["cases"]}
     assert not labelled_ids
     dataset = discover(data)
-    feed = Feed(dataset, split, recipe, SimpleNamespace(device="cpu", global_rank=0, world_size=1))
+    again, *shares = (
+        feed_of(dataset, split, recipe, rank, world)
+        for rank, world in ((0, 1), (0, 3), (1, 3), (2, 3))
+    )
+    for batch, *parts in zip(again, *shares, strict=True):
+        assert [len(part["unlabelled"]) for part in parts] == [2, 1, 1]
+        for name in ("image", "unlabelled"):
+            assert torch.equal(batch[name], torch.cat([part[name] for part in parts]))
+    feed = Feed(dataset, split, recipe, ranked(0, 1))
     with closing(feed):
-        again = list(feed.epoch(1, 2, 6))
         assert {name for batch in again for name in batch["case"]} == set(split["labelled"])
         ids = {name for batch in feed.unlabelled.epoch(0) for name in batch["case"]}
     assert ids == set(split["train"]) - set(split["labelled"])
@@ -536,6 +598,7 @@ def test_choice_of_labelled_patients():
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_sixteen_bits_train_without_a_skipped_step(data, tmp_path, fake, precision):
     recipe = fake(precision=precision, labelled_fraction=0.4, val_every=0)
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, micro_batch=2))
     last = train(recipe, data, tmp_path)
     assert not rows(tmp_path, "skipped")
     assert all(np.isfinite(row["loss"]) for row in rows(tmp_path))
@@ -545,6 +608,83 @@ def test_sixteen_bits_train_without_a_skipped_step(data, tmp_path, fake, precisi
     state, groups = checkpoint.load(last)
     assert (state["scaler"] is not None) == (precision == "fp16")
     assert all(t.dtype == torch.float32 for t in groups["model"].values() if t.is_floating_point())
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "expected"),
+    [
+        ("cpu", (0, 0), "fp32"),
+        ("cuda", (6, 1), "fp16"),
+        ("cuda", (7, 0), "fp16"),
+        ("cuda", (7, 5), "fp16"),
+        ("cuda", (8, 0), "bf16"),
+        ("cuda", (8, 6), "bf16"),
+        ("cuda", (9, 0), "bf16"),
+        ("cuda", (10, 0), "bf16"),
+        ("cuda", (12, 0), "bf16"),
+    ],
+    ids=str,
+)
+def test_precision_auto_is_what_a_device_has(device, capability, expected):
+    assert engine.resolve_precision("auto", device, capability) == expected
+    assert engine.resolve_precision("tf32", device, capability) == "tf32"
+
+
+def test_precision_auto_is_kept_and_moves_between_devices(
+    data, tmp_path, monkeypatch, fake, caplog
+):
+    """To a GPU without bf16, to one that has it, and back: with a loss scaler and without."""
+    recipe = fake(precision="auto", val_every=0)
+    for steps, precision in ((2, "fp16"), (5, "bf16"), (8, "fp16")):
+        monkeypatch.setattr(engine, "resolve_precision", lambda *_, found=precision: found)
+        stop_at(monkeypatch, steps)
+        with pytest.raises(Stopped):
+            train(recipe, data, tmp_path)
+        monkeypatch.undo()
+        monkeypatch.setitem(models.SYSTEMS, "fake", "fake_system")
+        state, _ = checkpoint.load(checkpoint.generations(tmp_path / "checkpoints")[0])
+        assert (state["precision"], state["recipe"]["precision"]) == (precision, "auto")
+        assert (state["scaler"] is not None) == (precision == "fp16")
+    train(recipe, data, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["precision"] == "auto"
+    moves = [message for message in caplog.messages if message.startswith("goes on in")]
+    assert moves == [f"goes on in {now}, it was in {then}" for now, then in
+                     (("bf16", "fp16"), ("fp16", "bf16"), ("fp32", "fp16"))]  # fmt: skip
+    assert not rows(tmp_path, "skipped")
+    assert len(rows(tmp_path)) == 12
+
+
+def test_a_run_of_a_named_precision_keeps_it_under_auto(data, tmp_path, caplog):
+    train(tiny("precision=bf16", "epochs=1", "val_every=0"), data, tmp_path)
+    train(tiny("precision=auto", "val_every=0"), data, tmp_path)
+    assert "12 in all, bf16" in caplog.messages[-1]
+    assert json.loads((tmp_path / "config.json").read_text())["precision"] == "bf16"
+
+
+def test_runs_of_before_go_on(data, tmp_path, monkeypatch, caplog):
+    """Of one process with the batches that they had; of several with a word about theirs."""
+    stop_at(monkeypatch, 1)
+    with pytest.raises(Stopped):
+        train(tiny("val_every=0"), data, tmp_path)
+    monkeypatch.undo()
+    folder = tmp_path / "checkpoints"
+    for steps, began in ((6, False), (3, True)):
+        state, groups = checkpoint.load(checkpoint.generations(folder)[0])
+        del state["recipe"]["data"]["micro_batch"], state["precision"]
+        state["rng"]["rule"] = "SeedSequence((seed, step, rank))"
+        state["position"] |= {
+            "batches_per_epoch": steps,
+            "step": 2,
+            "epoch": 0,
+            "batch": 2,
+            "validated": 0,
+        }
+        checkpoint.save(folder, groups, state)
+        caplog.clear()
+        train(tiny("val_every=0", "epochs=1"), data, tmp_path)
+        assert ("data.batch_size=4 was that of each" in caplog.text) == began
+        assert ("the epoch begins again" in caplog.text) == began
+    assert rows(tmp_path)[-1]["step"] == 8
 
 
 def scripted_validation(monkeypatch, values):
@@ -572,3 +712,17 @@ def test_epochs_that_are_not_validated_end_nothing(data, tmp_path, monkeypatch):
     scripted_validation(monkeypatch, [None, None, 0.5, None, None, 0.6, 0.4])
     train(tiny(*short), data, tmp_path)
     assert [step for step, _ in scores(tmp_path)] == [3, 6, 7]
+
+
+def test_files_not_taken_and_patches_on_padding_are_said_once(data, tmp_path, caplog):
+    shutil.copytree(data, tmp_path / "data")
+    stray = next((tmp_path / "data").rglob("*_t1.nii.gz"))
+    shutil.copy(stray, stray.with_name("bias.nii.gz"))
+    train(tiny("data.patch=64,48"), tmp_path / "data", tmp_path / "run")
+    told = [line for line in caplog.messages if "taken" in line or "padded" in line]
+    assert told == [
+        f"{tmp_path / 'data'}: 1 NIfTI file is not taken (no known modality at the end of the name)"
+        f": {stray.parent.name}/bias.nii.gz",
+        "data.patch: 64x48 is larger than 3 of 3 training volumes (z, y, x: 24x36x40 the smallest);"
+        " they are padded with background",
+    ]

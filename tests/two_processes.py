@@ -15,7 +15,7 @@ from fastseg.train import train
 
 TINY = ("data.patch=24,24,24", "data.threads=1", "epochs=1", "log_every=1", "precision=fp32",
         "fractions=0.6,0.2,0.2", "model.width=8", "model.blocks_down=1,1", "model.blocks_up=1",
-        "model.vffc_blocks=1", "model.dropout=0", "data.bezier_apart=false",
+        "model.vffc_blocks=1", "model.dropout=0", "data.bezier_apart=false", "data.batch_size=2",
         "loader=torch", "val_every=0")  # fmt: skip
 
 

@@ -170,10 +170,10 @@ def _cases(arguments: argparse.Namespace) -> list:
 
 
 def _require_gpu() -> None:
-    import torch
+    from fastseg.device import why_no_gpu
 
-    if not torch.cuda.is_available():
-        raise UsageError("--gpu: torch finds no CUDA device on this machine")
+    if reason := why_no_gpu():
+        raise UsageError(f"--gpu: {reason}")
 
 
 def job_of(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:

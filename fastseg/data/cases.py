@@ -40,7 +40,8 @@ _PROBED_LABELS = 16
 class Dataset:
     """Cases of one data set, sorted by id, with its channel order and label scheme.
 
-    `layout` is "brats2021", "brats2023", "nnunet" or "datalist".
+    `layout` is "brats2021", "brats2023", "nnunet" or "datalist". `unused` are the NIfTI files that
+    belong to no case, with the reasons (`fastseg.notices.unused`).
     """
 
     root: Path
@@ -48,6 +49,7 @@ class Dataset:
     modalities: tuple[str, ...]
     scheme: LabelScheme
     cases: tuple[Case, ...]
+    unused: tuple[tuple[Path, str], ...] = ()
 
     def by_id(self, case_id: str) -> Case:
         """The case of that id. Raises DataError, with a suggestion, when there is none."""
@@ -70,7 +72,7 @@ def discover(
     A dataset.json (nnU-Net) or datalist (MONAI) in the folder decides; without one BraTS names are
     looked for, in either case, with `.nii` or `.nii.gz`. `modalities` selects and orders channels,
     under any of their usual names; by default they come as the description lists them, and as t1,
-    t1ce, t2, flair from BraTS folders. `require_labels` leaves out cases without a label. `region`
+    t1ce, t2, flair, pd, … from folders. `require_labels` leaves out cases without a label. `region`
     merges the classes of that region to one and all others to background. A file that a case should
     have but lacks keeps its place in `Case.images`: `check` reports it.
 
@@ -83,11 +85,17 @@ def discover(
         raise DataError(f"{root}: no such file or folder")
     source = _description(root)
     found = _described(source) if source else layouts.brats(root)
+    if source:
+        rest = layouts.left_over(source.parent, found.cases, f"{source.name} does not lead to it")
+        found = replace(found, unused=rest)
     cases = sorted(found.cases, key=lambda case: (case.id, *map(str, case.images.values())))
     if not cases:
         raise DataError(_nothing(root))
     _refuse_duplicates(root, cases)
+    unused = dict(found.unused)
     if require_labels:
+        bare = (path for case in cases if case.label is None for path in case.images.values())
+        unused |= {path: "its case has no label" for path in bare if path.exists()}
         cases = [case for case in cases if case.label is not None]
         if not cases:
             raise DataError(f"{root}: none of its {len(found.cases)} cases has a label")
@@ -98,7 +106,8 @@ def discover(
         scheme = scheme if region is None else scheme.alone(region)
     except ValueError as error:
         raise UsageError(f"{root}: {error}") from None
-    return Dataset(root, found.layout, chosen, scheme, tuple(cases))
+    rest = tuple(sorted(unused.items()))
+    return Dataset(root, found.layout, chosen, scheme, tuple(cases), rest)
 
 
 def summarise(dataset: Dataset) -> str:
@@ -163,11 +172,13 @@ def _scheme(root: Path, found: layouts.Found, cases: list[Case]) -> LabelScheme:
     later names 3 is, and 4 the resection cavity of post-treatment cases.
     """
     paths = [case.label for case in cases if case.label is not None]
+    late = found.layout == "brats2023"
     if not paths:
-        return BRATS
-    if not set(found.modalities) <= set(layouts.BRATS_ORDER):
-        raise DataError(f'{root}: its description has no "labels", such as {{"tumour": 1}}')
-    late, seen, buffer = found.layout == "brats2023", set(), nifti.Buffer()
+        return BRATS_2023 if late else BRATS
+    known = set(layouts.BRATS_ORDER) & set(found.modalities)
+    if len(known) < (1 if found.layout.startswith("brats") else len(found.modalities)):
+        raise DataError(f'{root}: has no "labels" in a description, such as {{"tumour": 1}}')
+    seen, buffer = set(), nifti.Buffer()
     for path in paths[:: -(-len(paths) // _PROBED_LABELS)]:
         if seen and (not late or 4 in seen):
             break

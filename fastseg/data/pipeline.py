@@ -11,7 +11,8 @@ import math
 import weakref
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from fastseg.data import augment, bezier, dali, nifti, strong
 from fastseg.data.crop import Sample, cut_samples, slice_range
 from fastseg.data.decode import label_classes, locate, read_case
+from fastseg.data.division import divide
 from fastseg.data.intensity import CT_ADVICE, PERCENTILES, Rule, as_rule
 from fastseg.data.source import CaseSource
 from fastseg.data.workers import Workers
@@ -37,21 +39,26 @@ _MODALITY = 2**32 - 6  # fourth word, apart from the sample's other draws
 class LoaderConfig:
     """What a batch holds and how it is made. Raises UsageError naming a wrong field.
 
-    `patch` is (H, W) for axial slices or (D, H, W) for volumes, in voxels. `samples_per_case` are
-    cut from one decode; `foreground_fraction` of them are centred on tumour, null centres them on
-    brain without a look at the label, which a case then need not have. `flip` mirrors H and W with
-    probability 0.5 each, `flip_depth` D of volumes, `rotate90` turns by a random quarter turn,
-    `rotate_degrees` is the largest random in-plane angle. `strong` then makes three more changes
-    (data/strong.py). `bezier_domains`, some of 0, 1, 2, sends intensities along random curves
-    (data/bezier.py): with `bezier_apart` each patient has one of these domains, else each sample
-    draws one; `legacy_bezier` has the published mistake that makes 2 the same as 1.
-    `single_modality` shows one modality of each sample, drawn from its seed, in one channel.
+    `patch` is (H, W) for axial slices or (D, H, W) for volumes, in voxels. `batch_size` samples, of
+    all processes together, are one step of the optimiser. A process has an equal share of them and
+    shows the network at most `micro_batch` of it at a time, null for all, adding up gradients;
+    what is no mean over samples (batch norm, Dice or contrasts over a batch, averages that move
+    with each pass) is then that of such a part. `samples_per_case` are cut from one decode;
+    `foreground_fraction` of them are centred on tumour, null centres them on brain without a look
+    at the label, which a case then need not have. `flip` mirrors H and W with probability 0.5 each,
+    `flip_depth` D of volumes, `rotate90` turns by a random quarter turn, `rotate_degrees` is the
+    largest random in-plane angle. `strong` then makes three more changes (data/strong.py).
+    `bezier_domains`, some of 0, 1, 2, sends intensities along random curves (data/bezier.py): with
+    `bezier_apart` each patient has one of these domains, else each sample draws one;
+    `legacy_bezier` has the published mistake that makes 2 the same as 1. `single_modality` shows
+    one modality of each sample, drawn from its seed, in one channel.
     `least_brain` is the share of a slice that brain should fill, for those not chosen by tumour.
     `normalise`, `percentiles`, `window` and `value_range` are those of `data.intensity.Rule`:
     "zscore" is per volume over the brain, "slice_minmax" maps each axial slice to [0, 1],
     "percentile" each volume from two percentiles of its brain to `value_range`, "window" stored
     values from `window` to it. `cache` keeps decoded cases in memory ("ram") or in `cache_dir`
-    ("disk"). `max_bad` is the share of cases (at least one case) that may turn out bad.
+    ("disk"); without, each process decodes in every epoch the cases that it has samples of.
+    `max_bad` is the share of cases (at least one case) that may turn out bad.
     """
 
     patch: tuple[int, ...]
@@ -77,6 +84,7 @@ class LoaderConfig:
     threads: int = 2
     seed: int = 0
     max_bad: float = 0.02
+    micro_batch: int | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "patch", tuple(self.patch))
@@ -85,6 +93,8 @@ class LoaderConfig:
         for name in ("batch_size", "samples_per_case", "threads"):
             value = getattr(self, name)
             _want(_whole(value, 1), name, value, "a whole number from 1")
+        _want(self.micro_batch is None or _whole(self.micro_batch, 1), "micro_batch",
+              self.micro_batch, "a whole number from 1, or null")  # fmt: skip
         _want(_whole(self.seed, 0), "seed", self.seed, "a whole number from 0")
         for name in ("foreground_fraction", "max_bad", "least_brain"):
             value = getattr(self, name)
@@ -103,6 +113,11 @@ class LoaderConfig:
         if self.bezier_domains is not None:
             object.__setattr__(self, "bezier_domains", tuple(self.bezier_domains))
             _check_domains(self)
+
+    @property
+    def at_once(self) -> int:
+        """Samples that a network is shown at a time when it is not trained."""
+        return self.micro_batch or self.batch_size
 
     @property
     def rule(self) -> Rule:
@@ -128,12 +143,13 @@ def _whole(value, least: int) -> bool:
 
 
 class Loader:
-    """Batches of one rank, a pure function of (seed, epoch, batch number).
+    """One rank's shares of the batches, a pure function of (seed, epoch, batch number).
 
-    A batch is {"image": float32 (B, C, *patch), "label": uint8 class indices (B, *patch), "case":
-    list of ids, "seed": list of (seed, epoch, sample)}, on `device`; with `bezier_domains` "domain"
-    too, each sample's place in them, int64 (B,). Batches are always full: the
-    last one draws further samples from the epoch's first cases. Every rank has the same number.
+    A batch is the same in whatever number of ranks it is divided, one share after another. A share
+    is {"image": float32 (B, C, *patch), "label": uint8 class indices (B, *patch), "case": list of
+    ids, "seed": list of (seed, epoch, sample)}, on `device`; with `bezier_domains` "domain" too,
+    each sample's place in them, int64 (B,). Batches are always full: the last one draws further
+    samples from the epoch's first cases.
 
     `dataset` is a `cases.Dataset`; `backend` "auto" is DALI on a GPU where it is installed, torch
     elsewhere: on a CPU that is faster on volumes. A case that cannot be used is listed in
@@ -145,7 +161,10 @@ class Loader:
                  device: str | torch.device = "cpu", rank: int = 0, world: int = 1):  # fmt: skip
         _want(backend in BACKENDS, "backend", backend, ", ".join(BACKENDS))
         _want(_whole(world, 1) and 0 <= rank < world, "rank", (rank, world), "0 <= rank < world")
-        self.config, self.rank, self.world = config, rank, world
+        self.config, division = config, divide(config.batch_size, world, config.micro_batch)
+        shares = [sum(parts) for parts in division]
+        self._share = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
+        self._divided = sum(map(len, division)) > 1
         self.device = torch.device(device)
         self.backend = _resolve(backend, self.device)
         self.modalities = tuple(dataset.modalities)
@@ -165,9 +184,9 @@ class Loader:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches this rank gives in an epoch; the same on every rank."""
-        cases = math.ceil(len(self._source.cases) / self.world)
-        return math.ceil(cases * self.config.samples_per_case / self.config.batch_size)
+        """Batches in an epoch, the last one filled up."""
+        samples = len(self._source.cases) * self.config.samples_per_case
+        return math.ceil(samples / self.config.batch_size)
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[dict]:
         """The batches of an epoch from `start_batch` on; earlier ones are not decoded."""
@@ -191,7 +210,8 @@ class Loader:
     def _batches(self, epoch: int, start_batch: int) -> Iterator[dict]:
         cut = self._cut_batches(epoch, start_batch)
         if self.backend == "dali":
-            ready = dali.run(cut, self.config, len(self.modalities), _device_id(self.device))
+            share = replace(self.config, batch_size=self._share.stop - self._share.start)
+            ready = dali.run(cut, share, len(self.modalities), _device_id(self.device))
         else:
             ready = augment.run(cut, self.config, self.device)
         with closing(cut), closing(ready):
@@ -207,10 +227,11 @@ class Loader:
                 yield {"image": image} | batch
 
     def _cut_batches(self, epoch: int, start_batch: int) -> Iterator[list[Sample]]:
-        size = self.config.batch_size
-        wanted = self._sample_order(epoch)[start_batch * size :]
+        size, every = self.config.batch_size, self._sample_order(epoch)
+        firsts = range(start_batch * size, len(every), size)
+        wanted = [self._arranged(every[first : first + size])[self._share] for first in firsts]
         places: dict[int, list[int]] = {}
-        for number in wanted:
+        for number in chain.from_iterable(wanted):
             places.setdefault(number // self.config.samples_per_case, []).append(number)
         order = self._case_order(epoch)
         index = {place: order[place % len(order)] for place in places}
@@ -224,11 +245,15 @@ class Loader:
         names = {place: f"case {self._source.cases[index[place]].id}" for place in places}
         results = self._workers.ahead(cut, names, self._window() + self.config.threads)
         ready: dict[int, Sample] = {}
-        for first in range(0, len(wanted), size):
-            batch = wanted[first : first + size]
+        for batch in wanted:
             while not all(number in ready for number in batch):
                 ready.update(next(results))
             yield [ready.pop(number) for number in batch]
+
+    def _arranged(self, batch: list[int]) -> list[int]:
+        """The samples of a batch by case, where it is divided: so few ranks decode each case."""
+        per_case = self.config.samples_per_case
+        return sorted(batch, key=lambda n: n // per_case) if self._divided else batch
 
     def _window(self) -> int:
         # Enough cases that a batch mixes several; more would only hold more crops in memory.
@@ -240,19 +265,13 @@ class Loader:
         return rng.permutation(len(self._source.cases)).tolist()
 
     def _sample_order(self, epoch: int) -> list[int]:
-        """Global sample numbers of this rank, shuffled within windows of consecutive cases.
-
-        The cases of place p, p + world, … belong to one rank; sample n is cut from place
-        n // samples_per_case, so a sample's content does not depend on the number of ranks.
+        """Sample numbers of all ranks, shuffled within windows of consecutive cases; sample n is
+        cut from the case at place n // samples_per_case.
         """
-        per_case = self.config.samples_per_case
-        total = self.batches_per_epoch * self.config.batch_size
-        local = np.arange(math.ceil(total / per_case) * per_case)
-        numbers = (local // per_case * self.world + self.rank) * per_case + local % per_case
-        numbers = numbers[:total]
-        step = self._window() * per_case
-        for window, first in enumerate(range(0, total, step)):
-            seed = (self.config.seed, epoch, _SAMPLE_ORDER, window, self.rank)
+        numbers = np.arange(self.batches_per_epoch * self.config.batch_size)
+        step = self._window() * self.config.samples_per_case
+        for window, first in enumerate(range(0, len(numbers), step)):
+            seed = (self.config.seed, epoch, _SAMPLE_ORDER, window, 0)
             np.random.default_rng(seed).shuffle(numbers[first : first + step])
         return numbers.tolist()
 

@@ -11,7 +11,8 @@ optimiser, `SAMPLING`, the names of options that only change how it predicts, an
 `predict_with_variance(image, generator)`, which gives the variance of an ensemble, (B, 1, *S), with
 the probabilities. One that samples in steps has `on_step`, None or what its user wants called in
 each (t, x_t, x̂_0). `axes` and `multiple`, where it has them, are those
-of the patches that it takes. What it keeps between steps lives in registered float buffers.
+of the patches that it takes. What it keeps between steps lives in registered float buffers; a step
+has as many calls of `training_loss` as parts of its batch.
 
 A system whose `TASK` is "synthesis" fills in missing modalities instead of segmenting: in the place
 of `predict` it has `synthesise(images, available, generator=None) -> images` (B, M, *S) and

@@ -259,6 +259,7 @@ def _ranks(modalities: Sequence[str], order: Sequence[str]) -> list[int]:
     """Channel indices from the most to the least low-frequency content."""
     if unknown := [name for name in modalities if name not in order]:
         raise ValueError(
-            f"order: has {', '.join(order)}, wanted a place for {', '.join(unknown)} too"
+            f"order: has {', '.join(order)}, wanted a place for {', '.join(unknown)} too, or "
+            f"modalities={','.join(name for name in modalities if name in order)}"
         )
     return [list(modalities).index(name) for name in order if name in modalities]

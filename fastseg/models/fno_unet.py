@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastseg import ops
+from fastseg.errors import FastsegWarning
 from fastseg.models import diffusion_unet
 from fastseg.models.diffusion_unet import CONVOLUTIONS, Block, convolution, level_widths
 from fastseg.models.fno_diffusion import kept_modes
@@ -75,7 +76,8 @@ class SharedBlock(nn.Module):
         bins = *x.shape[2:-1], x.shape[-1] // 2 + 1
         modes = tuple(map(min, self.modes, bins))
         if modes != self.modes and not torch.compiler.is_compiling():
-            warnings.warn(f"modes {self.modes} exceed bins {bins}; using {modes}", stacklevel=2)
+            text = f"modes {self.modes} exceed bins {bins}; using {modes}"
+            warnings.warn(text, FastsegWarning, stacklevel=2)
         return F.gelu(ops.spectral_conv(x, self.weight, norm="ortho", modes=modes) + self.skip(x))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastseg import ops, reference
+from fastseg.errors import FastsegWarning
 
 
 def _clip_modes(weight: Tensor, sizes, two_sided: bool) -> Tensor:
@@ -22,6 +23,7 @@ def _clip_modes(weight: Tensor, sizes, two_sided: bool) -> Tensor:
     if not torch.compiler.is_compiling():
         warnings.warn(
             f"modes {modes} exceed the bins of size {tuple(sizes)}; using the lowest {tuple(fit)}",
+            FastsegWarning,
             stacklevel=3,
         )
     for axis, (m, n) in enumerate(zip(fit, modes, strict=True)):

@@ -4,7 +4,7 @@ Imaging, 2025, arXiv 2501.03526).
 No code of it is public ("the source" is the paper); where it is silent the choice is ours. It
 reports PSNR 26.34 dB and SSIM 0.894 for T1, T2 → T1ce on BraTS 2021. On a CPU, for a first look:
 
-    fastseg train fgc2f_udiff --data DATA --out RUN precision=fp32 data.patch=64,64 model.width=24
+    fastseg train fgc2f_udiff --data DATA --out RUN data.patch=64,64 model.width=24
         model.multipliers=1,2,3 model.attention_levels=2 model.blocks=1 lr=5e-4 ema=0.99
         model.parameterisation=x0 model.sampler=ddim model.sampling_steps=10
 """
@@ -58,7 +58,7 @@ def recipe() -> Recipe:
         grad_clip=1.0,  # our choice: single steps of a diffusion have rare large gradients
         epochs=115,  # about 200 thousand steps on the 875 training patients of BraTS 2021
         ema=0.9999,  # usual for diffusion
-        precision="bf16",  # convolutions; the guides are filtered in fp32
+        precision="auto",  # of convolutions; the guides are filtered in fp32
         val_every=5,  # sampling is slow
         val_cases=4,  # 14 slices of each
     )

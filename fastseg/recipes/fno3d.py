@@ -29,5 +29,5 @@ def recipe() -> Recipe:
         schedule="cosine",  # few samples a step: the end of the run averages their noise out
         epochs=100,  # four patches a case show less than 64 slices do
         ema=0.999,  # small batches: averaged weights validate better
-        precision="fp32",  # bf16 halves the memory on Ampere and newer
+        precision="fp32",  # auto halves the memory on GPUs
     )

@@ -23,7 +23,7 @@ def recipe() -> Recipe:
             "head": "regions",  # both sources: a sigmoid each for WT, TC and ET
             "vffc_blocks": 0,  # none; segresnet_vffc has three
             "vffc_ratio": 0.5,  # the code: half of the bottleneck's channels are global
-            "vffc_norm": "group",  # one volume a process: the code's batch norm has nothing to mean
+            "vffc_norm": "group",  # one volume at a time: the code's batch norm has nothing to mean
             "domains": 0,  # no classifier of domains; segresnet_grl has one
             "domain_weight": 0.1,  # our choice; the code's documented command has 0, so no reversal
             "domain_schedule": "dann",  # the weight grows with the reversal: first learn to segment
@@ -33,7 +33,8 @@ def recipe() -> Recipe:
         },
         data=LoaderConfig(
             patch=(128, 128, 128),  # both sources
-            batch_size=1,  # both sources: one volume a GPU, four GPUs
+            batch_size=4,  # both sources: one volume on each of four GPUs
+            micro_batch=1,  # both sources; a volume takes 9 GB, so that four exceed most GPUs
             samples_per_case=1,  # both sources: one crop of each patient an epoch
             foreground_fraction=None,  # both sources: crops at random, without a look at labels
             flip=True,  # the write-up; commented out in the code
@@ -51,7 +52,7 @@ def recipe() -> Recipe:
         lr_min=0.0,  # the code: torch's default
         epochs=100,  # the write-up
         ema=None,  # neither source has one
-        precision="bf16",  # the code: fp16; the FFTs are in fp32 whatever this is
+        precision="auto",  # the code: fp16; the FFTs are in fp32 whatever this is
         modalities=("t2",),  # both sources
         val_every=5,  # the code: whole volumes take as long as some epochs of training
     )

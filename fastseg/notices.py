@@ -1,0 +1,60 @@
+"""What a user should know of a data set before training on it, in lines for the log."""
+
+import logging
+import math
+import operator
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fastseg.data.cases import Dataset
+from fastseg.data.nifti import read_header
+from fastseg.errors import NiftiError
+
+_NAMED = 3  # files
+log = logging.getLogger("fastseg")
+
+
+def warn(dataset: Dataset, ids: Sequence[str], patch: Sequence[int]) -> None:
+    """Log `unused` and `too_small` of the training cases `ids`."""
+    for line in (*unused(dataset), *too_small(dataset, ids, patch)):
+        log.warning(line)
+
+
+def unused(dataset: Dataset) -> Iterator[str]:
+    """A line for each reason why NIfTI files of the folder are not taken, with the first few."""
+    reasons: dict[str, list[Path]] = {}
+    for path, reason in dataset.unused:
+        reasons.setdefault(reason, []).append(path)
+    for reason, paths in reasons.items():
+        names = ", ".join(os.path.relpath(path, _folder(dataset)) for path in paths[:_NAMED])
+        more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+        files = "1 NIfTI file is" if len(paths) == 1 else f"{len(paths)} NIfTI files are"
+        yield f"{dataset.root}: {files} not taken ({reason}): {names}{more}"
+
+
+def too_small(dataset: Dataset, ids: Sequence[str], patch: Sequence[int]) -> Iterator[str]:
+    """A line where a patch, (H, W) or (D, H, W), is larger than volumes of the cases `ids`."""
+    shapes, wanted = [], set(ids)
+    for case in dataset.cases:
+        if case.id not in wanted:
+            continue
+        try:
+            shapes.append(read_header(next(iter(case.images.values()))).shape)
+        except NiftiError:
+            continue  # the loader says what is wrong
+    small = [s for s in shapes if any(map(operator.lt, s[-len(patch) :], patch))]
+    if small:
+        least = _sizes(min(small, key=math.prod))
+        yield (
+            f"data.patch: {_sizes(patch)} is larger than {len(small)} of {len(shapes)} training "
+            f"volumes (z, y, x: {least} the smallest); they are padded with background"
+        )
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _folder(dataset: Dataset) -> Path:
+    return dataset.root if dataset.root.is_dir() else dataset.root.parent
