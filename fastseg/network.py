@@ -78,12 +78,12 @@ def own_device(name: str, place: Place) -> torch.device:
 
 def kernels_on(device_type: str, name: str) -> str:
     """The backend that serves tensors of a device, where it has kernels worth it, by its name."""
-    from fastseg.ops import _backends
+    from fastseg.ops import context, dispatch, impl
 
-    name = _backends.setting() if name == "auto" else name
+    name = context.setting() if name == "auto" else name
     if name != "auto":
         return name
-    return _backends.select(_backends.SPECTRAL, name, device_type, torch.float32)
+    return dispatch.select(impl.SPECTRAL, name, device_type, torch.float32)
 
 
 def use_kernels(name: str) -> AbstractContextManager:

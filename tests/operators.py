@@ -26,7 +26,7 @@ class Row(NamedTuple):
     """How to test one op.
 
     draw(sizes, dtype) → (tensors by argument name, which all get gradients; other arguments).
-    tables: the families of kernels it needs, by their names in `_backends`. relative_to: the
+    tables: the families of kernels it needs, by their names in `impl`. relative_to: the
     argument to whose norm errors are relative, where the result itself may vanish.
     """
 
