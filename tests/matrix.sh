@@ -3,7 +3,7 @@
 #   tests/matrix.sh                            every Python from 3.10 on found here, with torch 2.6, 2.13 and the newest release
 #   tests/matrix.sh 3.10:2.6 3.13:newest       these pairs alone
 # Torch is what pip takes: often a CUDA build of gigabytes. PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu makes it small.
-# MATRIX_TESTS names other test files; MATRIX_WORK keeps wheels and logs in a folder of yours.
+# MATRIX_TESTS names other test files; MATRIX_WORK is a folder that keeps the logs, and the wheels, which are then taken again.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=${MATRIX_WORK:-$(mktemp -d)}
@@ -19,9 +19,9 @@ python_of() {  # its path, where there is such an interpreter
   return 1
 }
 
-wheel_of() {  # built once a Python; kernels of the CPU are compiled once for all
+wheel_of() {  # built once a Python
   compgen -G "$work/wheels/*-cp${1/./}-*.whl" && return
-  FASTSEG_NO_CUDA=1 "$2" -m pip wheel -q --no-deps --config-settings=build-dir="$work/build" -w "$work/wheels" "$root" >&2 &&
+  FASTSEG_NO_CUDA=1 "$2" -m pip wheel -q --no-deps -w "$work/wheels" "$root" >&2 &&
     compgen -G "$work/wheels/*-cp${1/./}-*.whl"
 }
 
@@ -34,7 +34,7 @@ try() {  # prints what became of one pair; the log has the rest
   { rm -rf "$work/venv" && "$python" -m venv "$work/venv" && "$bin/pip" install -q -U pip &&
     PIP_CONSTRAINT=$work/constraints "$bin/pip" install -q torch "$wheel" pytest; } >>"$3" 2>&1 || { echo "does not install"; return; }
   printf '%s: ' "$("$bin/python" -c 'import torch; print(torch.__version__)')"
-  # shellcheck disable=SC2086  # a list of files
+  # shellcheck disable=SC2046,SC2059,SC2086  # a list of files
   (cd "$work" && "$bin/pytest" -q -p no:cacheprovider $(printf "$root/tests/%s " $tests)) >>"$3" 2>&1
   tail -n 1 "$3"
 }
