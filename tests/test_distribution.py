@@ -1,5 +1,6 @@
 """The other `fastseg` of the package index is recognised in every order of installing."""
 
+import importlib.metadata
 import runpy
 from pathlib import Path
 
@@ -57,3 +58,14 @@ def test_an_extension_that_does_not_import_names_the_other_fastseg(other, run_py
     )
     for site, words in ((other, "fastseg 0.1.2 is not this package"), ("", "reinstall with")):
         assert words in run_python(code.format(site)).stdout
+
+
+def test_nothing_is_bounded_upwards_and_rivals_are_apart():
+    try:
+        wanted = importlib.metadata.requires(fastseg_mri.NAME)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("runs from a checkout that is not installed")
+    assert not [line for line in wanted if "<" in line.partition(";")[0]]
+    rivals = [line for line in wanted if line.startswith(("neuraloperator", "kornia"))]
+    assert len(rivals) == 2
+    assert all("extra == 'bench'" in line.replace('"', "'") for line in rivals)
