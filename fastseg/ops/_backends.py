@@ -45,6 +45,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+import fastseg_mri
 from fastseg import plan
 from fastseg.ops import (
     _architectures,
@@ -63,7 +64,8 @@ try:
 
     _C_MISSING = ""
 except ImportError as error:
-    _C, _C_MISSING = None, f"fastseg._C does not import ({error}); reinstall with `pip install .`"
+    repair = fastseg_mri.conflict() or "reinstall with `pip install .`"
+    _C, _C_MISSING = None, f"fastseg._C does not import ({error}); {repair}"
 
 log = logging.getLogger("fastseg")
 

@@ -208,8 +208,8 @@ def _make_taps(x: Tensor, sigma, offset, design: _taps.Design) -> _taps.Taps:
     arguments = _constant(x, sigma, offset, design)
     if arguments:
         return _taps.constant(*arguments)
-    given = [v for v in (sigma, offset) if isinstance(v, Tensor)]
-    device = next((v.device for v in given if v.device == x.device), given[0].device)
+    devices = [v.device for v in (sigma, offset) if isinstance(v, Tensor)]
+    device = x.device if x.device in devices else devices[0]
     wide = (_float64(v, device) for v in (sigma, offset))
     return _taps.build(*wide, design, compute_dtype(x.dtype), x.device)
 
