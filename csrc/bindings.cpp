@@ -53,45 +53,42 @@ TransformParams transform_params(const Transform& t, uintptr_t real, uintptr_t s
           images, channels,      static_cast<DType>(dtype), planar,          make_lane(lane)};
 }
 
-// The functions of one kernel table, as `_C.cpu` and `_C.cuda` show them.
-using Table = const Kernels& (*)();
+// The functions of a kernel table, as `_C.cpu` and `_C.cuda` show them.
 
-template <Table table>
-void analysis(const Transform& t, uintptr_t x, uintptr_t spectrum, uintptr_t planes, int64_t images, int dtype, bool planar, int64_t lane) {
-  table().analysis(transform_params(t, x, spectrum, planes, 0, images, 1, dtype, planar, lane));
+void analysis(const Kernels& kernels, const Transform& t, uintptr_t x, uintptr_t spectrum, uintptr_t planes, int64_t images, int dtype,
+              bool planar, int64_t lane) {
+  kernels.analysis(transform_params(t, x, spectrum, planes, 0, images, 1, dtype, planar, lane));
 }
 
-template <Table table>
-void synthesis(const Transform& t, uintptr_t spectrum, uintptr_t planes, uintptr_t bias, uintptr_t y, int64_t images, int64_t channels,
-               int dtype, bool planar, int64_t lane) {
-  table().synthesis(transform_params(t, y, spectrum, planes, bias, images, channels, dtype, planar, lane));
+void synthesis(const Kernels& kernels, const Transform& t, uintptr_t spectrum, uintptr_t planes, uintptr_t bias, uintptr_t y,
+               int64_t images, int64_t channels, int dtype, bool planar, int64_t lane) {
+  kernels.synthesis(transform_params(t, y, spectrum, planes, bias, images, channels, dtype, planar, lane));
 }
 
 using Strides = std::array<int64_t, 3>;
 
 // extents: groups, p, q, r, modes; strides in complex numbers: a (group, p, r), b (group, r, q), out (group, p, q)
-template <Table table>
-void mix(uintptr_t a, uintptr_t b, uintptr_t out, std::array<int64_t, 5> n, Strides sa, Strides sb, Strides so, bool conj_a, bool conj_b,
-         bool is_double, int64_t lane) {
+void mix(const Kernels& kernels, uintptr_t a, uintptr_t b, uintptr_t out, std::array<int64_t, 5> n, Strides sa, Strides sb, Strides so,
+         bool conj_a, bool conj_b, bool is_double, int64_t lane) {
   for (int64_t extent : n)
     if (extent < 0) throw Error("mix: negative extent");
-  table().mix({pointer(a), pointer(b), pointer(out), n[0],  n[1],  n[2],  n[3],   n[4],   sa[0],     sa[1],          sa[2],
+  kernels.mix({pointer(a), pointer(b), pointer(out), n[0],  n[1],  n[2],  n[3],   n[4],   sa[0],     sa[1],          sa[2],
                sb[0],      sb[1],      sb[2],        so[0], so[1], so[2], conj_a, conj_b, is_double, make_lane(lane)});
 }
 
 // extents: batch, groups, outputs, inputs, points; dtypes: in, factor, out
-template <Table table>
-void pointwise(uintptr_t x, uintptr_t weight, uintptr_t addend, uintptr_t factor, uintptr_t scale, uintptr_t shift, uintptr_t out,
-               uintptr_t moments, uintptr_t partial, std::array<int64_t, 5> n, bool transposed, int epilogue, std::array<int, 3> dtypes,
-               int64_t lane) {
+void pointwise(const Kernels& kernels, uintptr_t x, uintptr_t weight, uintptr_t addend, uintptr_t factor, uintptr_t scale, uintptr_t shift,
+               uintptr_t out, uintptr_t moments, uintptr_t partial, std::array<int64_t, 5> n, bool transposed, int epilogue,
+               std::array<int, 3> dtypes, int64_t lane) {
   for (int64_t extent : n)
     if (extent < 0) throw Error("pointwise: negative extent");
   const Epilogue kind = static_cast<Epilogue>(epilogue);
+  if (kind == Epilogue::kGeluGradient && dtypes[1] != dtypes[0]) throw Error("pointwise: the factor has not the dtype of x");
   const bool complete = (kind != Epilogue::kGeluGradient || factor) && (kind != Epilogue::kAffineRelu || (scale && shift)) &&
                         (kind != Epilogue::kMoments || (moments && partial));
   const bool empty = n[0] * n[1] * n[2] * n[4] == 0;
   if (!empty && (!out || !complete || (n[3] > 0 && (!x || !weight)))) throw Error("pointwise: null pointer");
-  table().pointwise({pointer(x),
+  kernels.pointwise({pointer(x),
                      pointer(weight),
                      pointer(addend),
                      pointer(factor),
@@ -108,21 +105,19 @@ void pointwise(uintptr_t x, uintptr_t weight, uintptr_t addend, uintptr_t factor
                      transposed,
                      kind,
                      static_cast<DType>(dtypes[0]),
-                     static_cast<DType>(dtypes[1]),
                      static_cast<DType>(dtypes[2]),
                      make_lane(lane),
                      nullptr});
 }
 
 // extents: batch, channels, points
-template <Table table>
-void affine_relu(uintptr_t z, uintptr_t gradient, uintptr_t scale, uintptr_t shift, uintptr_t out, uintptr_t sums, uintptr_t partial,
-                 std::array<int64_t, 3> n, bool is_double, int64_t lane) {
+void affine_relu(const Kernels& kernels, uintptr_t z, uintptr_t gradient, uintptr_t scale, uintptr_t shift, uintptr_t out, uintptr_t sums,
+                 uintptr_t partial, std::array<int64_t, 3> n, bool is_double, int64_t lane) {
   for (int64_t extent : n)
     if (extent < 0) throw Error("affine_relu: negative extent");
   if (n[0] * n[1] * n[2] > 0 && (!z || !scale || !shift || !out || (gradient && (!sums || !partial))))
     throw Error("affine_relu: null pointer");
-  table().affine_relu({pointer(z), pointer(gradient), pointer(scale), pointer(shift), pointer(out), pointer(sums), pointer(partial), n[0],
+  kernels.affine_relu({pointer(z), pointer(gradient), pointer(scale), pointer(shift), pointer(out), pointer(sums), pointer(partial), n[0],
                        n[1], n[2], is_double, make_lane(lane)});
 }
 
@@ -132,21 +127,19 @@ void check_pointers(const char* kernel, int64_t count, std::initializer_list<uin
 }
 
 // extents: images, tap images, D, H, W, radius
-template <Table table>
-void gaussian(uintptr_t x, uintptr_t low, uintptr_t high, uintptr_t taps, uintptr_t radii, uintptr_t scratch, std::array<int64_t, 6> n,
-              int padding, bool adjoint, bool symmetric, int dtype, int64_t lane) {
+void gaussian(const Kernels& kernels, uintptr_t x, uintptr_t low, uintptr_t high, uintptr_t taps, uintptr_t radii, uintptr_t scratch,
+              std::array<int64_t, 6> n, int padding, bool adjoint, bool symmetric, int dtype, int64_t lane) {
   if (n[1] != 1 && n[1] != n[0]) throw Error("gaussian: taps of " + std::to_string(n[1]) + " images for " + std::to_string(n[0]));
   check_pointers("gaussian", n[0], {x, taps, radii, low | high});
-  table().gaussian({pointer(x), pointer(low), pointer(high), pointer(taps), pointer<const int32_t>(radii), pointer(scratch), n[0], n[1],
+  kernels.gaussian({pointer(x), pointer(low), pointer(high), pointer(taps), pointer<const int32_t>(radii), pointer(scratch), n[0], n[1],
                     n[2], n[3], n[4], n[5], static_cast<Padding>(padding), adjoint, symmetric, static_cast<DType>(dtype), make_lane(lane)});
 }
 
 // extents: images, D, H, W, radius
-template <Table table>
-void taps_gradient(uintptr_t x, uintptr_t gradient, uintptr_t out, uintptr_t partial, std::array<int64_t, 5> n, int axis, int padding,
-                   int dtype, int64_t lane) {
+void taps_gradient(const Kernels& kernels, uintptr_t x, uintptr_t gradient, uintptr_t out, uintptr_t partial, std::array<int64_t, 5> n,
+                   int axis, int padding, int dtype, int64_t lane) {
   check_pointers("taps_gradient", n[0], {x, gradient, out});
-  table().taps_gradient({pointer(x), pointer(gradient), pointer(out), pointer(partial), n[0], n[1], n[2], n[3], n[4], axis,
+  kernels.taps_gradient({pointer(x), pointer(gradient), pointer(out), pointer(partial), n[0], n[1], n[2], n[3], n[4], axis,
                          static_cast<Padding>(padding), static_cast<DType>(dtype), make_lane(lane)});
 }
 
@@ -158,20 +151,19 @@ GateParams gate_params(uintptr_t low, uintptr_t cond, uintptr_t weight, uintptr_
           n[2],         n[3],          static_cast<DType>(dtype), make_lane(lane)};
 }
 
-template <Table table>
-void gate(uintptr_t low, uintptr_t cond, uintptr_t weight, uintptr_t bias, uintptr_t feat, uintptr_t out, uintptr_t logits,
-          std::array<int64_t, 4> n, int dtype, int64_t lane) {
+void gate(const Kernels& kernels, uintptr_t low, uintptr_t cond, uintptr_t weight, uintptr_t bias, uintptr_t feat, uintptr_t out,
+          uintptr_t logits, std::array<int64_t, 4> n, int dtype, int64_t lane) {
   check_pointers("gate", n[0], {out});
-  table().gate(gate_params(low, cond, weight, bias, feat, out, logits, n, dtype, lane));
+  kernels.gate(gate_params(low, cond, weight, bias, feat, out, logits, n, dtype, lane));
 }
 
 // results: dlow, dcond, dfeat, dlogits, dweight, dbias, partial
-template <Table table>
-void gate_backward(uintptr_t low, uintptr_t cond, uintptr_t weight, uintptr_t bias, uintptr_t feat, uintptr_t logits, uintptr_t gradient,
-                   std::array<uintptr_t, 7> results, std::array<int64_t, 4> n, int dtype, int64_t lane) {
+void gate_backward(const Kernels& kernels, uintptr_t low, uintptr_t cond, uintptr_t weight, uintptr_t bias, uintptr_t feat,
+                   uintptr_t logits, uintptr_t gradient, std::array<uintptr_t, 7> results, std::array<int64_t, 4> n, int dtype,
+                   int64_t lane) {
   for (uintptr_t result : results) check_pointers("gate_backward", n[0], {gradient, result});
   const GateParams forward = gate_params(low, cond, weight, bias, feat, 0, logits, n, dtype, lane);
-  table().gate_backward({forward, pointer(gradient), pointer(results[0]), pointer(results[1]), pointer(results[2]), pointer(results[3]),
+  kernels.gate_backward({forward, pointer(gradient), pointer(results[0]), pointer(results[1]), pointer(results[2]), pointer(results[3]),
                          pointer(results[4]), pointer(results[5]), pointer(results[6])});
 }
 
@@ -223,18 +215,25 @@ void bound_convolve_block_backward(const Convolution& c, const Convolution& adjo
 
 const py::call_guard<py::gil_scoped_release> no_gil;
 
-template <Table table>
-py::module_ bind(py::module_& parent, const char* name) {
+using Table = const Kernels& (*)();
+
+// The function with the kernels of a table in front of its arguments; compiled once for all tables.
+template <class... A>
+auto with(Table table, void (*function)(const Kernels&, A...)) {
+  return [table, function](A... arguments) { function(table(), arguments...); };
+}
+
+py::module_ bind(py::module_& parent, const char* name, Table table) {
   py::module_ m = parent.def_submodule(name);
-  m.def("analysis", &analysis<table>, no_gil);
-  m.def("synthesis", &synthesis<table>, no_gil);
-  m.def("mix", &mix<table>, no_gil);
-  m.def("pointwise", &pointwise<table>, no_gil);
-  m.def("affine_relu", &affine_relu<table>, no_gil);
-  m.def("gaussian", &gaussian<table>, no_gil);
-  m.def("taps_gradient", &taps_gradient<table>, no_gil);
-  m.def("gate", &gate<table>, no_gil);
-  m.def("gate_backward", &gate_backward<table>, no_gil);
+  m.def("analysis", with(table, analysis), no_gil);
+  m.def("synthesis", with(table, synthesis), no_gil);
+  m.def("mix", with(table, mix), no_gil);
+  m.def("pointwise", with(table, pointwise), no_gil);
+  m.def("affine_relu", with(table, affine_relu), no_gil);
+  m.def("gaussian", with(table, gaussian), no_gil);
+  m.def("taps_gradient", with(table, taps_gradient), no_gil);
+  m.def("gate", with(table, gate), no_gil);
+  m.def("gate_backward", with(table, gate_backward), no_gil);
   return m;
 }
 
@@ -249,14 +248,14 @@ PYBIND11_MODULE(_C, m) {
       .def(
           py::init([](const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs, int64_t modes,
                       int dtype) { return Convolution{analysis, synthesis, groups, inputs, outputs, modes, static_cast<DType>(dtype)}; }));
-  py::module_ cpu = bind<cpu_kernels>(m, "cpu");
+  py::module_ cpu = bind(m, "cpu", cpu_kernels);
   cpu.def("spectral_filter", &spectral_filter, no_gil);
   cpu.def("convolve", &bound_convolve, no_gil);
   cpu.def("convolve_block", &bound_convolve_block, no_gil);
   cpu.def("convolve_block_backward", &bound_convolve_block_backward, no_gil);
   cpu.def("convolve_block_chunks", &convolve_block_chunks);
 #ifdef FASTSEG_CUDA
-  bind<cuda_kernels>(m, "cuda").def("scratch", &cuda_scratch);
+  bind(m, "cuda", cuda_kernels).def("scratch", &cuda_scratch);
   // where the pointers it takes point to: host memory in the build that executes the kernels on the host
 #ifdef FASTSEG_CUDA_HOST
   m.attr("cuda_device") = "cpu";

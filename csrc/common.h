@@ -16,6 +16,16 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// The dtype a storage type belongs to.
+template <class S>
+constexpr DType kDTypeOf = DType::kFloat32;
+template <>
+constexpr DType kDTypeOf<double> = DType::kFloat64;
+template <>
+constexpr DType kDTypeOf<Half> = DType::kFloat16;
+template <>
+constexpr DType kDTypeOf<BFloat16> = DType::kBFloat16;
+
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };

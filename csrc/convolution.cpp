@@ -82,7 +82,7 @@ PointwiseParams skip_product(const Convolution& c, Address x, Address skip, Addr
   PointwiseParams p{};
   p.x = x, p.weight = skip, p.addend = addend, p.out = out;
   p.batch = samples, p.groups = c.groups, p.outputs = c.outputs, p.inputs = c.inputs, p.points = c.points();
-  p.epilogue = epilogue, p.in_dtype = p.factor_dtype = p.out_dtype = c.dtype, p.lane = on(threads);
+  p.epilogue = epilogue, p.in_dtype = p.out_dtype = c.dtype, p.lane = on(threads);
   return p;
 }
 

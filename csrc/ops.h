@@ -69,11 +69,20 @@ enum class Epilogue : int {
   kMoments = 4,       // z, and Σz, Σz² of every output channel
 };
 
+// What the operators ask of a 1×1 convolution, from storage `in` (of x and the factor) to storage `out`; kernels exist for no more.
+constexpr bool pointwise_serves(Epilogue epilogue, DType in, DType out) {
+  const DType wide = in == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+  if (epilogue == Epilogue::kGelu) return in == out;
+  if (epilogue == Epilogue::kGeluGradient) return out == wide;
+  if (epilogue == Epilogue::kNone) return in == wide && (in == out || (in == DType::kFloat32 && out != DType::kFloat64));
+  return in == wide && in == out;
+}
+
 struct PointwiseParams {
   const void* x;       // [batch, groups·inputs, points] in_dtype
   const void* weight;  // [groups, outputs, inputs] compute type; [groups, inputs, outputs] where `transposed`
   const void* addend;  // [batch, groups·outputs, points] compute type, or null; may be `out`
-  const void* factor;  // like out, factor_dtype: kGeluGradient
+  const void* factor;  // like out, in_dtype: kGeluGradient
   const void* scale;   // [groups·outputs] compute type: kAffineRelu
   const void* shift;
   void* out;      // [batch, groups·outputs, points] out_dtype
@@ -82,7 +91,7 @@ struct PointwiseParams {
   int64_t batch, groups, outputs, inputs, points;
   bool transposed;
   Epilogue epilogue;
-  DType in_dtype, factor_dtype, out_dtype;
+  DType in_dtype, out_dtype;
   Lane lane;
   void* weight_gradient;  // [groups·outputs, inputs] compute type, or null: Σ out · xᵀ over batch and points; CPU and kGeluGradient only,
                           // with a `partial` of [batch · kGradientParts, groups·outputs·inputs]

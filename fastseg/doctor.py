@@ -6,6 +6,7 @@ import platform
 import sys
 
 import fastseg
+import fastseg_mri
 
 
 def _version(package: str) -> str | None:
@@ -102,8 +103,8 @@ def _dali() -> str:
             idle = "" if torch.cuda.is_available() else ", for GPUs; the torch loader serves here"
             return f"{package} {version}{idle}"
     return (
-        "not installed, the torch loader serves (pip install 'fastseg[dali]';"
-        " 'fastseg[dali-cuda12]' for CUDA 12 and V100)"
+        "not installed, the torch loader serves (pip install 'fastseg-mri[dali]';"
+        " 'fastseg-mri[dali-cuda12]' for CUDA 12 and V100)"
     )
 
 
@@ -120,10 +121,10 @@ def warnings_for(
     if cuda and int(cuda.split(".")[0]) >= 13 and any(c < (7, 5) for c in capabilities):
         found.append(
             f"CUDA {cuda} cannot serve sm_70 (V100): install a CUDA 12.6 build of torch and "
-            f"'fastseg[dali-cuda12]'"
+            f"'fastseg-mri[dali-cuda12]'"
         )
     if dali.startswith("nvidia-dali-cuda130") and any(c < (7, 5) for c in capabilities):
-        found.append("nvidia-dali-cuda130 needs sm_75 or newer: install 'fastseg[dali-cuda12]'")
+        found.append("nvidia-dali-cuda130 needs sm_75 or newer: install 'fastseg-mri[dali-cuda12]'")
     if any(c < (8, 0) for c in capabilities):
         found.append("Triton needs sm_80 or newer: older devices run without Triton kernels")
     return found
@@ -155,6 +156,8 @@ def doctor() -> int:
     mistake."""
     import torch
 
+    if clash := fastseg_mri.conflict():
+        print(f"warning: {clash}", file=sys.stderr)
     for name, value in _rows():
         print(f"{name:18}{value}")
     capabilities = (

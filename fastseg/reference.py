@@ -147,8 +147,10 @@ def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     weight: (2Cout, 2Cin), or with trailing axes of 1; channels 2i and 2i+1 are the real and the
     imaginary part of channel i of rfftn(x, norm="ortho").
     """
-    spectrum = torch.view_as_real(_rfftn(_wide(x), x.dim() - 2, "ortho"))
-    z = _pointwise(spectrum.movedim(-1, 2).flatten(1, 2), weight.flatten(1))
+    spectrum = _rfftn(_wide(x), x.dim() - 2, "ortho")
+    # torch 2.6 has no gradient of view_as_real for an empty batch in this order of axes
+    pairs = torch.stack((spectrum.real, spectrum.imag), 2).flatten(1, 2)
+    z = _pointwise(pairs, weight.flatten(1))
     dims = (0, *range(2, z.dim()))
     return z, z.sum(dims), z.square().sum(dims)
 

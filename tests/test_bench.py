@@ -112,7 +112,7 @@ def test_every_provider_is_right(measured, case):
 
 
 def test_neuraloperator_agrees_where_its_convention_does(measured):
-    pytest.importorskip("neuralop")
+    pytest.importorskip("neuralop", reason="it is in the extra `bench`")
     only = {"neuraloperator": providers_spectral.neuraloperator}
     even = measured(VOLUME, JOB, only)["providers"]["neuraloperator"]
     assert max(even["error"].values()) < 2e-6

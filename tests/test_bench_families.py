@@ -28,6 +28,7 @@ JOB = {
     "dtype": "float32", "heap": "warm", "device": "cpu", "budget_s": 0.0, "rounds": 3, "pairs": 4,
     "compile": False, "threads": 1,
 }  # fmt: skip
+PERHAPS = ("neuraloperator", "kornia", "torchvision")  # rivals with an extra of their own, or none
 CASES = cases.CASES
 SMALL = cases.Case("small", (2, 3, 12, 10), (5, 4), "a test")
 VOLUME = cases.Case("volume", (1, 2, 6, 8, 10), (4, 4, 3), "a test")
@@ -70,7 +71,7 @@ def test_every_provider_of_a_family_is_right(measured, case, tmp_path):
     rivals = set(providers.FAMILIES[case.family].rivals(case))
     assert rivals
     for name, row in result["providers"].items():
-        if name == "torchvision" and row["status"].startswith("unavailable"):
+        if name in PERHAPS and row["status"].startswith("unavailable"):
             continue
         assert row["status"] == "ok", (name, row["error"])
         assert {"forward", "forward+backward"} <= set(row), name

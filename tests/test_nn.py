@@ -216,9 +216,11 @@ def test_layers_under_autocast_keep_the_dtype(dtype):
 
 # neuraloperator
 
+PEER = "neuraloperator is in the extra `bench`"
+
 
 def peer(channels, n_modes, **options):
-    module = pytest.importorskip("neuralop.layers.spectral_convolution")
+    module = pytest.importorskip("neuralop.layers.spectral_convolution", reason=PEER)
     layer = module.SpectralConv(*channels, n_modes, **options)
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -406,7 +408,7 @@ def test_the_stand_in_names_what_it_does_not_serve(options, message):
 @pytest.mark.parametrize(("sizes", "n_modes"), [((16,), (6,)), ((8, 12), (4, 6)),
                                                 ((4, 6, 8), (4, 4, 4))], ids=str)  # fmt: skip
 def test_inside_the_fno_of_the_peer(sizes, n_modes):
-    neuralop = pytest.importorskip("neuralop.models")
+    neuralop = pytest.importorskip("neuralop.models", reason=PEER)
     options = {"n_modes": n_modes, "in_channels": 2, "out_channels": 3, "hidden_channels": 8,
                "n_layers": 2}  # fmt: skip
     theirs = neuralop.FNO(**options)

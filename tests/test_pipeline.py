@@ -684,7 +684,7 @@ def test_wrong_loader_arguments(dataset, tmp_path):
 
 def test_without_dali(dataset, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    with pytest.raises(UsageError, match=r"pip install 'fastseg\[dali\]'.*fastseg\[dali-cuda12\]"):
+    with pytest.raises(UsageError, match=r"pip install 'fastseg-mri\[dali\]'.*\[dali-cuda12\]"):
         Loader(dataset, ids(dataset), LoaderConfig((8, 8)), backend="dali")
     with caplog.at_level("INFO"):
         assert pipeline._resolve("auto", torch.device("cuda", 0)) == "torch"

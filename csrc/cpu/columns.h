@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fold.h"
+#include "stored.h"
 #include "tiles.h"
 
 namespace fastseg::FASTSEG_ISA {
@@ -45,8 +46,8 @@ inline void fold_panels(const T* const (&rows)[kRows], const Span& span, const F
 
 // cosine, sine[parity] ← the folded columns of src
 template <class T, class S>
-void fold_columns(const S* src, int64_t stride, const Span& span, const Axis& axis, const Folded<T> (&cosine)[2],
-                  const Folded<T> (&sine)[2]) {
+FASTSEG_APART void fold_columns(const S* src, int64_t stride, const Span& span, const Axis& axis, const Folded<T> (&cosine)[2],
+                                const Folded<T> (&sine)[2]) {
   T copies[4][kNarrow + kPanel<T>];
   const int64_t size = axis.size, half = size / 2, first = panel_start<T>(span.begin, span.columns);
   auto row = [&](int64_t n, int copy) { return loadable_row(src + n * stride, first, span.end, copies[copy]); };
@@ -75,9 +76,9 @@ struct RowsOf {
 };
 
 // out[i][column] = Σ_n table[n][first + i·step] · folded[panel][n][column]; fetches ahead on the way
-template <int kStep, class T, class S>
+template <int kStep, class T>
 void multiply_folded(const T* table, int64_t frequencies, const Part& part, const Folded<T>& folded, const Span& span, const RowsOf<T>& out,
-                     Ahead<S>& ahead) {
+                     Ahead& ahead) {
   const T* panel = folded.data;
   for (int64_t c = span.begin; c < span.end; c += kPanel<T>, panel += part.samples * kPanel<T>) {
     const int64_t start = panel_start<T>(c, span.columns);
@@ -113,8 +114,8 @@ inline int64_t products_of(const Axis& axis) {
 
 // Outer-axis analysis of `columns` columns: out rows 0…K−1 are the cosine sums A, rows K…2K−2 the sine sums B. The columns that follow
 // start at `next`.
-template <class T, class S>
-void analyse_columns(const S* src, int64_t stride, int64_t columns, const S* next, const Axis& axis, T* out, int64_t out_stride,
+template <class T>
+void analyse_columns(const Source& src, int64_t stride, int64_t columns, const Source& next, const Axis& axis, T* out, int64_t out_stride,
                      Scratch<T> scratch) {
   Folded<T> cosine[2], sine[2];
   for (int64_t parity = 0; parity < parities(axis); ++parity) {
@@ -124,30 +125,24 @@ void analyse_columns(const S* src, int64_t stride, int64_t columns, const S* nex
   const int64_t k = axis.distinct(), block = columns <= kNarrow ? columns : kFoldColumns, products = products_of(axis);
   const T *cos_table = static_cast<const T*>(axis.cos), *sin_table = static_cast<const T*>(axis.sin);
   // the next plane in the order of memory where the caches hold both, else the next columns
-  const bool whole = columns == stride && axis.size * stride * int64_t(sizeof(S)) <= kWhole;
-  Ahead<S> ahead(next, 1, axis.size * stride, 0, products * ceil_div(columns, kPanel<T>));
+  const bool whole = columns == stride && axis.size * stride * src.bytes <= kWhole;
+  Ahead ahead(next, 1, axis.size * stride, 0, products * ceil_div(columns, kPanel<T>));
   for (int64_t c = 0; c < columns; c += block) {
     const bool last = c + block >= columns;
     const Span span{c, last ? columns : c + block, columns};
     if (!whole) ahead = {last ? next : src + c + block, axis.size, block, stride, products * ceil_div(block, kPanel<T>)};
-    fold_columns(src, stride, span, axis, cosine, sine);
+    with_storage<T>(src.dtype, [&](auto storage) {
+      fold_columns(src.template as<typename decltype(storage)::type>(), stride, span, axis, cosine, sine);
+    });
     for (int64_t parity = 0; parity < parities(axis); ++parity) {
       const Part cos = cosines(axis, parity), sin = sines(axis, parity);
-      const auto multiply = parities(axis) == 1 ? multiply_folded<1, T, S> : multiply_folded<2, T, S>;
+      const auto multiply = parities(axis) == 1 ? multiply_folded<1, T> : multiply_folded<2, T>;
       multiply(cos_table + cos.first, k, cos, cosine[parity], span, {out + cos.first * out_stride, out_stride, cos.step}, ahead);
       multiply(sin_table + sin.first - 1, k - 1, sin, sine[parity], span, {out + (k + sin.first - 1) * out_stride, out_stride, sin.step},
                ahead);
     }
   }
 }
-
-// Where a synthesis puts its rows.
-template <class S>
-struct Output {
-  S* data;
-  int64_t stride;
-  bool streamed;  // rows start on cache lines and the result is too large to be kept
-};
 
 // A part of the coefficients: those of frequency i in rows.at(i), and of its table, in which frequencies are `apart`, the column of
 // sample n at table + n.
@@ -158,38 +153,40 @@ struct Terms {
   int64_t apart, count;
 };
 
+// `rows` holds cosine coefficients P (K rows), then sine coefficients Q (K−1).
 template <class T>
-struct Coefficients {
-  Terms<T> cosine[2], sine[2];
-
-  Coefficients(const Axis& axis, const T* rows, int64_t stride) : cosine{}, sine{} {
-    for (int64_t parity = 0; parity < parities(axis); ++parity) {
-      const Part cos = cosines(axis, parity), sin = sines(axis, parity);
-      cosine[parity] = {{rows + cos.first * stride, stride, cos.step},
-                        static_cast<const T*>(axis.cos) + cos.first * axis.even(),
-                        cos.step * axis.even(),
-                        cos.count};
-      sine[parity] = {{rows + (axis.distinct() + sin.first - 1) * stride, stride, sin.step},
-                      static_cast<const T*>(axis.sin) + (sin.first - 1) * axis.odd() - 1,
-                      sin.step * axis.odd(),
-                      sin.count};
-    }
-  }
-};
+inline Terms<T> cosine_terms(const Axis& axis, const T* rows, int64_t stride, int64_t parity) {
+  const Part cos = cosines(axis, parity);
+  const T* table = static_cast<const T*>(axis.cos) + cos.first * axis.even();
+  return {{rows + cos.first * stride, stride, cos.step}, table, cos.step * axis.even(), cos.count};
+}
+template <class T>
+inline Terms<T> sine_terms(const Axis& axis, const T* rows, int64_t stride, int64_t parity) {
+  const Part sin = sines(axis, parity);
+  const T* table = static_cast<const T*>(axis.sin) + (sin.first - 1) * axis.odd() - 1;
+  return {{rows + (axis.distinct() + sin.first - 1) * stride, stride, sin.step}, table, sin.step * axis.odd(), sin.count};
+}
 
 // Row n of a synthesis for n = start + sign · i, i the sample of the tables.
-struct Target {
+struct Order {
   int64_t start, sign;
 };
 
+// Parts whose sums meet, and the rows they make.
+template <class T, int kParts>
+struct Parts {
+  Terms<T> terms[kParts];
+  Order orders[kParts];
+};
+
 // Samples first…first+kRows−1 of the parts, a panel of columns wide, unfolded into the rows they make.
-template <int kRows, bool kStreamed, int kParts, class T, class S>
-inline void unfold_tile(const Terms<T> (&terms)[kParts], const Target (&targets)[kParts], int64_t first, T bias, int64_t column, S* dst,
-                        int64_t stride, int64_t columns) {
+template <int kRows, bool kStreamed, int kParts, class T>
+inline __attribute__((always_inline)) void unfold_tile(const Parts<T, kParts>& parts, int64_t first, T bias, int64_t column, T* dst,
+                                                       int64_t stride, int64_t columns) {
   Vector<T> sums[kParts][kRows][2];
   FASTSEG_UNROLL
   for (int part = 0; part < kParts; ++part) {
-    const Terms<T>& t = terms[part];
+    const Terms<T>& t = parts.terms[part];
     Vector<T> acc[kRows][2];
     FASTSEG_UNROLL
     for (int i = 0; i < kRows; ++i) acc[i][0] = acc[i][1] = broadcast(part == 0 ? bias : T(0));
@@ -197,9 +194,10 @@ inline void unfold_tile(const Terms<T> (&terms)[kParts], const Target (&targets)
     FASTSEG_UNROLL
     for (int i = 0; i < kRows; ++i) sums[part][i][0] = acc[i][0], sums[part][i][1] = acc[i][1];
   }
-  S* rows[kParts];
+  T* rows[kParts];
   FASTSEG_UNROLL
-  for (int part = 0; part < kParts; ++part) rows[part] = dst + (targets[part].start + targets[part].sign * first) * stride + column;
+  for (int part = 0; part < kParts; ++part)
+    rows[part] = dst + (parts.orders[part].start + parts.orders[part].sign * first) * stride + column;
   FASTSEG_UNROLL
   for (int i = 0; i < kRows; ++i) {
     Vector<T> panels[kParts][2];
@@ -215,41 +213,52 @@ inline void unfold_tile(const Terms<T> (&terms)[kParts], const Target (&targets)
     FASTSEG_UNROLL
     for (int part = 0; part < kParts; ++part) {
       store_panel<kStreamed, T>(rows[part], panels[part], columns);
-      rows[part] += targets[part].sign * stride;
+      rows[part] += parts.orders[part].sign * stride;
     }
   }
 }
 
-// Outer-axis synthesis: the mirror of analyse_columns. `rows` holds cosine coefficients P (K rows), then sine coefficients Q (K−1).
-template <bool kStreamed, class T, class S>
-void synthesise_columns(const T* rows, int64_t row_stride, const Axis& axis, T bias, int64_t columns, const Output<S>& out) {
+// The panels of columns [begin, end), each a tile.
+template <int kRows, bool kStreamed, int kParts, class T>
+FASTSEG_APART void unfold_tiles(const Parts<T, kParts>& parts, int64_t first, T bias, int64_t begin, int64_t end, T* dst, int64_t stride,
+                                int64_t columns) {
+  for (int64_t panel = begin; panel < end; panel += kPanel<T>) {
+    const int64_t column = panel_start<T>(panel, columns);
+    unfold_tile<kRows, kStreamed>(parts, first, bias, column, dst, stride, columns - column);
+  }
+}
+
+// Outer-axis synthesis: the mirror of analyse_columns; streamed: rows of `out` start on cache lines and the result is too large to be kept.
+template <bool kStreamed, class T>
+void synthesise_columns(const T* rows, int64_t row_stride, const Axis& axis, T bias, int64_t columns, T* out, int64_t out_stride) {
   const int64_t fit = kUnfoldBytes / int64_t(sizeof(T)) / (2 * axis.distinct() - 1) / kPanel<T> * kPanel<T>;
   const int64_t block = fit < kPanel<T> ? kPanel<T> : fit, size = axis.size, half = size / 2;
-  const Coefficients<T> c(axis, rows, row_stride);
-  const Target low{0, 1}, high{size, -1}, below{half, -1}, above{half, 1};
-  for (int64_t begin = 0; begin < columns; begin += block) {
-    const int64_t end = columns - begin < block ? columns : begin + block;
-    auto tile_of = [&](auto tile, int64_t first, const auto& terms, const auto& targets) {
-      for (int64_t panel = begin; panel < end; panel += kPanel<T>) {
-        const int64_t column = panel_start<T>(panel, columns);
-        unfold_tile<decltype(tile)::value, kStreamed>(terms, targets, first, bias, column, out.data, out.stride, columns - column);
-      }
-    };
-    using One = const Terms<T>[1];
-    using Two = const Terms<T>[2];
-    using Four = const Terms<T>[4];
-    if (size % 2) {
-      tile_of(Rows<1>{}, 0, One{c.cosine[0]}, (const Target[1]){low});
-      for_row_tiles<kUnfoldPairs>(
-          half, [&](auto tile, int64_t first) { tile_of(tile, first + 1, Two{c.cosine[0], c.sine[0]}, (const Target[2]){low, high}); });
-      continue;
+  const Order low{0, 1}, high{size, -1}, below{half, -1}, above{half, 1};
+  const Terms<T> cos = cosine_terms(axis, rows, row_stride, 0), sin = sine_terms(axis, rows, row_stride, parities(axis) - 1);
+  auto for_blocks = [&](auto&& body) {
+    for (int64_t begin = 0; begin < columns; begin += block) {
+      const int64_t end = columns - begin < block ? columns : begin + block;
+      body([&](auto tile, int64_t first, const auto& parts) {
+        unfold_tiles<decltype(tile)::value, kStreamed>(parts, first, bias, begin, end, out, out_stride, columns);
+      });
     }
-    tile_of(Rows<1>{}, 0, Two{c.cosine[0], c.cosine[1]}, (const Target[2]){low, above});
-    for_row_tiles<kUnfoldQuads>((half - 1) / 2, [&](auto tile, int64_t first) {
-      tile_of(tile, first + 1, Four{c.cosine[0], c.cosine[1], c.sine[0], c.sine[1]}, (const Target[4]){low, high, below, above});
+  };
+  if (size % 2) {
+    const Parts<T, 1> single{{cos}, {low}};
+    const Parts<T, 2> pair{{cos, sin}, {low, high}};
+    return for_blocks([&](auto&& unfold) {
+      unfold(Rows<1>{}, 0, single);
+      for_row_tiles<kUnfoldPairs>(half, [&](auto tile, int64_t first) { unfold(tile, first + 1, pair); });
     });
-    if (half % 2 == 0) tile_of(Rows<1>{}, half / 2, Two{c.cosine[0], c.sine[1]}, (const Target[2]){low, high});
   }
+  const Terms<T> odd_cos = cosine_terms(axis, rows, row_stride, 1), even_sin = sine_terms(axis, rows, row_stride, 0);
+  const Parts<T, 2> ends{{cos, odd_cos}, {low, above}}, middle{{cos, sin}, {low, high}};
+  const Parts<T, 4> quad{{cos, odd_cos, even_sin, sin}, {low, high, below, above}};
+  for_blocks([&](auto&& unfold) {
+    unfold(Rows<1>{}, 0, ends);
+    for_row_tiles<kUnfoldQuads>((half - 1) / 2, [&](auto tile, int64_t first) { unfold(tile, first + 1, quad); });
+    if (half % 2 == 0) unfold(Rows<1>{}, half / 2, middle);
+  });
 }
 
 }  // namespace

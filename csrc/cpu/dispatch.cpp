@@ -12,10 +12,8 @@ namespace fastseg {
   extern const Kernels kernels; \
   }
 FASTSEG_DECLARE(baseline)
-#ifdef FASTSEG_X86
 FASTSEG_DECLARE(avx2)
 FASTSEG_DECLARE(avx512)
-#endif
 #undef FASTSEG_DECLARE
 
 namespace {
@@ -26,12 +24,14 @@ struct Candidate {
 };
 
 const Candidate kCandidates[] = {
-#ifdef FASTSEG_X86
+#ifdef FASTSEG_HAS_avx512
     {avx512::kernels,
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
               __builtin_cpu_supports("avx512bw");
      }},
+#endif
+#ifdef FASTSEG_HAS_avx2
     {avx2::kernels, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #endif
     {baseline::kernels, [] { return true; }},
@@ -56,11 +56,12 @@ const Kernels& cpu_kernels() {
 }
 
 const char* cpu_kernels_built() {
-#ifdef FASTSEG_X86
-  return "avx512 avx2 baseline";
-#else
-  return "baseline";
-#endif
+  static const std::string names = [] {
+    std::string list;
+    for (const Candidate& c : kCandidates) list += (list.empty() ? "" : " ") + std::string(c.kernels.name);
+    return list;
+  }();
+  return names.c_str();
 }
 
 }  // namespace fastseg

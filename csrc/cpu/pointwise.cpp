@@ -108,7 +108,10 @@ void affine_relu(const AffineReluParams& p) {
 
 }  // namespace
 
-void pointwise(const PointwiseParams& p) { p.in_dtype == DType::kFloat64 ? by_epilogue<double>(p) : by_epilogue<float>(p); }
+void pointwise(const PointwiseParams& p) {
+  if (!pointwise_serves(p.epilogue, p.in_dtype, p.out_dtype)) throw Error("pointwise: no kernel for this epilogue and these dtypes");
+  p.in_dtype == DType::kFloat64 ? by_epilogue<double>(p) : by_epilogue<float>(p);
+}
 void affine_relu(const AffineReluParams& p) { p.is_double ? affine_relu<double>(p) : affine_relu<float>(p); }
 
 }  // namespace fastseg::FASTSEG_ISA

@@ -25,24 +25,6 @@ Run run_at(const PointwiseParams& p, int64_t image, int64_t first, int64_t count
   return {image * p.inputs * p.points + first, image * p.outputs * p.points + first, image % p.groups, count};
 }
 
-template <class S>
-struct Storage {
-  using type = S;
-};
-
-// body(Storage<S>{}) of a tensor's dtype, beside arithmetic in T.
-template <class T, class Body>
-inline void with_storage(DType dtype, Body&& body) {
-  if constexpr (std::is_same_v<T, double>)
-    body(Storage<double>{});
-  else if (dtype == DType::kFloat16)
-    body(Storage<Half>{});
-  else if (dtype == DType::kBFloat16)
-    body(Storage<BFloat16>{});
-  else
-    body(Storage<float>{});
-}
-
 // The panel of points at `row`, zeros behind its `valid` first.
 template <class T, class S>
 inline void load_panel(const S* row, int64_t valid, Vector<T> (&values)[2]) {
@@ -112,7 +94,7 @@ const T* packed_weights(const PointwiseParams& p, int64_t total) {
 }
 
 template <class T>
-void pack_points(const PointwiseParams& p, const Run& run, T* packed) {
+FASTSEG_APART void pack_points(const PointwiseParams& p, const Run& run, T* packed) {
   with_storage<T>(p.in_dtype, [&](auto storage) {
     const auto* x = static_cast<const typename decltype(storage)::type*>(p.x) + run.x;
     for (int64_t c = 0; c < run.count; c += kPanel<T>)
@@ -133,7 +115,7 @@ inline void fetch_results(const PointwiseParams& p, const Run& run, int64_t c) {
 
 // z[output][point] = weight · x; panels are whole.
 template <class T>
-void multiply_run(const PointwiseParams& p, const Run& run, const Workspace<T>& work, T* z, int64_t z_stride) {
+FASTSEG_APART void multiply_run(const PointwiseParams& p, const Run& run, const Workspace<T>& work, T* z, int64_t z_stride) {
   const T* weight = work.weights + run.group * p.outputs * p.inputs;
   for (int64_t c = 0; c < run.count; c += kPanel<T>) {
     fetch_results(p, run, c);
@@ -232,22 +214,23 @@ inline void finish_row(const PointwiseParams& p, int64_t channel, int64_t count,
 
 template <Epilogue kEpilogue, class T>
 void finish_run(const PointwiseParams& p, const Run& run, T* z, int64_t z_stride, T* moments) {
-  auto finish = [&](auto factor_storage) {
-    with_storage<T>(p.out_dtype, [&](auto storage) {
-      using S = typename decltype(storage)::type;
-      using F = typename decltype(factor_storage)::type;
-      for (int64_t o = 0; o < p.outputs; ++o) {
-        const int64_t index = run.out + o * p.points;
-        finish_row<kEpilogue>(p, run.group * p.outputs + o, run.count, z + o * z_stride,
-                              p.addend ? static_cast<const T*>(p.addend) + index : nullptr, static_cast<const F*>(p.factor) + index,
-                              static_cast<S*>(p.out) + index, moments + o);
-      }
-    });
+  auto finish = [&](auto factor_storage, auto storage) {
+    using S = typename decltype(storage)::type;
+    using F = typename decltype(factor_storage)::type;
+    for (int64_t o = 0; o < p.outputs; ++o) {
+      const int64_t index = run.out + o * p.points;
+      finish_row<kEpilogue>(p, run.group * p.outputs + o, run.count, z + o * z_stride,
+                            p.addend ? static_cast<const T*>(p.addend) + index : nullptr, static_cast<const F*>(p.factor) + index,
+                            static_cast<S*>(p.out) + index, moments + o);
+    }
   };
+  // what pointwise_serves allows
   if constexpr (kEpilogue == Epilogue::kGeluGradient)
-    with_storage<T>(p.factor_dtype, finish);
+    with_storage<T>(p.in_dtype, [&](auto in) { finish(in, Storage<T>{}); });
+  else if constexpr (kEpilogue == Epilogue::kNone || kEpilogue == Epilogue::kGelu)
+    with_storage<T>(p.out_dtype, [&](auto out) { finish(Storage<T>{}, out); });
   else
-    finish(Storage<T>{});
+    finish(Storage<T>{}, Storage<T>{});
 }
 
 }  // namespace

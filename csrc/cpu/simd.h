@@ -15,6 +15,9 @@
 #error "compile with FASTSEG_ISA (a namespace) and FASTSEG_VECTOR_BYTES"
 #endif
 
+// For a function whose loops would lack registers beside those of its callers, and compile once for each of them.
+#define FASTSEG_APART __attribute__((noinline))
+
 // Loops over accumulators must unroll before the compiler decides what lives in registers.
 #define FASTSEG_UNROLL _Pragma("GCC unroll 16")
 

@@ -3,8 +3,7 @@
 
 #include <type_traits>
 
-#include "../ops.h"
-#include "simd.h"
+#include "stored.h"
 
 namespace fastseg::FASTSEG_ISA {
 namespace {  // internal linkage: single callers are inlined, which the tiles need
@@ -31,32 +30,22 @@ struct Rows {
   static constexpr int value = kRows;
 };
 
+// body(Rows<count>{}), count in 1 … kMost
+template <int kMost, class Body>
+inline __attribute__((always_inline)) void with_rows(int64_t count, Body&& body) {
+  if constexpr (kMost > 1) {
+    if (count < kMost) return with_rows<kMost - 1>(count, body);
+  }
+  body(Rows<kMost>{});
+}
+
 // Calls body(Rows<r>{}, first) for tiles of at most `kMax` rows, as equal as possible: few rows starve the multiply-add pipes.
 template <int kMax, class Body>
 inline void for_row_tiles(int64_t rows, Body&& body) {
   const int64_t tiles = ceil_div(rows, kMax);
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = rows * t / tiles, count = rows * (t + 1) / tiles - first;
-    if constexpr (kMax > 3) {
-      if (count == 6) {
-        body(Rows<6>{}, first);
-        continue;
-      }
-      if (count == 5) {
-        body(Rows<5>{}, first);
-        continue;
-      }
-      if (count == 4) {
-        body(Rows<4>{}, first);
-        continue;
-      }
-    }
-    if (count == 3)
-      body(Rows<3>{}, first);
-    else if (count == 2)
-      body(Rows<2>{}, first);
-    else
-      body(Rows<1>{}, first);
+    with_rows<kMax>(count, [&](auto tile) __attribute__((always_inline)) { body(tile, first); });
   }
 }
 
@@ -90,24 +79,28 @@ inline const T* loadable_row(const S* row, int64_t first, int64_t last, T* copy)
 
 // Fetches what is wanted next, some lines at a time between the products of this: more of them asked for at once than the core can
 // wait for would hold up the loads that are needed now.
-template <class S>
 struct Ahead {
-  static constexpr int64_t kLine = 64 / sizeof(S), kPortion = 8 * kLine;
-  const S* row;
-  int64_t rows, columns, stride;
-  int64_t pace;  // products between two portions: all of it is fetched in the course of `products`
-  int64_t column = 0;
+  static constexpr int64_t kLine = 64, kPortion = 8 * kLine;
+  const char* row;
+  int64_t rows, length, stride;  // bytes
+  int64_t pace;                  // products between two portions: all of it is fetched in the course of `products`
+  int64_t at = 0;
 
-  Ahead(const S* first, int64_t row_count, int64_t row_columns, int64_t row_stride, int64_t products)
-      : row(first), rows(row_count), columns(row_columns), stride(row_stride), pace(products / (rows * ceil_div(columns, kPortion))) {
+  Ahead(const Source& first, int64_t row_count, int64_t columns, int64_t row_stride, int64_t products)
+      : row(first.data),
+        rows(row_count),
+        length(columns * first.bytes),
+        stride(row_stride * first.bytes),
+        pace(products / (rows * ceil_div(length, kPortion))) {
     if (pace < 1) pace = 1;
   }
   void fetch() {
     if (rows <= 0) return;
-    for (int64_t end = column + kPortion; column < end && column < columns; column += kLine) __builtin_prefetch(row + column, 0, 2);
-    if (column >= columns) column = 0, row += stride, --rows;
+    for (int64_t end = at + kPortion; at < end && at < length; at += kLine) __builtin_prefetch(row + at, 0, 2);
+    if (at >= length) at = 0, row += stride, --rows;
   }
 };
+
 // `columns` of a panel, or all of it where that is less; streamed: past the caches, to aligned rows.
 template <bool kStreamed, class T, class S>
 inline void store_panel(S* dst, const Vector<T> (&values)[2], int64_t columns) {

@@ -17,8 +17,8 @@ int64_t stage_rows(const Axis& axis) { return 2 * axis.distinct() - 1; }
 // Rows a power of two apart share cache sets: keep the distance an odd number of lines.
 int64_t padded_stride(int64_t columns) { return round_up(columns, 64) + 16; }
 
-template <class T, class S>
-void analyse_plane(const S* x, const Transform& t, bool planar, T* spectrum) {
+template <class T>
+void analyse_plane(const Source& x, const Transform& t, bool planar, T* spectrum) {
   const int64_t rows = stage_rows(t.h), stride = padded_stride(t.w.size), modes = t.w.kept();
   Scratch<T> scratch(rows * (stride + 2 * t.w.padded) + row_scratch<T>(t.w, rows) + fold_scratch<T>(t.h) + 128);
   T* sums = scratch.take(rows * stride);
@@ -32,39 +32,54 @@ void analyse_plane(const S* x, const Transform& t, bool planar, T* spectrum) {
   });
 }
 
-template <class T, class S>
-void synthesise_plane(const T* spectrum, const Transform& t, bool planar, T bias, const Output<S>& y) {
+// How a synthesis reaches a plane of the result: as T, past the caches where rows start on cache lines and the whole is too large to stay
+// in one until it is read; or in strips of kStrip columns, which are converted then.
+enum class Store { kPlain, kStreamed, kConverted };
+constexpr int64_t kStrip = 64;
+
+template <class T>
+void synthesise_converted(const T* sums, int64_t stride, const Transform& t, T bias, T* strip, const Target& y) {
+  for (int64_t c = 0; c < t.w.size; c += kStrip) {
+    const int64_t width = t.w.size - c < kStrip ? t.w.size - c : kStrip;
+    synthesise_columns<false>(sums + c, stride, t.h, bias, width, strip, kStrip);
+    for (int64_t n = 0; n < t.h.size; ++n) write(strip + n * kStrip, y + (n * t.w.size + c), width);
+  }
+}
+
+template <class T>
+void synthesise_plane(const T* spectrum, const Transform& t, bool planar, T bias, Store how, const Target& y) {
   const int64_t rows = stage_rows(t.h), stride = padded_stride(t.w.size), modes = t.w.kept();
-  Scratch<T> scratch(rows * (stride + 2 * modes) + 4 * kTileRows * t.w.padded + 128);
+  const int64_t strip_size = how == Store::kConverted ? t.h.size * kStrip : 0;
+  Scratch<T> scratch(rows * (stride + 2 * modes) + 4 * kTileRows * t.w.padded + strip_size + 128);
   T* sums = scratch.take(rows * stride);
   T* parts = scratch.take(rows * 2 * modes);
+  T* strip = scratch.take(strip_size);
   with_pairs(planar, t.h.kept() * modes, [&](auto from) {
     separate<T>(
         t.h, modes, from, Pairs<1>{modes}, [&](int64_t row) { return spectrum + row * modes * from.step; },
         [&](int64_t row) { return parts + row * 2 * modes; });
   });
   synthesise_rows(parts, rows, t.w, sums, stride, scratch);
-  if constexpr (std::is_same_v<T, S>) {
-    if (y.streamed) return synthesise_columns<true>(sums, stride, t.h, bias, t.w.size, y);
-  }
-  synthesise_columns<false>(sums, stride, t.h, bias, t.w.size, y);
+  if (how == Store::kConverted) return synthesise_converted(sums, stride, t, bias, strip, y);
+  const auto synthesise = how == Store::kStreamed ? synthesise_columns<true, T> : synthesise_columns<false, T>;
+  synthesise(sums, stride, t.h, bias, t.w.size, reinterpret_cast<T*>(y.data), t.w.size);
 }
 
-template <class T, class S>
-void analyse_lines(const S* x, int64_t count, const Axis& axis, bool planar, T* spectrum) {
+template <class T>
+void analyse_lines(const Source& x, int64_t count, const Axis& axis, bool planar, T* spectrum) {
   const int64_t modes = axis.kept();
   Scratch<T> scratch(count * (axis.size + 2 * axis.padded) + row_scratch<T>(axis, count) + 128);
   T* rows = scratch.take(count * axis.size);
   T* parts = scratch.take(count * 2 * axis.padded);
-  read_row(x, rows, count * axis.size);
+  read(x, rows, count * axis.size);
   analyse_rows(rows, axis.size, count, axis, parts, scratch);
   with_pairs(planar, modes, [&](auto to) {
     for (int64_t r = 0; r < count; ++r) copy_pairs(parts + r * 2 * axis.padded, Pairs<1>{axis.padded}, to, modes, spectrum + r * modes * 2);
   });
 }
 
-template <class T, class S, class Bias>
-void synthesise_lines(const T* spectrum, int64_t count, const Axis& axis, bool planar, Bias&& bias_of, S* y) {
+template <class T, class Bias>
+void synthesise_lines(const T* spectrum, int64_t count, const Axis& axis, bool planar, Bias&& bias_of, const Target& y) {
   const int64_t modes = axis.kept();
   Scratch<T> scratch(count * (axis.size + 2 * modes) + 4 * kTileRows * axis.padded + 128);
   T* rows = scratch.take(count * axis.size);
@@ -77,7 +92,7 @@ void synthesise_lines(const T* spectrum, int64_t count, const Axis& axis, bool p
     const T bias = bias_of(r);
     for (int64_t n = 0; n < axis.size; ++n) rows[r * axis.size + n] += bias;
   }
-  write_row(rows, y, count * axis.size);
+  write(rows, y, count * axis.size);
 }
 
 // D is a product over the plane spectra [D][columns], real and imaginary columns alike: a block of `width` complex ones at a time, which
@@ -101,7 +116,7 @@ void analyse_depth(const T* planes, const Axis& d, const DepthBlock& b, T* spect
   T* sums = scratch.take(rows * stride);
   for (int64_t r = 0; r < b.ranges(); ++r) {
     const T* columns = planes + b.begin(r);
-    analyse_columns(columns, 2 * b.plane, b.columns(), columns + b.columns(), d, sums + r * b.apart(), stride, scratch);
+    analyse_columns(source(columns), 2 * b.plane, b.columns(), source(columns + b.columns()), d, sums + r * b.apart(), stride, scratch);
   }
   with_pairs(b.planar, d.kept() * b.plane, [&](auto to) {
     combine<T>(
@@ -121,7 +136,7 @@ void synthesise_depth(const T* spectrum, const Axis& d, const DepthBlock& b, T* 
         [&](int64_t row) { return spectrum + (row * b.plane + b.first) * from.step; }, [&](int64_t row) { return sums + row * stride; });
   });
   for (int64_t r = 0; r < b.ranges(); ++r)
-    synthesise_columns<false>(sums + r * b.apart(), stride, d, T(0), b.columns(), Output<T>{planes + b.begin(r), 2 * b.plane, false});
+    synthesise_columns<false>(sums + r * b.apart(), stride, d, T(0), b.columns(), planes + b.begin(r), 2 * b.plane);
 }
 
 // Runs body(image, block) over column blocks of every image's plane spectra.
@@ -146,13 +161,13 @@ int plane_threads(const TransformParams& p) {
 // Neighbouring planes go to one thread, so that what it fetches ahead is its own; enough pieces remain to even out the load.
 int64_t plane_grain(int64_t planes, int threads) { return planes / (int64_t{threads} * 8) + 1; }
 
-template <class T, class S>
-void analysis(const TransformParams& p) {
+template <class T>
+void analysis_in(const TransformParams& p) {
   const Transform& t = p.t;
   const int64_t plane = t.h.size * t.w.size, columns = 2 * t.h.kept() * t.w.kept(), planes = p.images * t.d.size;
   const bool deep = t.d.size > 1, lines = t.h.size == 1;
   const int threads = plane_threads(p);
-  const S* x = static_cast<const S*>(p.real);
+  const Source x(p.real, p.dtype);
   T* plane_spectra = static_cast<T*>(deep ? p.planes : p.spectrum);
   auto body = [&](int64_t begin, int64_t end) {
     if (lines) return analyse_lines<T>(x + begin * plane, end - begin, t.w, p.planar, plane_spectra + begin * columns);
@@ -166,30 +181,34 @@ void analysis(const TransformParams& p) {
   });
 }
 
-template <class T, class S>
-void synthesis(const TransformParams& p) {
+// Whether a result is too large to stay in a cache until it is read, and its rows start on cache lines.
+bool streams(const Transform& t, int64_t planes, const Target& y) {
+  const int64_t row_bytes = t.w.size * y.bytes;
+  return planes * t.h.size * row_bytes >= kStreamBytes && row_bytes % 64 == 0 && reinterpret_cast<uintptr_t>(y.data) % 64 == 0;
+}
+
+template <class T>
+void synthesis_in(const TransformParams& p) {
   const Transform& t = p.t;
   const int64_t plane = t.h.size * t.w.size, columns = 2 * t.h.kept() * t.w.kept(), planes = p.images * t.d.size;
   const bool deep = t.d.size > 1, lines = t.h.size == 1;
   const int threads = plane_threads(p);
   const T* bias = static_cast<const T*>(p.bias);
-  S* y = static_cast<S*>(p.real);
+  const Target y(p.real, p.dtype);
   T* plane_spectra = static_cast<T*>(deep ? p.planes : p.spectrum);
   if (deep)
     for_depth_blocks(p, [&](int64_t image, const DepthBlock& block) {
       synthesise_depth(static_cast<const T*>(p.spectrum) + image * t.d.kept() * columns, t.d, block,
                        plane_spectra + image * t.d.size * columns);
     });
-  const int64_t row_bytes = t.w.size * int64_t(sizeof(S));
-  const bool streamed = planes * t.h.size * row_bytes >= kStreamBytes && row_bytes % 64 == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0;
+  const Store how = p.dtype != kDTypeOf<T> ? Store::kConverted : streams(t, planes, y) ? Store::kStreamed : Store::kPlain;
   auto bias_of = [&](int64_t plane_index) { return bias ? bias[plane_index / t.d.size % p.channels] : T(0); };
   auto body = [&](int64_t begin, int64_t end) {
     if (lines)
       return synthesise_lines(
           plane_spectra + begin * columns, end - begin, t.w, p.planar, [&](int64_t r) { return bias_of(begin + r); }, y + begin * plane);
-    for (int64_t i = begin; i < end; ++i)
-      synthesise_plane(plane_spectra + i * columns, t, p.planar, bias_of(i), Output<S>{y + i * plane, t.w.size, streamed});
-    if (streamed) stream_fence();
+    for (int64_t i = begin; i < end; ++i) synthesise_plane(plane_spectra + i * columns, t, p.planar, bias_of(i), how, y + i * plane);
+    if (how == Store::kStreamed) stream_fence();
   };
   parallel_for(planes, lines ? kRowBlock : plane_grain(planes, threads), threads, body);
 }
@@ -203,11 +222,11 @@ void whole_synthesis(const TransformParams&);
 
 void analysis(const TransformParams& p) {
   if (whole_serves(p)) return whole_analysis(p);
-  by_dtype(p.dtype, [&](auto t) { analysis<typename decltype(t)::Compute, typename decltype(t)::Storage>(p); });
+  p.dtype == DType::kFloat64 ? analysis_in<double>(p) : analysis_in<float>(p);
 }
 void synthesis(const TransformParams& p) {
   if (whole_serves(p)) return whole_synthesis(p);
-  by_dtype(p.dtype, [&](auto t) { synthesis<typename decltype(t)::Compute, typename decltype(t)::Storage>(p); });
+  p.dtype == DType::kFloat64 ? synthesis_in<double>(p) : synthesis_in<float>(p);
 }
 
 }  // namespace fastseg::FASTSEG_ISA

@@ -77,21 +77,21 @@ __device__ inline void finish(const PointwiseParams& p, const Tile& tile, bool w
   }
 }
 
+template <Epilogue epilogue, int kRows, class In, class Out>
+__device__ inline void finish_if_asked(const PointwiseParams& p, const Tile& tile, bool wide, Sums<kRows>& z) {
+  if constexpr (pointwise_serves(epilogue, kDTypeOf<In>, kDTypeOf<Out>)) {
+    if (p.epilogue == epilogue) finish<epilogue, kRows, In, Out>(p, tile, wide, z);
+  }
+}
+
 // The epilogue is chosen here, not by the kernel's type: one product serves them all.
 template <int kRows, class In, class Out>
 __device__ inline void finish_as_asked(const PointwiseParams& p, const Tile& tile, bool wide, Sums<kRows>& z) {
-  switch (p.epilogue) {
-    case Epilogue::kNone:
-      return finish<Epilogue::kNone, kRows, In, Out>(p, tile, wide, z);
-    case Epilogue::kGelu:
-      return finish<Epilogue::kGelu, kRows, In, Out>(p, tile, wide, z);
-    case Epilogue::kGeluGradient:
-      return finish<Epilogue::kGeluGradient, kRows, In, Out>(p, tile, wide, z);
-    case Epilogue::kAffineRelu:
-      return finish<Epilogue::kAffineRelu, kRows, In, Out>(p, tile, wide, z);
-    case Epilogue::kMoments:
-      return finish<Epilogue::kMoments, kRows, In, Out>(p, tile, wide, z);
-  }
+  finish_if_asked<Epilogue::kNone, kRows, In, Out>(p, tile, wide, z);
+  finish_if_asked<Epilogue::kGelu, kRows, In, Out>(p, tile, wide, z);
+  finish_if_asked<Epilogue::kGeluGradient, kRows, In, Out>(p, tile, wide, z);
+  finish_if_asked<Epilogue::kAffineRelu, kRows, In, Out>(p, tile, wide, z);
+  finish_if_asked<Epilogue::kMoments, kRows, In, Out>(p, tile, wide, z);
 }
 
 template <int kRows, class In, class Out>
@@ -136,7 +136,6 @@ void run_to(const PointwiseParams& p) {
     if (p.out_dtype == DType::kFloat16) return run<In, Half>(p);
   if constexpr (!std::is_same_v<In, Half>)
     if (p.out_dtype == DType::kBFloat16) return run<In, BFloat16>(p);
-  throw Error("pointwise: no CUDA kernel for these dtypes");
 }
 
 constexpr int kReluWarps = 8, kReluThreads = kReluWarps * kWarp;  // a warp takes 128 points of one channel
@@ -178,8 +177,8 @@ void run_affine_relu(const AffineReluParams& p) {
 }  // namespace
 
 void pointwise(const PointwiseParams& p) {
-  if (p.epilogue == Epilogue::kGeluGradient && p.factor_dtype != p.in_dtype) throw Error("pointwise: the factor has not the dtype of x");
   if (p.in_dtype == DType::kFloat64) throw Error("pointwise: no CUDA kernel for float64");
+  if (!pointwise_serves(p.epilogue, p.in_dtype, p.out_dtype)) throw Error("pointwise: no kernel for this epilogue and these dtypes");
   if (p.batch * p.groups * p.outputs * p.points > 0) {
     if (p.in_dtype == DType::kFloat32) run_to<float>(p);
     if (p.in_dtype == DType::kFloat16) run_to<Half>(p);

@@ -72,7 +72,7 @@ def kornia(case: GaussianCase, inputs: Inputs) -> Layer:
     try:
         from kornia.filters import gaussian_blur2d
     except ImportError as error:
-        raise Unavailable(f"kornia does not import ({error})") from error
+        raise Unavailable(f"kornia, of fastseg-mri[bench], does not import ({error})") from error
     size, sigma = _kernel(case)
     return _with_high(lambda x: gaussian_blur2d(x, (size, size), (sigma, sigma), "reflect"))
 

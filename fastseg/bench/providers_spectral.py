@@ -128,7 +128,9 @@ def neuraloperator(case: Case, inputs: Inputs) -> Layer:
     try:
         from neuralop.layers.spectral_convolution import SpectralConv
     except ImportError as error:
-        raise Unavailable(f"neuraloperator does not import ({error})") from error
+        raise Unavailable(
+            f"neuraloperator, of fastseg-mri[bench], does not import ({error})"
+        ) from error
     weight = torch.view_as_complex(inputs.weights[0])
     totals = (*case.modes[:-1], 2 * (case.modes[-1] - 1))
     module = SpectralConv(

@@ -11,7 +11,9 @@ import numpy as np
 
 from fastseg.errors import FastsegError, UsageError
 
-INSTALL_HINT = "pip install 'fastseg[dali]' (CPU or CUDA 13) or 'fastseg[dali-cuda12]' (CUDA 12)"
+INSTALL_HINT = (
+    "pip install 'fastseg-mri[dali]' (CPU or CUDA 13) or 'fastseg-mri[dali-cuda12]' (CUDA 12)"
+)
 
 
 def unavailable(device_id: int | None) -> str | None:

@@ -12,7 +12,7 @@ def integers(name: str, values) -> tuple:
         values = tuple(values)
     except TypeError:
         raise TypeError(f"{name}: got {values!r}, want a sequence of integers") from None
-    if any(isinstance(value, float | str) for value in values):
+    if any(isinstance(value, (float, str)) for value in values):
         raise TypeError(f"{name}: got {values}, want integers")
     return values
 

@@ -52,8 +52,8 @@ def _per_channel(value):
 
 def _check_rest(cond: Tensor, feat, conv_weight, conv_bias) -> None:
     check_signal("feat", feat)
-    batch, channels, *sizes = cond.shape
-    if feat.shape[:1] != (batch,) or list(feat.shape[2:]) != sizes or feat.dtype != cond.dtype:
+    (batch, channels), sizes = cond.shape[:2], cond.shape[2:]
+    if feat.shape[:1] != (batch,) or feat.shape[2:] != sizes or feat.dtype != cond.dtype:
         raise ValueError(
             f"feat: got {feat.dtype} of shape {tuple(feat.shape)}, "
             f"want cond's {cond.dtype}, batch {batch} and sizes {tuple(sizes)}"

@@ -222,8 +222,8 @@ def _make_taps(x: Tensor, sigma, offset, design: Design) -> Taps:
     arguments = _constant(x, sigma, offset, design)
     if arguments:
         return constant(*arguments)
-    given = [v for v in (sigma, offset) if isinstance(v, Tensor)]
-    device = next((v.device for v in given if v.device == x.device), given[0].device)
+    devices = [v.device for v in (sigma, offset) if isinstance(v, Tensor)]
+    device = x.device if x.device in devices else devices[0]
     wide = (_float64(v, device) for v in (sigma, offset))
     return build(*wide, design, compute_dtype(x.dtype), x.device)
 

@@ -42,6 +42,7 @@ from typing import NamedTuple
 
 import torch
 
+import fastseg_mri
 from fastseg.ops.impl import architectures, native, native_filters, native_pointwise, triton
 
 try:
@@ -49,7 +50,8 @@ try:
 
     _C_MISSING = ""
 except ImportError as error:
-    _C, _C_MISSING = None, f"fastseg._C does not import ({error}); reinstall with `pip install .`"
+    repair = fastseg_mri.conflict() or "reinstall with `pip install .`"
+    _C, _C_MISSING = None, f"fastseg._C does not import ({error}); {repair}"
 
 log = logging.getLogger("fastseg")
 
