@@ -191,7 +191,7 @@ def test_no_file_names_a_machine():
     forbidden = ["/" + "work/", "/tmp/" + "venv", "/" + "root/"]
     kinds = {".py", ".cpp", ".h", ".cu", ".md", ".toml", ".txt", ".yaml", ".cfg", ""}
     top = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
-    folders = ("fastseg", "csrc", "kernels", "tests", "bench", ".ci")
+    folders = ("fastseg", "fastseg_mri", "csrc", "kernels", "tests", "bench", ".ci", ".github")
     below = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     texts = [p for p in top + below if p.suffix in kinds and "__pycache__" not in p.parts]
     assert len(texts) > 20
