@@ -23,6 +23,11 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+DType make_dtype(int code) {
+  if (code < 0 || code > int(DType::kBFloat16)) throw Error("unknown dtype code");
+  return static_cast<DType>(code);
+}
+
 Axis make_axis(const AxisTuple& a) {
   const Axis axis{pointer(std::get<0>(a)), pointer(std::get<1>(a)), std::get<2>(a), std::get<3>(a),
                   std::get<4>(a),          std::get<5>(a),          nullptr};
@@ -50,7 +55,7 @@ TransformParams transform_params(const Transform& t, uintptr_t real, uintptr_t s
   if (images < 0 || channels < 1) throw Error("transform: images and channels must be positive");
   if (images > 0 && (!real || !spectrum || (t.d.size > 1 && !planes))) throw Error("transform: null pointer");
   return {t,      pointer(real), pointer(spectrum),         pointer(planes), pointer(bias),
-          images, channels,      static_cast<DType>(dtype), planar,          make_lane(lane)};
+          images, channels,      make_dtype(dtype), planar,          make_lane(lane)};
 }
 
 // The functions of a kernel table, as `_C.cpu` and `_C.cuda` show them.
@@ -104,8 +109,8 @@ void pointwise(const Kernels& kernels, uintptr_t x, uintptr_t weight, uintptr_t 
                      n[4],
                      transposed,
                      kind,
-                     static_cast<DType>(dtypes[0]),
-                     static_cast<DType>(dtypes[2]),
+                     make_dtype(dtypes[0]),
+                     make_dtype(dtypes[2]),
                      make_lane(lane),
                      nullptr});
 }
@@ -132,7 +137,7 @@ void gaussian(const Kernels& kernels, uintptr_t x, uintptr_t low, uintptr_t high
   if (n[1] != 1 && n[1] != n[0]) throw Error("gaussian: taps of " + std::to_string(n[1]) + " images for " + std::to_string(n[0]));
   check_pointers("gaussian", n[0], {x, taps, radii, low | high});
   kernels.gaussian({pointer(x), pointer(low), pointer(high), pointer(taps), pointer<const int32_t>(radii), pointer(scratch), n[0], n[1],
-                    n[2], n[3], n[4], n[5], static_cast<Padding>(padding), adjoint, symmetric, static_cast<DType>(dtype), make_lane(lane)});
+                    n[2], n[3], n[4], n[5], static_cast<Padding>(padding), adjoint, symmetric, make_dtype(dtype), make_lane(lane)});
 }
 
 // extents: images, D, H, W, radius
@@ -140,7 +145,7 @@ void taps_gradient(const Kernels& kernels, uintptr_t x, uintptr_t gradient, uint
                    int axis, int padding, int dtype, int64_t lane) {
   check_pointers("taps_gradient", n[0], {x, gradient, out});
   kernels.taps_gradient({pointer(x), pointer(gradient), pointer(out), pointer(partial), n[0], n[1], n[2], n[3], n[4], axis,
-                         static_cast<Padding>(padding), static_cast<DType>(dtype), make_lane(lane)});
+                         static_cast<Padding>(padding), make_dtype(dtype), make_lane(lane)});
 }
 
 // extents: batch, channels of the condition, channels, points
@@ -148,7 +153,7 @@ GateParams gate_params(uintptr_t low, uintptr_t cond, uintptr_t weight, uintptr_
                        std::array<int64_t, 4> n, int dtype, int64_t lane) {
   check_pointers("gate", n[0], {low, cond, weight, bias, feat, logits});
   return {pointer(low), pointer(cond), pointer(weight),           pointer(bias),  pointer(feat), pointer(out), pointer(logits), n[0], n[1],
-          n[2],         n[3],          static_cast<DType>(dtype), make_lane(lane)};
+          n[2],         n[3],          make_dtype(dtype), make_lane(lane)};
 }
 
 void gate(const Kernels& kernels, uintptr_t low, uintptr_t cond, uintptr_t weight, uintptr_t bias, uintptr_t feat, uintptr_t out,
@@ -174,7 +179,7 @@ void spectral_filter(const Transform& t, uintptr_t x, uintptr_t gain, uintptr_t 
   if (!t.w.roots || t.d.size > 1) throw Error("spectral_filter: want two axes that the FFT serves");
   check_pointers("spectral_filter", n[0] * n[1], {x, y | seen, y ? gain : seen, seen ? sums : y});
   cpu_kernels().spectral_filter({t, pointer(x), pointer(gain), pointer(y), pointer(seen), pointer(sums), n[0], n[1], n[2], strides[0],
-                                 strides[1], parts, conjugate, static_cast<DType>(dtype), make_lane(threads)});
+                                 strides[1], parts, conjugate, make_dtype(dtype), make_lane(threads)});
 }
 
 int checked(int threads) {
@@ -247,7 +252,7 @@ PYBIND11_MODULE(_C, m) {
   py::class_<Convolution>(m, "Convolution")
       .def(
           py::init([](const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs, int64_t modes,
-                      int dtype) { return Convolution{analysis, synthesis, groups, inputs, outputs, modes, static_cast<DType>(dtype)}; }));
+                      int dtype) { return Convolution{analysis, synthesis, groups, inputs, outputs, modes, make_dtype(dtype)}; }));
   py::module_ cpu = bind(m, "cpu", cpu_kernels);
   cpu.def("spectral_filter", &spectral_filter, no_gil);
   cpu.def("convolve", &bound_convolve, no_gil);
