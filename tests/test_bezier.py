@@ -141,10 +141,7 @@ def test_batches_are_the_same_from_the_middle_with_other_backends_and_ranks(data
     for found in (
         by_seed(batches(dataset, "dali", **every)),
         by_seed(batches(dataset, **every)[:1] + batches(dataset, start=1, **every)),
-        by_seed(
-            batches(dataset, batch=1, world=(0, 2), **every)
-            + batches(dataset, batch=1, world=(1, 2), **every)
-        ),
+        by_seed(batches(dataset, world=(0, 2), **every) + batches(dataset, world=(1, 2), **every)),
     ):
         assert found.keys() == whole.keys()
         for seed, (image, domain, case) in found.items():
