@@ -38,8 +38,10 @@ def unfit(backend: str, built: str, device: torch.device) -> str | None:
         return None if capability >= (8, 0) else f"it needs compute capability 8.0, {has}"
     if served_by(built, capability):
         return None
-    wanted = f"{capability[0]}{capability[1]}-real"
-    return f"its kernels were built for {built}, {has} (to build for it: CUDAARCHS={wanted})"
+    remedy = f"to build for it: CUDAARCHS={capability[0]}{capability[1]}-real"
+    if capability < (7, 5):  # what CUDA 13 has dropped
+        remedy = f"{remedy} with CUDA 12" if capability >= (7, 0) else "they need 7.0 or newer"
+    return f"its kernels were built for {built or 'no architecture'}, {has} ({remedy})"
 
 
 # as torch.compiler.assume_constant_result marks it, which would load the compiler
