@@ -84,7 +84,7 @@ def _torch() -> list[tuple[str, str]]:
 
 
 def kernels_for(capability: tuple[int, int]) -> str:
-    """What computes our operators on a device of this capability, the first choice first."""
+    """List what computes our operators on a device of this capability, the first choice first."""
     from fastseg.ops import impl
     from fastseg.ops.impl import architectures
 

@@ -16,7 +16,7 @@ _DESCRIBED = ("nnunet", "datalist")
 def label_values(
     dataset: Dataset, trained: LabelScheme, wanted: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """Value to write for each class of the `trained` scheme, in its order.
+    """Choose the value to write for each class of the `trained` scheme, in its order.
 
     They are those of the data set's labels; without labels, those that its layout fixes (enhancing
     tumour is 4 up to BraTS 2021, 3 from 2023 on, a description has its own); else those of the

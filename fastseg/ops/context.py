@@ -10,8 +10,8 @@ NAMES = ("auto", "reference", "matmul", "cpu", "cuda", "triton")
 
 
 def traced() -> bool:
-    """Whether torch.compile, torch.export or torch.jit.trace follows this call: sizes may be
-    symbols, and no tensor outlives it.
+    """Tell whether torch.compile, torch.export or torch.jit.trace follows this call: sizes may then
+    be symbols, and no tensor outlives it.
     """
     return torch.compiler.is_compiling() or torch._C._is_tracing()
 
@@ -46,8 +46,9 @@ class use_backend:
 
 
 def setting() -> str:
-    """The backend asked for; "matmul" for "auto" where a kernel, which Python hands addresses,
-    cannot follow: under torch.jit.trace, torch.func and forward-mode derivatives.
+    """Return the backend that is asked for. Under torch.jit.trace, torch.func and forward-mode
+    derivatives, which cannot follow kernels (they are handed addresses), "auto" is "matmul" and a
+    named kernel backend raises RuntimeError.
     """
     if torch.compiler.is_compiling():
         return _current
@@ -65,7 +66,7 @@ def setting() -> str:
 
 
 def watched(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether autograd, a compiler, a transform or a dispatch mode has to see this call."""
+    """Tell whether autograd, a compiler, a transform or a dispatch mode has to see this call."""
     if type(x) is not Tensor or torch.compiler.is_compiling():
         return True
     if torch._C._len_torch_dispatch_stack():

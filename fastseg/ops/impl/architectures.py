@@ -8,8 +8,8 @@ Capability = tuple[int, int]
 
 
 def served_by(built: str, capability: Capability) -> str | None:
-    """The code that a device of `capability` runs of kernels built for `built`, architectures as
-    CMake names them ("80-real 90"), or None where it runs none.
+    """Name the code that a device of `capability` runs, None where it runs none, of kernels that
+    were built for `built`: architectures as CMake names them ("80-real 90").
 
     Machine code serves the devices of its own major version from its minor version on; PTX, which
     "90" and "90-virtual" bring, serves every later device, whose driver compiles it.
@@ -31,7 +31,7 @@ def _is_minor_of(capability: Capability, least: Capability) -> bool:
 
 
 def unfit(backend: str, built: str, device: torch.device) -> str | None:
-    """Why a GPU backend's kernels cannot run on a CUDA device, or None where they can."""
+    """Say why a GPU backend's kernels cannot run on a CUDA device; None where they can."""
     capability = torch.cuda.get_device_capability(device)
     has = f"{device} has compute capability {capability[0]}.{capability[1]}"
     if backend == "triton":
