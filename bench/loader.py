@@ -23,11 +23,10 @@ import loader_steps
 import records
 import torch
 
-from fastseg.data import dali
 from fastseg.data.cases import discover
-from fastseg.data.decode import Buffers, crop_to_brain, locate, read_case
-from fastseg.data.pipeline import CACHES, Loader, LoaderConfig
-from fastseg.heap import keep_freed_memory
+from fastseg.data.pipeline import CACHES, Loader, LoaderConfig, dali
+from fastseg.data.pipeline.decode import Buffers, crop_to_brain, locate, read_case
+from fastseg.host.device import keep_freed_memory
 
 PACKAGES = ("numpy", "nibabel", "monai", "nvidia-dali-cuda130", "deflate", "isal")
 STEP_BATCHES = "2x128x128x128,8x64x64x64,16x240x240"

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fastseg.bench.machine import describe
+from fastseg.host.environment import of_bench
 
 
 def begin(options: dict, packages: Iterable[str] = ()) -> dict:
     """A record without figures: date, options and machine, with the versions of `packages`."""
-    machine = describe("cpu")
+    machine = of_bench("cpu")
     machine["packages"] = {name: _version(name) for name in packages}
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return {"date": date, "options": options, "machine": machine}

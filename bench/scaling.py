@@ -22,10 +22,10 @@ import records
 
 from fastseg.config import Recipe, load_recipe
 from fastseg.data import phantom
-from fastseg.data.labels import BRATS
+from fastseg.data.cases.labels import BRATS
 from fastseg.errors import FastsegError
-from fastseg.network import build_network, input_channels
-from fastseg.processes import launched
+from fastseg.host.processes import launched
+from fastseg.tasks.network import build_network, input_channels
 
 BACKWARD_SHARE = 2 / 3  # of a step, where communication can hide
 LATENCY_S = 20e-6  # of each of the 2·(N − 1) rounds

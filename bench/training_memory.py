@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from fastseg import models
 from fastseg.bench.memory import saved_bytes
-from fastseg.data.labels import BRATS
+from fastseg.data.cases.labels import BRATS
 
 SYSTEMS = ("segresnet", "segresnet-vffc", "unet3d")
 

@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastseg import across_picture
-from fastseg.data.layouts import canonical
+from fastseg.data.cases.layouts import canonical
 from fastseg.errors import DataError, UsageError
 from fastseg.evaluate import Report
 from fastseg.evaluate import evaluate as evaluate_one
-from fastseg.predictions import RECORD
-from fastseg.processes import company
-from fastseg.rundir import write_json
+from fastseg.host.files import write_json
+from fastseg.host.processes import company
 from fastseg.sample import sample as sample_one
+from fastseg.tasks.segmentation import picture
+from fastseg.tasks.segmentation.predictions import RECORD
 
 
 def sample(
@@ -69,7 +69,7 @@ def evaluate(
         processes.first(lambda: _publish(reports, out, quiet))
         if out is not None:
             region = options.get("region")
-            processes.first(lambda: across_picture.draw(folder, data, reports, region, Path(out)))
+            processes.first(lambda: picture.draw(folder, data, reports, region, Path(out)))
     return reports
 
 

@@ -46,10 +46,9 @@ def doctor(given: argparse.Namespace) -> int:
 
 
 def check(given: argparse.Namespace) -> int:
-    from fastseg import notices
-    from fastseg.data.cases import check, discover, summarise
-    from fastseg.data.intensity import CT_ADVICE
-    from fastseg.progress import progress
+    from fastseg.data.cases import check, discover, notices, summarise
+    from fastseg.data.pipeline.intensity import CT_ADVICE
+    from fastseg.host.progress import progress
 
     dataset = discover(given.data)
     with progress(len(dataset.cases), "check") as advance:
@@ -66,7 +65,7 @@ def check(given: argparse.Namespace) -> int:
 
 def phantom(given: argparse.Namespace) -> None:
     from fastseg.data import phantom
-    from fastseg.progress import progress
+    from fastseg.host.progress import progress
 
     with progress(given.cases, "phantom") as advance:
         phantom.write(
@@ -97,7 +96,7 @@ def train(given: argparse.Namespace) -> None:
         raise UsageError("train: wants --data DATA and --out RUN")
     overrides = [*given.rest, *([f"kernels={given.kernels}"] if given.kernels else [])]
     recipe = config.load_recipe(given.recipe, overrides)
-    from fastseg.processes import Place, launched
+    from fastseg.host.processes import Place, launched
     from fastseg.train import train
 
     last = train(recipe, given.data, given.out, split=given.split)
@@ -108,7 +107,7 @@ def train(given: argparse.Namespace) -> None:
 def sample(given: argparse.Namespace) -> None:
     from fastseg import across
     from fastseg.sample import sample
-    from fastseg.sample_labels import noted_values
+    from fastseg.tasks.segmentation.label_values import noted_values
 
     several = given.modalities is not None
     written = (across.sample if several else sample)(
@@ -132,7 +131,7 @@ def evaluate(given: argparse.Namespace) -> None:
     if given.task == "synthesis":
         if given.modalities or given.region or given.missing != "skip":
             raise UsageError("--modalities, --region, --missing: are of segmentations")
-        from fastseg.evaluate_synthesis import evaluate_synthesis
+        from fastseg.tasks.modality_synthesis.score import evaluate_synthesis
 
         evaluate_synthesis(
             given.predictions,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastseg.progress import progress
+from fastseg.host.progress import progress
 
 # what differs from the recipe's own settings, which are meant for 50 epochs on real data
 OVERRIDES = (
@@ -75,7 +75,7 @@ def _picture(out: Path, dataset, predictions: Path, scores) -> Path:
     from fastseg import report
     from fastseg.data import nifti
     from fastseg.data.pipeline import load_case
-    from fastseg.drawing import Overlay
+    from fastseg.pictures.drawing import Overlay
 
     overlays = []
     for row in scores.rows[:SHOWN_PATIENTS]:

@@ -1,43 +1,32 @@
 """`fastseg doctor`: what was built, what is live on this machine and why the rest is not, and
 combinations known to go wrong."""
 
-import importlib.metadata
 import platform
 import sys
 
 import fastseg
 import fastseg_mri
+from fastseg.host import environment
 
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+_FEATURES = (
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512dq",
+    "avx512vl",
+    "avx512bw",
+    "avx512_bf16",
+    "amx_tile",
+    "asimd",
+    "sve",
+)
 
 
 def _cpu_features() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf8") as file:
-            flags = next(
-                (line for line in file if line.startswith(("flags", "Features"))), ""
-            ).split()
-    except OSError:
-        flags = []
-    known = (
-        "avx2",
-        "fma",
-        "f16c",
-        "avx512f",
-        "avx512dq",
-        "avx512vl",
-        "avx512bw",
-        "avx512_bf16",
-        "amx_tile",
-        "asimd",
-        "sve",
+    return (
+        " ".join(name for name in _FEATURES if name in environment.cpu_features()) or "none known"
     )
-    return " ".join(f for f in known if f in flags) or "none known"
 
 
 def _extension() -> list[tuple[str, str]]:
@@ -99,7 +88,7 @@ def _dali() -> str:
     import torch
 
     for package in ("nvidia-dali-cuda130", "nvidia-dali-cuda120"):
-        if version := _version(package):
+        if version := environment.version(package):
             idle = "" if torch.cuda.is_available() else ", for GPUs; the torch loader serves here"
             return f"{package} {version}{idle}"
     return (
@@ -145,7 +134,7 @@ def _rows() -> list[tuple[str, str]]:
         rows.append((f"backend {name}", ("live: " if status else "off: ") + status.detail))
     rows += [("DALI", _dali()), ("inflate", inflate_library())]
     rows += [
-        (package, _version(package) or "not installed")
+        (package, environment.version(package) or "not installed")
         for package in ("monai", "lightning-fabric", "nibabel", "triton", "neuraloperator")
     ]
     return rows

@@ -4,10 +4,7 @@ fastseg evaluate PREDICTIONS --data DATA
 torchrun --nproc-per-node 4 -m fastseg evaluate PREDICTIONS --data DATA --out SCORES
 """
 
-import csv
-import io
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from fastseg import metrics
+from fastseg.data.cases.labels import read_classes
+from fastseg.data.geometry import grid_difference
 from fastseg.errors import DataError
-from fastseg.predictions import ALL_EMPTY, plan
-from fastseg.processes import company
-from fastseg.rundir import write_json
-from fastseg.scoring import score_all
+from fastseg.host.files import write_csv, write_json
+from fastseg.host.processes import company
+from fastseg.host.shares import score_all
+from fastseg.tasks.segmentation.predictions import ALL_EMPTY, plan
 
 log = logging.getLogger("fastseg")
-AFFINE_TOLERANCE_MM = 1e-3
 _EMPTY = "empty"  # of a row while it is one of several processes'
 MANY_CLASSES = 5
 MEASURES = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95"}
@@ -193,40 +191,14 @@ def _score_files(prediction: Path | None, label: Path, scheme) -> dict:
         pred = np.zeros_like(true)
         return score_case(pred, true, scheme, header.spacing_mm) | {_EMPTY: True}
     pred, pred_header = read_classes(prediction, scheme)
-    if pred.shape != true.shape:
-        raise DataError(
-            f"{prediction}: shape (z, y, x) is {pred.shape}, want {true.shape} as in {label}"
-        )
-    difference = np.abs(pred_header.affine - header.affine).max()
-    if not difference <= AFFINE_TOLERANCE_MM:
-        raise DataError(
-            f"{prediction}: affine differs from that of {label} by up to {difference:.4g}, "
-            f"want at most {AFFINE_TOLERANCE_MM}"
-        )
+    if found := grid_difference(pred_header, header):
+        raise DataError(f"{prediction}: {found[1]}")
     return score_case(pred, true, scheme, header.spacing_mm) | {_EMPTY: not pred.any()}
-
-
-def read_classes(path: Path, scheme) -> tuple[np.ndarray, object]:
-    """Class indices (D, H, W) and header of a label file. DataError for values of no class."""
-    from fastseg.data import nifti
-
-    volume = nifti.read(path)
-    values = volume.scaled() if volume.header.scaled else volume.data
-    try:
-        return scheme.to_classes(values), volume.header
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
 
 
 def _save(report: Report, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, ["case", *report.mean], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*report.rows, {"case": "mean", **report.mean}])
-    part = out / f".evaluation.csv.{os.getpid()}.tmp"
-    part.write_text(text.getvalue())
-    os.replace(part, out / "evaluation.csv")
+    write_csv(out / "evaluation.csv", [*report.rows, {"case": "mean", **report.mean}])
     write_json(out / "evaluation.json", report.to_dict())
 
 

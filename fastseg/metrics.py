@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fastseg.data.geometry import bounding_box
+
 # the diagonal of a volume of 240 by 240 by 155 mm: BraTS' HD95 when one of the two masks is empty
 HD95_PENALTY_MM = 373.12866
 
@@ -89,7 +91,7 @@ def _same_shape(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _surface_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Positions (N, 3) in mm of the voxels with a face neighbour outside the mask."""
-    box = tuple(slice(i.min(), i.max() + 1) for i in np.nonzero(mask))
+    box = bounding_box(mask)
     padded = np.pad(mask[box], 1)
     inner = padded[1:-1, 1:-1, 1:-1]
     enclosed = inner.copy()

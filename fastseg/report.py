@@ -6,14 +6,14 @@ fastseg report RUN
 import base64
 import html
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fastseg import drawing
 from fastseg.errors import DataError, UsageError
+from fastseg.host.files import write_text
+from fastseg.pictures import drawing
 
 CLASS_NAMES = ("background", "NCR", "ED", "ET")
 LAST_OVERLAYS = 6  # a long run draws hundreds
@@ -115,9 +115,7 @@ def report(run_dir: str | Path) -> Path:
     parts += [picture_html(path) for path in pictures]
     parts += [_json_html(run / name) for name in ("config.json", "split.json", "env.json")]
     page = PAGE.format(title=title, body="\n".join(filter(None, parts)))
-    part = run / ".report.html.tmp"
-    part.write_text(page)
-    os.replace(part, run / "report.html")
+    write_text(run / "report.html", page)
     return run / "report.html"
 
 

@@ -23,13 +23,14 @@ from fastseg.data import nifti
 from fastseg.data.cases import Case, Dataset, LabelScheme, discover
 from fastseg.data.pipeline import load_case
 from fastseg.errors import UsageError, offered
-from fastseg.network import input_channels, load_network, own_device, use_kernels
-from fastseg.predictions import ALL_EMPTY, RECORD
-from fastseg.processes import Place, launched
-from fastseg.progress import progress
-from fastseg.rundir import write_json
-from fastseg.sample_labels import as_before, label_values
-from fastseg.volume import case_generator, predict_volume
+from fastseg.host.files import write_json
+from fastseg.host.processes import Place, launched
+from fastseg.host.progress import progress
+from fastseg.tasks.base import case_generator
+from fastseg.tasks.network import input_channels, load_network, own_device, use_kernels
+from fastseg.tasks.segmentation.label_values import as_before, label_values
+from fastseg.tasks.segmentation.predict import predict_volume
+from fastseg.tasks.segmentation.predictions import ALL_EMPTY, RECORD
 
 log = logging.getLogger("fastseg")
 
@@ -55,14 +56,14 @@ def sample(
     Started by torchrun or srun, each process predicts its share of the cases.
 
     Class indices become label values, noted in `out/sample.json`, in the geometry of the case's
-    images: the data set's own (`fastseg.sample_labels.label_values`), or those of `labels`.
+    images: the data set's own (`label_values`), or those of `labels`.
     `cases` picks by id, `part` by the checkpoint's split ("train", "val", "test"). Averaged weights
     are used when there are any. `overrides` are `name=value` changes of the system's sampling
     options and of the device. `modalities` are shown in place of those trained on, as many.
     Finished cases are skipped when a stopped call is repeated; the noise of a case depends on the
     run's seed and its id alone. A system of synthesis writes missing modalities instead, can be
-    made to `hide` some (`fastseg.synthesis`), and to let them be written `by` what it has to beat,
-    "mean" or "regression" (`fastseg.synthesis_baselines`). UsageError for unknown cases or options,
+    made to `hide` some, and to let them be written `by` what it has to beat,
+    "mean" or "regression". UsageError for unknown cases or options,
     or a folder that holds other predictions; DataError names a damaged file.
     """
     out = Path(out)
@@ -85,7 +86,7 @@ def sample(
         options = [item for item in overrides if not item.startswith("device=")]
         if by is not None and options:
             raise UsageError(f"by: {by} has no options such as {options[0]}")
-        from fastseg.sample_synthesis import sample_cases
+        from fastseg.tasks.modality_synthesis.sampling import sample_cases
 
         return sample_cases(recipe, state, groups, record, data, out, **common, hide=hide, by=by)
     if hide or by is not None:

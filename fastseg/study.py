@@ -19,15 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastseg import across, checkpoint, config, models, rundir, study_report, synthesis_study
+from fastseg import across, checkpoint, config, models
 from fastseg.config import Recipe, load_recipe
 from fastseg.data import cases
 from fastseg.errors import UsageError
 from fastseg.evaluate import evaluate
-from fastseg.network import build_network, input_channels, pick_device
-from fastseg.processes import Place, launched
+from fastseg.host import files
+from fastseg.host.processes import Place, launched
 from fastseg.sample import sample
-from fastseg.studies import STUDIES, Arm, Study
+from fastseg.studies import checks, tables
+from fastseg.studies.arms import STUDIES, Arm, Study
+from fastseg.tasks.network import build_network, input_channels, pick_device
 from fastseg.train import train
 
 
@@ -58,11 +60,11 @@ def study(
     recipes = {(arm.name, seed): _recipe(plan, arm, seed, overrides)
                for seed in _checked_seeds(seeds) for arm in chosen}  # fmt: skip
     if plan.checks:
-        synthesis_study.segmenter(overrides)
+        checks.segmenter(overrides)
     _refuse_several_processes(recipes.values())
     first = next(iter(recipes.values()))
     pick_device(first.device)  # before hours of other work
-    with rundir.locked(out):
+    with files.locked(out):
         dataset = _dataset(first, data)
         _check_arms(plan, recipes.values(), dataset)
         split = _split(out, dataset, name, first)
@@ -75,9 +77,9 @@ def study(
                   "truth": None if true is None else str(true.root.resolve())}  # fmt: skip
         _run(record, plan, recipes, dataset, out, true)
         if plan.checks:
-            record["checks"] = synthesis_study.checks(record, dataset, out, overrides)
-            study_report.write_tables(record, out)
-        return study_report.write_pictures(record, true or dataset, out)
+            record["checks"] = checks.checks(record, dataset, out, overrides)
+            tables.write_tables(record, out)
+        return tables.write_pictures(record, true or dataset, out)
 
 
 def _run(
@@ -91,8 +93,8 @@ def _run(
         result = _result(recipe, dataset, place, out / "split.json", plan, true)
         record["runs"].append({"arm": arm, "seed": seed, **result})
         if number == 1 and record["task"] == "synthesis":
-            record["baselines"] = synthesis_study.baselines(record, dataset, out, plan.hide, true)
-        study_report.write_tables(record, out)
+            record["baselines"] = checks.baselines(record, dataset, out, plan.hide, true)
+        tables.write_tables(record, out)
 
 
 def _dataset(recipe: Recipe, data: str | Path) -> cases.Dataset:
@@ -166,7 +168,7 @@ def _recipe(plan: Study, arm: Arm, seed: int, overrides: Sequence[str]) -> Recip
     common, own = [], []
     for item, text in map(config.split_override, overrides):
         only, _, key = item.rpartition(":")
-        if plan.checks and only == synthesis_study.SEGMENTER_ARM:
+        if plan.checks and only == checks.SEGMENTER_ARM:
             continue
         if only and only not in known:
             raise UsageError(f"{item}: the study has no such arm{config.did_you_mean(only, known)}")
@@ -225,7 +227,7 @@ def _result(
         scores = _scores(recipe, dataset, folder, test, plan.hide, truth)
         if plan.modalities:
             scores["across"] = _across(recipe, dataset, folder, plan.modalities, scores)
-        rundir.write_json(path, identity | scores)
+        files.write_json(path, identity | scores)
     return _read(path)
 
 
@@ -238,7 +240,7 @@ def _scores(
     # by checkpoint: predictions of a run that went on do not mix with those from before
     predictions = folder / "predictions" / best.name
     if models.task(recipe.system) == "synthesis":
-        rows, regions = synthesis_study.scores(
+        rows, regions = checks.scores(
             best, dataset, predictions, folder, test, recipe.kernels, hide, truth
         )
     else:

@@ -17,18 +17,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastseg import models, report, rundir, sharded
-from fastseg.accumulate import backward
+from fastseg import models, report
 from fastseg.config import Recipe
-from fastseg.engine import launch, precision_of, scaler_of
 from fastseg.errors import FastsegError, NonFiniteError
-from fastseg.network import kernels_on, use_kernels
-from fastseg.processes import lost_another
-from fastseg.progress import progress
-from fastseg.resume import as_begun, find_saved
-from fastseg.run import Position, Run, prepare, save
-from fastseg.stop import Stopped, StopSignal
-from fastseg.validate import validate
+from fastseg.host import files
+from fastseg.host.processes import lost_another
+from fastseg.host.progress import progress
+from fastseg.tasks.network import kernels_on, use_kernels
+from fastseg.training import sharded
+from fastseg.training.accumulate import backward
+from fastseg.training.engine import launch, precision_of, scaler_of
+from fastseg.training.resume import as_begun, find_saved
+from fastseg.training.run import Position, Run, prepare, save
+from fastseg.training.stop import Stopped, StopSignal
+from fastseg.training.validate import validate
 
 log = logging.getLogger("fastseg")
 
@@ -57,7 +59,7 @@ def train(
         recipe = as_begun(recipe, out)
         fabric = launch(recipe)
         if fabric.is_global_zero:
-            stack.enter_context(rundir.locked(out))
+            stack.enter_context(files.locked(out))
         stop = stack.enter_context(StopSignal())
         stack.enter_context(use_kernels(recipe.kernels))
         fabric.barrier()
@@ -222,6 +224,6 @@ def _end_epoch(run: Run, stop: StopSignal) -> Path | None:
 
 def _log(run: Run, row: dict[str, Any]) -> None:
     if run.fabric.is_global_zero:
-        rundir.append_row(run.metrics, row)
+        files.append_row(run.metrics, row)
         if "skipped" in row:
             log.warning("step %d skipped: %s; cases %s", row["step"], row["skipped"], row["cases"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from fastseg.cli import main
-from fastseg.processes import launched
+from fastseg.host.processes import launched
 
 FOLDER = "{out}"
 

@@ -12,11 +12,11 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from fastseg import sharded, validate
 from fastseg import train as module
 from fastseg.config import load_recipe
-from fastseg.stop import Stopped
 from fastseg.train import train
+from fastseg.training import sharded, validate
+from fastseg.training.stop import Stopped
 
 # labels follow buffers, theta moves after the step; three validation patients
 TINY = ("data.patch=32,32", "data.samples_per_case=4", "data.batch_size=4", "data.threads=1",

@@ -13,7 +13,7 @@ import fastseg
 PACKAGE = Path(fastseg.__file__).parent
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ("data",)
-MODELS = ("reference", "ops", "nn", "models", "losses", "diffusion", "schedules")
+MODELS = ("reference", "ops", "nn", "models", "losses", "diffusion")
 HEAVY = ("monai", "lightning", "lightning_fabric", "nibabel", "nvidia.dali", "matplotlib", "rich",
          "jsonargparse", "neuralop", "triton", "torch._dynamo")  # fmt: skip
 
@@ -78,7 +78,7 @@ def test_data_and_models_do_not_know_each_other():
         (("reference",), ("ops", "nn", "models", "data")),
         (("ops",), ("nn", "models", "data", "losses", "metrics")),
         (("nn",), ("models", "data", "losses", "metrics")),
-        (("diffusion", "schedules"), ("ops", "nn", "models", "data", "losses", "metrics")),
+        (("diffusion",), ("ops", "nn", "models", "data", "losses", "metrics")),
         (("models", "losses", "metrics"), ("train", "sample", "evaluate", "cli", "config")),
         (("data",), ("train", "sample", "evaluate", "cli", "config")),
     ],

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastseg.data import bezier, phantom
+from fastseg.data import phantom
 from fastseg.data.cases import Dataset, discover, split_cases
-from fastseg.data.pipeline import Loader, LoaderConfig, load_case
+from fastseg.data.pipeline import Loader, LoaderConfig, bezier, load_case
 from fastseg.errors import UsageError
 
 torch.set_num_threads(1)

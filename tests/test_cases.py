@@ -10,10 +10,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from fastseg import notices
 from fastseg.cli import main
 from fastseg.data import cases, nifti
-from fastseg.data.labels import BRATS, BRATS_2023, BRATS_2024, LabelScheme, scheme_from_labels
+from fastseg.data.cases import notices
+from fastseg.data.cases.labels import BRATS, BRATS_2023, BRATS_2024, LabelScheme, scheme_from_labels
 from fastseg.errors import DataError, UsageError
 
 SHAPE = (4, 5, 6)  # (z, y, x)

@@ -15,9 +15,9 @@ import fastseg
 from fastseg import checkpoint, config, errors
 from fastseg.cli import main
 from fastseg.data import phantom
-from fastseg.data.labels import BRATS
-from fastseg.device import machine_has_gpu
-from fastseg.network import build_network
+from fastseg.data.cases.labels import BRATS
+from fastseg.host.device import machine_has_gpu
+from fastseg.tasks.network import build_network
 
 torch.set_num_threads(1)
 NEAR = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # whatever folder it runs in
@@ -241,7 +241,9 @@ def test_checkpoint_of_a_gpu_samples_on_a_cpu_when_told(capsys, data, tmp_path):
 def test_auto_says_once_that_a_gpu_is_idle(run_python, tmp_path):
     if torch.backends.cuda.is_built():
         pytest.skip("wants a CPU build of torch")
-    code = "from fastseg.network import pick_device as p; print(p('auto'), p('auto'), p('cpu'))"
+    code = (
+        "from fastseg.tasks.network import pick_device as p; print(p('auto'), p('auto'), p('cpu'))"
+    )
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     done = run_python(code, PATH=str(tmp_path), PYTHONPATH=NEAR["PYTHONPATH"])

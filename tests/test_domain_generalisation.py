@@ -12,18 +12,21 @@ import pytest
 import torch
 
 import fastseg.train as train_module
-from fastseg import across, across_picture, checkpoint, cli, config, drawing, study, validate
+from fastseg import across, checkpoint, cli, config, study
 from fastseg.config import load_recipe
 from fastseg.data import nifti, phantom
 from fastseg.data.cases import discover
 from fastseg.data.pipeline import load_case
 from fastseg.errors import DataError, UsageError
-from fastseg.network import load_network
+from fastseg.pictures import drawing
 from fastseg.sample import sample
-from fastseg.stop import Stopped
 from fastseg.study import STUDIES
+from fastseg.tasks.network import load_network
+from fastseg.tasks.segmentation import picture
+from fastseg.tasks.segmentation.predict import predict_volume
 from fastseg.train import train
-from fastseg.volume import predict_volume
+from fastseg.training import validate
+from fastseg.training.stop import Stopped
 
 torch.set_num_threads(1)
 SHARED = ("data.patch=24,24,24", "data.threads=1", "data.cache=ram", "epochs=1", "log_every=1",
@@ -148,14 +151,14 @@ def scored(data, tmp_path):
 def test_overlays_are_of_each_modality_and_what_it_was_taken_for(data, scored):
     dataset = discover(data)
     for name, own, shift in (("t1", "t1", 1), ("T1Gd", "t1ce", 2)):
-        made = across_picture.overlay(scored / name, dataset, "Phantom00000", name)
+        made = picture.overlay(scored / name, dataset, "Phantom00000", name)
         case = load_case(discover(data, (own,)), "Phantom00000")
         assert np.array_equal(made.image, case.image)
         assert np.array_equal(made.prediction, np.roll(case.label, shift, 2))
         merged = replace(dataset, scheme=dataset.scheme.alone("WT"))
-        made = across_picture.overlay(scored / name, merged, "Phantom00000", name)
+        made = picture.overlay(scored / name, merged, "Phantom00000", name)
         assert np.array_equal(made.prediction, np.roll(case.label > 0, shift, 2))
-    none = across_picture.overlay(scored / "t1", dataset, "Phantom00002", "t1")
+    none = picture.overlay(scored / "t1", dataset, "Phantom00002", "t1")
     assert not none.prediction.any()
 
 

@@ -8,9 +8,9 @@ import torch
 import fastseg.train as train_module
 from fastseg import config, models
 from fastseg.data import phantom
-from fastseg.data.labels import BRATS
-from fastseg.network import build_network, input_channels
+from fastseg.data.cases.labels import BRATS
 from fastseg.sample import sample
+from fastseg.tasks.network import build_network, input_channels
 from fastseg.train import train
 
 pytestmark = [

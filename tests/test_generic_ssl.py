@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fastseg import diffusion, losses, models
 from fastseg.errors import UsageError
-from fastseg.models.generic_ssl import ClassWeights, Joint
+from fastseg.models.parts.generic_ssl import ClassWeights, Joint
 
 pytestmark = pytest.mark.usefixtures("seeded", "poisoned_memory", "one_thread")
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastseg.data.labels import BRATS, BRATS_2024
-from fastseg.models.heads import Head
+from fastseg.data.cases.labels import BRATS, BRATS_2024
+from fastseg.models.parts.heads import Head
 
 
 def head(kind: str) -> Head:

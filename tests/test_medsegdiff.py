@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from fastseg import backends, diffusion, models, use_backend
 from fastseg.config import load_recipe
-from fastseg.data.labels import BRATS
-from fastseg.models import medsegdiff
-from fastseg.models.condition_net import ConditionNet
-from fastseg.models.ss_former import SSFormer
+from fastseg.data.cases.labels import BRATS
+from fastseg.models.parts import medsegdiff
+from fastseg.models.parts.condition_net import ConditionNet
+from fastseg.models.parts.ss_former import SSFormer
 
 pytestmark = pytest.mark.usefixtures("seeded", "poisoned_memory", "one_thread")
 

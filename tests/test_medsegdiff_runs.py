@@ -6,15 +6,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from fastseg import checkpoint, study, validate
+from fastseg import checkpoint, study
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.cases import discover
 from fastseg.errors import UsageError
 from fastseg.evaluate import evaluate
-from fastseg.network import build_network
 from fastseg.sample import sample
+from fastseg.tasks.network import build_network
 from fastseg.train import train
+from fastseg.training import validate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = ("data.patch=32,32", "data.samples_per_case=4", "data.batch_size=4", "data.threads=1",
@@ -123,6 +124,6 @@ def test_the_study_has_the_five_rows_of_the_source():
 
 
 def phantom_scheme():
-    from fastseg.data.labels import BRATS
+    from fastseg.data.cases.labels import BRATS
 
     return BRATS.alone("WT")

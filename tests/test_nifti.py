@@ -15,7 +15,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from fastseg.data import inflate, nifti
+from fastseg.data import nifti
+from fastseg.data.nifti import inflate
 from fastseg.errors import NiftiError
 
 CODES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768, "i8": 1024,
@@ -380,7 +381,7 @@ def test_things_that_are_no_nifti_file(tmp_path):
 PROBE = """
 import resource, sys, time
 from fastseg.data import nifti
-from fastseg.data.inflate import inflate_library
+from fastseg.data.nifti.inflate import inflate_library
 from fastseg.errors import NiftiError
 inflate_library()
 start, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()

@@ -8,11 +8,11 @@ import torch
 
 from fastseg.config import load_recipe
 from fastseg.data import phantom
-from fastseg.data.labels import BRATS
-from fastseg.engine import _optimizer
-from fastseg.network import build_network
+from fastseg.data.cases.labels import BRATS
+from fastseg.tasks.network import build_network
 from fastseg.train import lr_at
-from fastseg.validate import region_dice
+from fastseg.training.engine import _optimizer
+from fastseg.training.validate import region_dice
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BARS = {

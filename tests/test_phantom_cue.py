@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from fastseg.data import phantom, phantom_cue
+from fastseg.data import phantom
+from fastseg.data.phantom import cue
 from fastseg.errors import UsageError
 
 SIZE = (64, 64, 24)
@@ -16,7 +17,7 @@ CORE_OR_RIM = (1, 4)
 def patient_of_sign(index, sign):
     """z-scored contrasts (C, D, H, W) as networks see them, and labels; all but sign by index."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phantom_cue, "sign", lambda *_: sign)
+        patch.setattr(cue, "sign", lambda *_: sign)
         images, labels = phantom.patient(SIZE, 0, index, "global-cue")
     images = np.stack([images[name] for name in phantom.MODALITIES]).astype(np.float64)
     for image in images:
@@ -126,22 +127,22 @@ def test_the_sign_swaps_rim_and_core_and_little_else(pairs):
 
 @pytest.mark.parametrize("shape", [(24, 64, 64), (24, 48, 64)])
 def test_the_field_outlives_flips_and_turns(shape):
-    plane = phantom_cue.shading(shape, 1)[0] - 1
+    plane = cue.shading(shape, 1)[0] - 1
     assert plane.shape == shape[1:]
     for kept in (plane[::-1], plane[:, ::-1]):
         np.testing.assert_allclose(kept, plane, atol=1e-12)
     if shape[1] == shape[2]:
         np.testing.assert_allclose(np.rot90(plane), plane, atol=1e-12)
-    np.testing.assert_allclose(phantom_cue.shading(shape, -1)[0] - 1, -plane)
+    np.testing.assert_allclose(cue.shading(shape, -1)[0] - 1, -plane)
     assert abs(plane.mean()) < 1e-12
-    assert plane.std() == pytest.approx(phantom_cue.AMPLITUDE)
+    assert plane.std() == pytest.approx(cue.AMPLITUDE)
 
 
 def test_signs_are_balanced_and_drawn():
-    signs = np.array([phantom_cue.sign(3, index) for index in range(400)])
+    signs = np.array([cue.sign(3, index) for index in range(400)])
     assert (signs[::2] == -signs[1::2]).all()
     assert 70 < (signs[::2] > 0).sum() < 130
-    assert not (signs == [phantom_cue.sign(4, index) for index in range(400)]).all()
+    assert not (signs == [cue.sign(4, index) for index in range(400)]).all()
 
 
 def test_a_set_keeps_its_task(tmp_path):

@@ -14,12 +14,24 @@ import numpy as np
 import pytest
 import torch
 
-from fastseg.data import augment, cache, dali, decode, pipeline, source, workers
-from fastseg.data.augment import rotate, rotation_matrix
 from fastseg.data.cases import discover
-from fastseg.data.division import divide
-from fastseg.data.intensity import Rule
-from fastseg.data.pipeline import Loader, LoaderConfig, load_case
+from fastseg.data.pipeline import (
+    Loader,
+    LoaderConfig,
+    augment,
+    cache,
+    dali,
+    decode,
+    load_case,
+    source,
+    workers,
+)
+from fastseg.data.pipeline import (
+    loader as loader_module,
+)
+from fastseg.data.pipeline.augment import rotate, rotation_matrix
+from fastseg.data.pipeline.division import divide
+from fastseg.data.pipeline.intensity import Rule
 from fastseg.errors import DataError, FastsegError, NiftiError, UsageError
 
 SHAPE = (20, 44, 36)
@@ -553,7 +565,7 @@ def test_an_abandoned_loader_ends_its_threads(dataset):
 
 EXIT = """
 import sys
-from fastseg.data import source, workers
+from fastseg.data.pipeline import source, workers
 from fastseg.data.cases import discover
 from fastseg.data.pipeline import Loader, LoaderConfig
 data = discover(sys.argv[1])
@@ -687,14 +699,14 @@ def test_without_dali(dataset, monkeypatch, caplog):
     with pytest.raises(UsageError, match=r"pip install 'fastseg-mri\[dali\]'.*\[dali-cuda12\]"):
         Loader(dataset, ids(dataset), LoaderConfig((8, 8)), backend="dali")
     with caplog.at_level("INFO"):
-        assert pipeline._resolve("auto", torch.device("cuda", 0)) == "torch"
+        assert loader_module._resolve("auto", torch.device("cuda", 0)) == "torch"
     assert sum("torch backend" in record.message for record in caplog.records) == 1
 
 
 def test_dali_is_the_default_on_gpus_alone(dataset, monkeypatch):
     asked = []
     monkeypatch.setattr(dali, "unavailable", asked.append)
-    assert pipeline._resolve("auto", torch.device("cuda", 1)) == "dali"
+    assert loader_module._resolve("auto", torch.device("cuda", 1)) == "dali"
     assert asked == [1]
     with Loader(dataset, ids(dataset), LoaderConfig((8, 8))) as loader:
         assert loader.backend == "torch"

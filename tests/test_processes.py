@@ -14,15 +14,16 @@ from launching import srun, torchrun
 from tolerances import BACKWARD
 from torch import distributed as dist
 
-from fastseg import checkpoint, validate
+from fastseg import checkpoint
 from fastseg import train as train_module
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.cases import discover
-from fastseg.network import build_network
-from fastseg.processes import Place, launched, lost_another
-from fastseg.stop import Stopped
+from fastseg.host.processes import Place, launched, lost_another
+from fastseg.tasks.network import build_network
 from fastseg.train import train
+from fastseg.training import validate
+from fastseg.training.stop import Stopped
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch without gloo")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastseg import losses, models
-from fastseg.data.labels import BRATS
+from fastseg.data.cases.labels import BRATS
 
 pytestmark = pytest.mark.usefixtures("seeded", "one_thread")
 REGIONS = BRATS.region_indices()

@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from fastseg import drawing, report
+from fastseg import report
 from fastseg.errors import DataError, UsageError
+from fastseg.pictures import drawing
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,14 @@ from fastseg.cli import main
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.cases import discover
-from fastseg.data.labels import BRATS, BRATS_2023, BRATS_2024, scheme_from_labels
+from fastseg.data.cases.labels import BRATS, BRATS_2023, BRATS_2024, scheme_from_labels
 from fastseg.errors import DataError, UsageError
-from fastseg.network import load_network
-from fastseg.progress import progress
+from fastseg.host.progress import progress
 from fastseg.sample import sample
-from fastseg.sample_labels import label_values
+from fastseg.tasks.network import load_network
+from fastseg.tasks.segmentation.label_values import label_values
+from fastseg.tasks.segmentation.predict import predict_volume
 from fastseg.train import train
-from fastseg.volume import predict_volume
 
 torch.set_num_threads(1)
 TINY = ["data.patch=32,32", "data.samples_per_case=4", "data.threads=1", "model.width=4",
@@ -61,7 +61,7 @@ def test_a_data_set_of_other_classes_is_refused(data, run, monkeypatch):
     assert BRATS_2024.classes != BRATS.classes
     with pytest.raises(UsageError, match=f"{data}: has classes background, .*trained on backgr"):
         label_values(other, BRATS)
-    monkeypatch.setattr("fastseg.run.discover", lambda *_: other)
+    monkeypatch.setattr("fastseg.training.run.discover", lambda *_: other)
     with pytest.raises(UsageError, match=f"{data}: has other labels"):
         train(load_recipe("fno", [*TINY, "epochs=2"]), data, run)
 
@@ -400,7 +400,7 @@ def test_backend_that_cannot_run_is_a_usage_error(run, data, tmp_path, kernels):
 
 FAULTS = """
 import resource, torch
-from fastseg.network import pick_device
+from fastseg.tasks.network import pick_device
 pick_device("cpu")
 for step in range(23):
     if step == 3:

@@ -16,8 +16,8 @@ from torch import distributed as dist
 
 from fastseg.data import phantom
 from fastseg.errors import DataError
-from fastseg.processes import Company, Place
-from fastseg.scoring import score_all
+from fastseg.host.processes import Company, Place
+from fastseg.host.shares import score_all
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -111,7 +111,7 @@ def test_a_damaged_file_ends_both_with_its_name(pair):
 DYING = """
 import os, sys
 from fastseg.errors import FastsegError
-from fastseg.processes import company
+from fastseg.host.processes import company
 with company() as processes:
     print(processes.agree(lambda: processes.place.rank), flush=True)
     if processes.place.rank:

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastseg import config, models
-from fastseg.data.labels import BRATS
+from fastseg.data.cases.labels import BRATS
 from fastseg.errors import UsageError
-from fastseg.models.domain import DomainHead, dann_curve, reverse_gradient
-from fastseg.models.segmenter import flipped_mean
+from fastseg.models.parts.domain import DomainHead, dann_curve, reverse_gradient
+from fastseg.models.parts.segmenter import flipped_mean
 from fastseg.train import lr_at
 
 pytestmark = pytest.mark.usefixtures("seeded", "poisoned_memory", "one_thread")

@@ -11,10 +11,11 @@ from launching import srun
 from torch import distributed as dist
 from torch import nn
 
-from fastseg import checkpoint, sharded
+from fastseg import checkpoint
 from fastseg.data import phantom
 from fastseg.errors import UsageError
 from fastseg.train import train
+from fastseg.training import sharded
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch without gloo")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastseg.models.staple import staple
+from fastseg.models.parts.staple import staple
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastseg.data import dali, phantom, strong
+from fastseg.data import phantom
 from fastseg.data.cases import discover
-from fastseg.data.pipeline import Loader, LoaderConfig
-from fastseg.data.strong import Change, augment, change_sample, draw
+from fastseg.data.pipeline import Loader, LoaderConfig, dali, strong
+from fastseg.data.pipeline.strong import Change, augment, change_sample, draw
 
 PATCHES = [(40, 40), (10, 20, 28)]
 

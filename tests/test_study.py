@@ -13,11 +13,13 @@ import torch
 from scipy.stats import wilcoxon
 
 import fastseg.train as train_module
-from fastseg import config, study, study_statistics, validate
+from fastseg import config, study
 from fastseg.data import phantom
 from fastseg.errors import UsageError
-from fastseg.stop import Stopped
+from fastseg.studies import statistics
 from fastseg.study import STUDIES, Arm, Study
+from fastseg.training import validate
+from fastseg.training.stop import Stopped
 
 torch.set_num_threads(1)
 TINY = ("data.patch=32,32", "data.samples_per_case=4", "data.threads=1", "model.width=2",
@@ -128,7 +130,7 @@ def test_summary_against_figures_by_hand_and_scipys_test():
     rng = np.random.default_rng(0)
     a, b = ([list(rng.random(9)) for _ in range(3)] for _ in range(2))
     arms = {"a": dict(enumerate(a)), "b": {2: b[2][:], 0: b[0], 1: b[1]}, "c": {1: b[1]}}
-    first, second, third = study_statistics.summarise(made_up(arms))
+    first, second, third = statistics.summarise(made_up(arms))
     means = [sum(values) / 9 for values in a]
     mean = sum(means) / 3
     sd = (sum((value - mean) ** 2 for value in means) / 2) ** 0.5
@@ -146,9 +148,9 @@ def test_summary_against_figures_by_hand_and_scipys_test():
 
 def test_wilcoxon_counts_signed_ranks():
     before = np.zeros(6)
-    assert study_statistics.paired_p(before, before) == 1
+    assert statistics.paired_p(before, before) == 1
     # all six of one sign: two of the 64 sign patterns are as extreme
-    assert study_statistics.paired_p(before, np.arange(1, 7) / 10) == pytest.approx(2 / 64)
+    assert statistics.paired_p(before, np.arange(1, 7) / 10) == pytest.approx(2 / 64)
 
 
 def test_stopped_study_goes_on(finished, data, tmp_path, monkeypatch):

@@ -11,20 +11,27 @@ import pytest
 import torch
 
 import fastseg.train as train_module
-from fastseg import checkpoint, synthesis, validate
+from fastseg import checkpoint
 from fastseg.cli import main
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.cases import discover
-from fastseg.data.intensity import Rule
+from fastseg.data.pipeline.intensity import Rule
 from fastseg.errors import DataError, UsageError
-from fastseg.evaluate_synthesis import evaluate_synthesis, score_volume, summarise, tumour_box
-from fastseg.perceptual import Lpips
-from fastseg.processes import Place
+from fastseg.host.processes import Place
 from fastseg.report import report as report_page
 from fastseg.sample import sample
-from fastseg.synthesis_baselines import LinearRegression, MeanOfGiven
+from fastseg.tasks.modality_synthesis import predict
+from fastseg.tasks.modality_synthesis.baselines import LinearRegression, MeanOfGiven
+from fastseg.tasks.modality_synthesis.lpips import Lpips
+from fastseg.tasks.modality_synthesis.score import (
+    evaluate_synthesis,
+    score_volume,
+    summarise,
+    tumour_box,
+)
 from fastseg.train import train
+from fastseg.training import validate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,7 +66,7 @@ def run(data, tmp_path_factory):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    monkeypatch.setattr("fastseg.sample_synthesis.synthesis_png", lambda *_: None)
+    monkeypatch.setattr("fastseg.tasks.modality_synthesis.sampling.synthesis_png", lambda *_: None)
 
 
 def stored(path) -> np.ndarray:
@@ -93,7 +100,7 @@ def test_an_absent_modality_is_synthesised(run, data, tmp_path, undrawn):
     _, groups = checkpoint.load(checkpoint.generations(run / "checkpoints")[0])
     low, high = groups["ema"]["intensities"][1].tolist()
     assert low - 1e-3 <= image[brain].min() < image[brain].max() <= high + 1e-3
-    row = synthesis.read_record(tmp_path)[written[0].name]
+    row = predict.read_record(tmp_path)[written[0].name]
     assert row["given"] == ["t1", "t2", "flair"]
     assert row["scale"] == pytest.approx([low, high])
     assert not row["own_scale"]
@@ -103,9 +110,9 @@ def test_an_absent_modality_is_synthesised(run, data, tmp_path, undrawn):
     sample(run, data, tmp_path)
     assert written[0].read_bytes() == before
     # killed between the images and what is noted of them
-    next(tmp_path.glob(f"*_{synthesis.RECORD}")).unlink()
+    next(tmp_path.glob(f"*_{predict.RECORD}")).unlink()
     sample(run, data, tmp_path)
-    assert synthesis.read_record(tmp_path)[written[0].name] == row
+    assert predict.read_record(tmp_path)[written[0].name] == row
 
 
 def test_a_process_without_anything_to_do_leaves_the_others_alone(
@@ -114,7 +121,8 @@ def test_a_process_without_anything_to_do_leaves_the_others_alone(
     found = []
     for rank in range(2):
         monkeypatch.setattr(
-            "fastseg.sample_synthesis.launched", lambda rank=rank: Place(rank, rank, 2, 2)
+            "fastseg.tasks.modality_synthesis.sampling.launched",
+            lambda rank=rank: Place(rank, rank, 2, 2),
         )
         found.append(sample(run, data, tmp_path))
     assert [len(paths) for paths in found] == [1, 0]
@@ -124,7 +132,7 @@ def test_hidden_modalities_are_written_in_their_own_scale(run, data, tmp_path, u
     options = {"cases": ["Phantom00001"], "hide": ["T1Gd", "t2"]}
     written = sample(run, data, tmp_path, **options)
     assert [path.name.split("_")[1] for path in written] == ["t1ce", "t2"]
-    for path, row in zip(written, synthesis.read_record(tmp_path).values(), strict=True):
+    for path, row in zip(written, predict.read_record(tmp_path).values(), strict=True):
         true = stored(data / "Phantom00001" / path.name.replace("_pred", ""))
         assert row["scale"] == pytest.approx(np.percentile(true[true != 0], (0.5, 99.5)))
         assert row["own_scale"]
@@ -157,11 +165,11 @@ def test_every_subset_of_what_is_there_has_a_folder_and_scores(
 
 def test_a_complete_case_has_fourteen_subsets():
     net = MeanOfGiven(NAMES)
-    found = synthesis.plans(net, NAMES, np.ones(4, bool), ("every",))
+    found = predict.plans(net, NAMES, np.ones(4, bool), ("every",))
     assert len({name for name, _ in found}) == 14
     assert all(name == "+".join(np.array(NAMES)[mask]) for name, mask in found)
-    assert synthesis.plans(net, NAMES, np.ones(4, bool), ()) == []
-    assert synthesis.plans(net, NAMES, np.array([True, False, False, False]), ("t1",)) == []
+    assert predict.plans(net, NAMES, np.ones(4, bool), ()) == []
+    assert predict.plans(net, NAMES, np.array([True, False, False, False]), ("t1",)) == []
 
 
 def test_bad_requests_are_named(run, data, tmp_path):
@@ -183,14 +191,14 @@ def test_bad_requests_are_named(run, data, tmp_path):
         sample(run, data, tmp_path / "b", cases=["Phantom00001"])
     with pytest.raises(UsageError, match="value_range=-1,1"):
         train(load_recipe("fgc2f_udiff", [*TINY, "data.normalise=zscore"]), data, tmp_path / "c")
-    with pytest.raises(UsageError, match=synthesis.RECORD):
+    with pytest.raises(UsageError, match=predict.RECORD):
         evaluate_synthesis(tmp_path, data)
     (tmp_path / "d" / "Case_1").mkdir(parents=True)
     shutil.copy(
         data / "Phantom00000" / "Phantom00000_t1.nii.gz", tmp_path / "d/Case_1/Case_1_t1.nii.gz"
     )
     with pytest.raises(DataError, match="has none of t2, flair"):
-        synthesis.load_known(discover(tmp_path / "d").cases[0], ("t2", "flair"), RULE)
+        predict.load_known(discover(tmp_path / "d").cases[0], ("t2", "flair"), RULE)
 
 
 def gaussian_ssim(a: np.ndarray, b: np.ndarray) -> float:
@@ -270,7 +278,7 @@ def test_regression_is_fitted_to_brain_voxels(data):
     dataset = discover(data)
     lacking = dataset.by_id("Phantom00004")
     net = LinearRegression.fitted(NAMES, [dataset.by_id("Phantom00000"), lacking], RULE)
-    known = synthesis.load_known(dataset.by_id("Phantom00000"), NAMES, RULE)
+    known = predict.load_known(dataset.by_id("Phantom00000"), NAMES, RULE)
     voxels = known.image[:, known.brain].astype(float)
     columns = np.stack([np.ones(voxels.shape[1]), voxels[0]])
     exact = np.linalg.lstsq(columns.T, voxels[2], rcond=None)[0]
@@ -303,19 +311,19 @@ def test_a_baseline_stands_where_the_network_does(run, data, tmp_path, undrawn, 
     words.append("device=cpu")
     assert main([*words, "--cases", "Phantom00001", "--hide", "t1ce,t2"]) == 0
     dataset = discover(data)
-    known = synthesis.load_known(dataset.by_id("Phantom00001"), NAMES, RULE)
+    known = predict.load_known(dataset.by_id("Phantom00001"), NAMES, RULE)
     given = known.image[[0, 3]]
     wanted = {"t1ce": given.mean(0), "t2": given.mean(0)}
     if by == "regression":
         ids = json.loads((run / "split.json").read_text())["train"]
-        voxels = [synthesis.load_known(dataset.by_id(i), NAMES, RULE) for i in ids]
+        voxels = [predict.load_known(dataset.by_id(i), NAMES, RULE) for i in ids]
         voxels = np.concatenate([one.image[:, one.brain] for one in voxels], 1).astype(float)
         columns = np.stack([np.ones(voxels.shape[1]), voxels[0], voxels[3]], 1)
         for place, name in ((1, "t1ce"), (2, "t2")):
             a, b, c = np.linalg.lstsq(columns, voxels[place], rcond=None)[0]
             wanted[name] = (a + b * given[0] + c * given[1]).clip(-1, 1)
     for name, image in wanted.items():
-        row = synthesis.read_record(tmp_path)[f"Phantom00001_{name}_pred.nii.gz"]
+        row = predict.read_record(tmp_path)[f"Phantom00001_{name}_pred.nii.gz"]
         low, high = row["scale"]
         found = (stored(tmp_path / f"Phantom00001_{name}_pred.nii.gz") - low) / (high - low) * 2 - 1
         np.testing.assert_allclose(found[known.brain], image[known.brain], atol=1e-4)
@@ -327,17 +335,17 @@ def test_baselines_serve_the_networks_subsets_and_scales():
     net = torch.nn.Module()
     net.intensities, net.masks = torch.rand(4, 2), lambda: torch.tensor([[True, False, True, True]])
     mean = MeanOfGiven(NAMES).like(net)
-    assert [name for name, _ in synthesis.plans(mean, NAMES, np.ones(4, bool), ("every",))] == [
+    assert [name for name, _ in predict.plans(mean, NAMES, np.ones(4, bool), ("every",))] == [
         "t1+t2+flair"
     ]
     assert torch.equal(mean.intensities, net.intensities)
 
 
 def test_slices_are_counted_while_a_case_is_synthesised(data):
-    known = synthesis.load_known(discover(data).by_id("Phantom00001"), NAMES, RULE)
+    known = predict.load_known(discover(data).by_id("Phantom00001"), NAMES, RULE)
     available, told = np.array([True, False, True, True]), []
     noise = torch.Generator().manual_seed(0)
-    synthesis.synthesise_volume(
+    predict.synthesise_volume(
         MeanOfGiven(NAMES), known, available, (32, 32), 5, noise, lambda *a: told.append(a)
     )
     count = int(np.ptp(np.flatnonzero(known.brain.any((1, 2))))) + 1
@@ -371,10 +379,10 @@ def test_phantoms_without_noise_are_the_same_patients():
 
 
 def test_the_record_is_read_back(tmp_path):
-    assert synthesis.read_record(tmp_path) == {}
-    (tmp_path / f"A_{synthesis.RECORD}").write_text("{")
-    with pytest.raises(DataError, match=f"A_{synthesis.RECORD}"):
-        synthesis.read_record(tmp_path)
+    assert predict.read_record(tmp_path) == {}
+    (tmp_path / f"A_{predict.RECORD}").write_text("{")
+    with pytest.raises(DataError, match=f"A_{predict.RECORD}"):
+        predict.read_record(tmp_path)
 
 
 def test_three_modalities_of_a_datalist(data, tmp_path, undrawn, monkeypatch):

@@ -8,15 +8,18 @@ import pytest
 import torch
 
 import fastseg.train as train_module
-from fastseg import study, synthesis, synthesis_study, validate
+from fastseg import study
 from fastseg.cli import main
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.cases import discover
-from fastseg.data.intensity import Rule
+from fastseg.data.pipeline.intensity import Rule
 from fastseg.errors import UsageError
-from fastseg.evaluate_synthesis import evaluate_synthesis, score_volume
+from fastseg.studies import checks
 from fastseg.study import STUDIES, Arm, Study
+from fastseg.tasks.modality_synthesis import predict
+from fastseg.tasks.modality_synthesis.score import evaluate_synthesis, score_volume
+from fastseg.training import validate
 
 torch.set_num_threads(1)
 RULE = Rule("percentile", (0.5, 99.5), None, (-1.0, 1.0))
@@ -41,9 +44,9 @@ def finished(data, tmp_path_factory):
         patch.setitem(STUDIES, "synthesis", Study("?", ARMS, hide=("t1ce", "t2"), checks=True))
         patch.setattr(train_module.report, "progress_png", lambda *_: None)
         patch.setattr(validate, "_draw_synthesis", lambda *_: None)
-        patch.setattr("fastseg.sample_synthesis.synthesis_png", lambda *_: None)
-        patch.setattr(synthesis_study, "LEVELS", (0.0, 0.2))
-        patch.setattr(synthesis_study, "segmented", lambda *_: [
+        patch.setattr("fastseg.tasks.modality_synthesis.sampling.synthesis_png", lambda *_: None)
+        patch.setattr(checks, "LEVELS", (0.0, 0.2))
+        patch.setattr(checks, "segmented", lambda *_: [
             {"modality": "t1", "images": "missing", "dice": 0.25}])  # fmt: skip
         study.study("synthesis", data, out, seeds=(0,), overrides=TINY)
     return out
@@ -70,7 +73,7 @@ def test_baselines_are_scored_on_the_arms_patients_and_subsets(finished, data):
     record = json.loads((finished / "study.json").read_text())
     (case,) = record["split"]["test"]
     dataset = discover(data)
-    known = synthesis.load_known(dataset.by_id(case), dataset.modalities, RULE)
+    known = predict.load_known(dataset.by_id(case), dataset.modalities, RULE)
     true = (known.image.clip(-1, 1) + 1) / 2
     wanted = score_volume(true[[0, 3]].mean(0), true[2], known.brain, None)
     mean, regression = record["baselines"]
@@ -90,7 +93,9 @@ def test_another_truth_changes_scores_and_nothing_else(finished, data, tmp_path,
     clean = phantom.write(tmp_path / "clean", 3, size=(28, 30, 24), seed=4, noise=False)
     shutil.copytree(finished, tmp_path / "study")
     monkeypatch.setitem(STUDIES, "synthesis", Study("?", ARMS, hide=("t1ce", "t2")))
-    monkeypatch.setattr("fastseg.synthesis.synthesise_volume", None)  # nothing is sampled again
+    monkeypatch.setattr(
+        "fastseg.tasks.modality_synthesis.predict.synthesise_volume", None
+    )  # nothing is sampled again
     words = ["study", "synthesis", "--data", str(data), "--out", str(tmp_path / "study"), "--seeds",
              "0", "--truth", str(clean), *TINY]  # fmt: skip
     assert main(words) == 0
@@ -150,9 +155,9 @@ def test_images_are_made_worse_inside_the_brain():
     image = rng.uniform(-1, 1, (2, 3, 8, 8)).astype(np.float32)
     brain = rng.random((3, 8, 8)) < 0.5
     for kind in ("noise", "ghost"):
-        same = synthesis_study.degrade(image, brain, kind, 0.0, 1)
+        same = checks.degrade(image, brain, kind, 0.0, 1)
         np.testing.assert_allclose(same, image, atol=1e-6)
-        worse = synthesis_study.degrade(image, brain, kind, 0.1, 1)
+        worse = checks.degrade(image, brain, kind, 0.1, 1)
         assert np.array_equal(worse[:, ~brain], image[:, ~brain])
         assert not np.allclose(worse[:, brain], image[:, brain], atol=0.01)
     unit = (image + 1) / 2
@@ -169,10 +174,10 @@ def test_replaced_modalities_reach_the_segmenter(data, tmp_path, monkeypatch):
         seen.append(image.numpy().copy())
         return np.zeros(image.shape[1:], np.uint8)
 
-    monkeypatch.setattr(synthesis_study.volume, "predict_volume", predict)
+    monkeypatch.setattr(checks.volume, "predict_volume", predict)
     net, recipe = torch.nn.Linear(1, 1), load_recipe("diffusion_unet")
     for replaced in ({}, {"t2": tmp_path}, {"t2": None}):
-        assert synthesis_study._dice(net, recipe, dataset, [case.id], replaced) < 0.5
+        assert checks._dice(net, recipe, dataset, [case.id], replaced) < 0.5
     real, made, missing = seen
     place = dataset.modalities.index("t2")
     assert np.array_equal(made[place], real[dataset.modalities.index("flair")])
@@ -196,7 +201,7 @@ def test_segmentation_of_what_was_synthesised(data, tmp_path, region):
                  "segmenter:model.width=4",
                  *([f"region={region}"] if region else [])]  # fmt: skip
     (tmp_path / "checks").mkdir()
-    rows = synthesis_study.segmented(dataset, split, tmp_path, tmp_path / "checks", overrides)
+    rows = checks.segmented(dataset, split, tmp_path, tmp_path / "checks", overrides)
     by = {(row["modality"], row["images"]): row["dice"] for row in rows}
     assert set(by) == {("all", "real"), *((m, i) for m in ("t1", "t2")
                                           for i in ("synthesised", "missing"))}  # fmt: skip

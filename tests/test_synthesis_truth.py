@@ -6,11 +6,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from fastseg import synthesis
 from fastseg.cli import main
 from fastseg.data import phantom
 from fastseg.errors import DataError
-from fastseg.evaluate_synthesis import evaluate_synthesis
+from fastseg.tasks.modality_synthesis import predict
+from fastseg.tasks.modality_synthesis.score import evaluate_synthesis
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = (28, 30, 24)
@@ -41,7 +41,7 @@ def predicted(folder, source, case, name) -> None:
     path = folder / f"{case}_{name}_pred.nii.gz"
     path.symlink_to(source / case / f"{case}_{name}.nii.gz")
     row = {"case": case, "modality": name, "given": ["t1"], "scale": [0.0, 1.0], "own_scale": True}
-    (folder / f"{case}_{synthesis.RECORD}").write_text(json.dumps({path.name: row}))
+    (folder / f"{case}_{predict.RECORD}").write_text(json.dumps({path.name: row}))
 
 
 def test_another_truth_is_compared_with_in_the_scale_of_the_data(data, clean, tmp_path, capsys):

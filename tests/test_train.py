@@ -22,18 +22,19 @@ import torch
 from tolerances import BACKWARD, assert_near
 
 import fastseg.train as module
-from fastseg import checkpoint, config, engine, models, validate
+from fastseg import checkpoint, config, models
 from fastseg.config import load_recipe
-from fastseg.data import dali, phantom
+from fastseg.data import phantom
 from fastseg.data.cases import Case, Dataset, discover
-from fastseg.data.labels import BRATS
-from fastseg.data.pipeline import Loader, LoaderConfig
+from fastseg.data.cases.labels import BRATS
+from fastseg.data.pipeline import Loader, LoaderConfig, dali
 from fastseg.errors import DataError, NonFiniteError, UsageError
-from fastseg.feed import Feed, choose_labelled
-from fastseg.network import build_network
 from fastseg.sample import sample
-from fastseg.stop import Stopped
+from fastseg.tasks.network import build_network
 from fastseg.train import lr_at, train
+from fastseg.training import engine, validate
+from fastseg.training.feed import Feed, choose_labelled
+from fastseg.training.stop import Stopped
 
 # two threads on busy cores wait for each other far longer than they compute
 torch.set_num_threads(1)

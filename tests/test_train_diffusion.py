@@ -12,13 +12,14 @@ import pytest
 import torch
 
 import fastseg.train as module
-from fastseg import checkpoint, config, validate
+from fastseg import checkpoint, config
 from fastseg.config import load_recipe
 from fastseg.data import phantom
-from fastseg.data.labels import BRATS
-from fastseg.network import build_network, load_network
-from fastseg.stop import Stopped
+from fastseg.data.cases.labels import BRATS
+from fastseg.tasks.network import build_network, load_network
 from fastseg.train import train
+from fastseg.training import validate
+from fastseg.training.stop import Stopped
 
 torch.set_num_threads(1)
 TINY = ("data.patch=32,32", "data.samples_per_case=4", "data.batch_size=4", "data.threads=1",

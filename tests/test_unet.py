@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastseg.models.unet import ResidualBlock, SelfAttention, UNet
+from fastseg.models.parts.unet import ResidualBlock, SelfAttention, UNet
 
 pytestmark = pytest.mark.usefixtures("seeded", "one_thread")
 

@@ -8,10 +8,10 @@ import torch
 
 from fastseg.config import load_recipe
 from fastseg.data.cases import discover
-from fastseg.engine import launch
-from fastseg.network import build_network
 from fastseg.sample import sample
+from fastseg.tasks.network import build_network
 from fastseg.train import train
+from fastseg.training.engine import launch
 
 TINY = ("data.patch=24,24,24", "data.threads=1", "epochs=1", "log_every=1", "precision=fp32",
         "fractions=0.6,0.2,0.2", "model.width=8", "model.blocks_down=1,1", "model.blocks_up=1",

@@ -170,7 +170,7 @@ def _cases(arguments: argparse.Namespace) -> list:
 
 
 def _require_gpu() -> None:
-    from fastseg.device import why_no_gpu
+    from fastseg.host.device import why_no_gpu
 
     if reason := why_no_gpu():
         raise UsageError(f"--gpu: {reason}")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from fastseg.bench import accuracy, cases, machine, memory, providers, timing, work
+from fastseg.bench import accuracy, cases, memory, providers, timing, work
 from fastseg.bench.layers import Inputs, Layer, Unavailable
+from fastseg.host import environment
 
 CALLS = 200  # of a tiny tensor, timed together
 
@@ -23,7 +24,7 @@ def main(argv=None) -> None:
     job = json.loads((argv or sys.argv[1:])[0])
     warnings.filterwarnings("ignore")
     torch.set_num_threads(job["threads"])
-    result = measure(_case(job), job) | {"machine": machine.describe(job["device"])}
+    result = measure(_case(job), job) | {"machine": environment.of_bench(job["device"])}
     temporary = Path(job["out"]).with_suffix(".tmp")
     temporary.write_text(json.dumps(result))
     os.replace(temporary, job["out"])

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from fastseg.models.generic_ssl import TIME, GenericSSL, Joint, convolved
-from fastseg.models.heads import Head
+from fastseg.models.parts.generic_ssl import TIME, GenericSSL, Joint, convolved
+from fastseg.models.parts.heads import Head
 from fastseg.nn.time import TimeShift
 
 CONVOLUTIONS = (1, 2, 3, 3, 3)  # of the block of each level, finest first

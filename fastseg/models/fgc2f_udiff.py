@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastseg import diffusion
-from fastseg.models.unet import UNet
+from fastseg.models.parts.unet import UNet
 from fastseg.nn.gaussian import FrequencyGuide
 
 GUIDES = ("both", "none", "low", "high", "swapped", "unfiltered")

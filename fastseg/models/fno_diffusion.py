@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastseg.models.diffusion_unet import channel_dropout, check_axes, conv_blocks, convolution
-from fastseg.models.generic_ssl import TIME, GenericSSL
-from fastseg.models.heads import Head
+from fastseg.models.parts.generic_ssl import TIME, GenericSSL
+from fastseg.models.parts.heads import Head
 from fastseg.nn import SpectralConv, TimeShift
 
 

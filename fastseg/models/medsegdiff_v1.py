@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastseg.models.condition_net import ConditionNet
-from fastseg.models.medsegdiff import MedSegDiff
-from fastseg.models.unet import UNet
+from fastseg.models.parts.condition_net import ConditionNet
+from fastseg.models.parts.medsegdiff import MedSegDiff
+from fastseg.models.parts.unet import UNet
 from fastseg.nn import FFParser
 
 

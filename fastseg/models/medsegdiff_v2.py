@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastseg.models.condition_net import Condition, ConditionNet
-from fastseg.models.medsegdiff import MedSegDiff
-from fastseg.models.ss_former import SSFormer
-from fastseg.models.unet import UNet
+from fastseg.models.parts.condition_net import Condition, ConditionNet
+from fastseg.models.parts.medsegdiff import MedSegDiff
+from fastseg.models.parts.ss_former import SSFormer
+from fastseg.models.parts.unet import UNet
 from fastseg.nn import AnchorGate
 
 ANCHORS = ("none", "sa", "usa")

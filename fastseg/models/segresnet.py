@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from monai.networks.nets import SegResNet
 from torch import Tensor
 
-from fastseg.models.segmenter import Segmenter, check_sizes, fourier_bottleneck
+from fastseg.models.parts.segmenter import Segmenter, check_sizes, fourier_bottleneck
 
 GROUPS = 8
 

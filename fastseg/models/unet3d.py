@@ -9,7 +9,7 @@ parameters is the same, since the transposed convolutions have no bias.
 import torch
 from torch import Tensor, nn
 
-from fastseg.models.segmenter import Segmenter, check_sizes, fourier_bottleneck
+from fastseg.models.parts.segmenter import Segmenter, check_sizes, fourier_bottleneck
 
 
 def _convolutions(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

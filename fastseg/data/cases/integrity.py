@@ -1,0 +1,108 @@
+"""Integrity check of a data set: every file of every case is decoded and looked at."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastseg.data.cases.labels import LabelScheme
+from fastseg.data.cases.layouts import Case
+from fastseg.data.geometry import grid_difference
+from fastseg.data.nifti import Buffer, Volume, read
+from fastseg.errors import NiftiError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of one file.
+
+    `kind` is "missing-modality", "missing-label", "unreadable", "shape", "affine", "labels",
+    "non-finite", "empty" or "constant".
+    """
+
+    path: Path
+    kind: str
+    message: str
+
+
+def check(
+    dataset, *, progress: Callable[[int, int], None] | None = None, threads: int | None = None
+) -> list[Problem]:
+    """Faults of a `cases.Dataset`, in the order of its cases; empty when all is well.
+
+    Decodes on `threads` threads (default: one per core, at most 8) and calls
+    `progress(cases done, cases in all)` after each case.
+    """
+    local, total, problems = threading.local(), len(dataset.cases), []
+    # Descriptions list unlabelled cases on purpose, folders show them only by what is beside them.
+    folders = dataset.layout.startswith("brats")
+    labelled = {_group(case) for case in dataset.cases if case.label is not None and folders}
+
+    def examine(case: Case) -> list[Problem]:
+        if not hasattr(local, "buffer"):
+            local.buffer = Buffer()
+        found = list(_case_problems(case, dataset.scheme, local.buffer))
+        if case.label is None and _group(case) in labelled:
+            folder = next(iter(case.images.values())).parent
+            found.append(Problem(folder, "missing-label", "no label, other cases here have one"))
+        return found
+
+    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+        for done, found in enumerate(pool.map(examine, dataset.cases), 1):
+            problems += found
+            if progress:
+                progress(done, total)
+    return problems
+
+
+def _group(case: Case) -> Path:
+    """Folder that holds the case folders, so that a labelled and an unlabelled part can be told."""
+    return next(iter(case.images.values())).parent.parent
+
+
+def _case_problems(case: Case, scheme: LabelScheme, buffer: Buffer) -> Iterator[Problem]:
+    reference = None
+    files = [*case.images.items(), *([("label", case.label)] if case.label else [])]
+    for role, path in files:
+        if not path.exists():
+            kind = "missing-label" if role == "label" else "missing-modality"
+            yield Problem(path, kind, f"case {case.id} has no {role}")
+            continue
+        try:
+            volume = read(path, buffer=buffer)
+        except NiftiError as error:
+            yield Problem(path, "unreadable", error.reason)
+            continue
+        if not volume.header.forms_agree():
+            log.warning("%s: qform and sform differ, the sform is used", path)
+        reference = reference or volume.header
+        if found := grid_difference(volume.header, reference):
+            yield Problem(path, *found)
+        yield from _label_problems(volume, scheme) if role == "label" else _image_problems(volume)
+
+
+def _image_problems(volume: Volume) -> Iterator[Problem]:
+    path, data = volume.header.path, volume.data
+    if data.dtype.kind == "f" or volume.header.scaled:
+        data = volume.scaled(np.float32)
+        if bad := data.size - np.count_nonzero(np.isfinite(data)):
+            yield Problem(path, "non-finite", f"{bad} voxels are NaN or infinite")
+            return
+    low, high = data.min(), data.max()
+    if low == high:
+        kind = "constant" if low else "empty"
+        yield Problem(path, kind, f"every voxel is {low}")
+
+
+def _label_problems(volume: Volume, scheme: LabelScheme) -> Iterator[Problem]:
+    try:
+        scheme.to_classes(volume.scaled(np.float32) if volume.header.scaled else volume.data)
+    except ValueError as error:
+        yield Problem(volume.header.path, "labels", str(error))

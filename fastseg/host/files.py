@@ -1,0 +1,89 @@
+"""Files that are written whole or not at all, and folders that one process holds."""
+
+import csv
+import io
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fastseg.errors import UsageError
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold `out` for this process; the kernel lets go when the process ends, however it ends.
+
+    UsageError when another run holds it.
+    """
+    import fcntl
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"{out}: is a file, wanted a folder for the run") from None
+    with (out / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip()
+            raise UsageError(f"{out}: another run is writing there (process {owner})") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Yield where to write: a file beside `path` that takes its place if the block ends well.
+
+    So `path` holds the old or the new content, never half of it, whenever the process is killed.
+    """
+    path = Path(path)
+    # processes and threads that write the same file must not share it
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def write_bytes(path: Path, content: bytes, sync: bool = False) -> None:
+    """Write `content`, whole or not at all; with `sync` it survives the machine's end too."""
+    with whole(path) as part, part.open("wb") as file:
+        file.write(content)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows under the keys of the first one, whole or not at all."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append one line to a metrics.jsonl, in a single write."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")

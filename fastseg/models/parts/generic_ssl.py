@@ -1,0 +1,277 @@
+"""Segmentation trained beside a denoising diffusion of the label map: one encoder, three decoders
+(GenericSSL: Wang & Li, NeurIPS 2023). What the systems built on it share.
+
+xi denoises a noised label map given the image, psi learns from the labels with class weights that
+follow xi's progress, theta learns from pseudo-labels that xi and psi agree on.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastseg import diffusion, losses, ops
+from fastseg.losses import ramp
+from fastseg.models.parts.heads import Head
+from fastseg.nn.time import TimeEmbedding, freeze_time
+
+TIME = 512  # channels of the time embedding
+DECODERS = ("psi", "theta", "diffusion")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Options of training and prediction. ValueError for values that do not go together."""
+
+    mode: str = "supervised"  # or "ssl": with pseudo-labels on unlabelled images
+    decoder: str | None = None  # what predicts; None: psi when supervised, else theta
+    timesteps: int = 1000
+    sampler: str = "ddim"
+    sampling_steps: int = 10
+    eta: float = 0.0  # noise of DDIM, 0 for none
+    ensemble: int = 1  # label maps sampled for one prediction
+    max_batch: int = 64  # of them at a time
+    unsupervised_weight: float = 10.0  # of the loss on pseudo-labels, at the end of its ramp
+    theta_decay: float = 0.99  # of theta's average of xi and psi
+    weight_memory: int = 50  # steps over which class weights average
+
+    def __post_init__(self):
+        decoders = DECODERS if self.mode == "ssl" else ("psi", "diffusion")
+        for name, known in (("mode", ("supervised", "ssl")), ("decoder", (None, *decoders))):
+            if (value := getattr(self, name)) not in known:
+                listed = ", ".join(map(repr, known))
+                raise ValueError(f"{name}: got {value!r}, want {listed} in mode {self.mode}")
+        diffusion.check_sampler(self.sampler, self.eta)
+        for name in ("timesteps", "sampling_steps", "ensemble", "max_batch", "weight_memory"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1")
+
+
+class Joint:
+    """Images (B, C, *S) and, beside some of them, noisy label maps: the denoiser's input in
+    sampling. A convolution of both computes an image's share once, whatever the number of steps.
+    """
+
+    def __init__(self, image: Tensor):
+        self.image, self._shares = image, {}
+
+    def beside(self, mask: Tensor, rows: Tensor) -> "Joint":
+        """The images rows (b,) beside masks (b, K, *S), to be convolved; shares stay known."""
+        joint = Joint(self.image)
+        joint._shares, joint._mask, joint._rows = self._shares, mask, rows
+        return joint
+
+    def through(self, conv: nn.Module) -> Tensor:
+        """conv(cat([image[rows], mask], 1))."""
+        convolve, known = (F.conv2d, F.conv3d)[conv.weight.dim() - 4], self.image.shape[1]
+        weight, options = conv.weight, (conv.stride, conv.padding)
+        if conv not in self._shares:
+            self._shares[conv] = convolve(self.image, weight[:, :known], conv.bias, *options)
+        moving = convolve(self._mask, weight[:, known:], None, *options)
+        return moving + self._shares[conv][self._rows]
+
+
+def convolved(conv: nn.Module, x: Tensor | Joint) -> Tensor:
+    """conv(x) where x may be a `Joint`."""
+    return x.through(conv) if isinstance(x, Joint) else conv(x)
+
+
+class Embedding(nn.Module):
+    """The first block, at full resolution, and the time embedding for all that follow.
+
+    x: (B, in_channels, *S), t: (B,) or None → features (B, width, *S), temb (B, 512) or None.
+    """
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block, self.time = block, TimeEmbedding(TIME)
+
+    def forward(self, x: Tensor | Joint, t: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        temb = None if t is None else self.time(t)
+        return self.block(x, temb), temb
+
+
+class ClassWeights(nn.Module):
+    """Class weights from how a class's Dice moved of late: classes that fall, or lag, weigh more.
+
+    dice: (K,) hard Dice of a batch → weights (K,), in 0.1 … 10. State: the Dice before, averages of
+    rises and falls over `memory` calls, and the average of 1 − Dice.
+    """
+
+    def __init__(self, classes: int, memory: int = 50):
+        super().__init__()
+        self.keep = (memory - 1) / memory
+        self.register_buffer("before", torch.full((classes,), 1e-8))
+        self.register_buffer("learnt", torch.zeros(classes))
+        self.register_buffer("unlearnt", torch.zeros(classes))
+        self.register_buffer("lack", torch.ones(classes))
+
+    @torch.no_grad()
+    def forward(self, dice: Tensor) -> Tensor:
+        # the first steps would otherwise give ratios of 1e8
+        dice, before = dice.to(self.before).clamp(1e-6, 1), self.before.clamp(1e-6, 1)
+        change = (dice - before) * (dice / before).log()
+        rose = dice > before
+        self.learnt.lerp_(change * rose, 1 - self.keep)
+        self.unlearnt.lerp_(change * ~rose, 1 - self.keep)
+        self.lack.lerp_(1 - dice, 1 - self.keep)
+        self.before.copy_(dice)
+        difficulty = ((self.unlearnt + 1e-8) / (self.learnt + 1e-8)) ** 0.2
+        return (len(dice) * difficulty * self.lack).clamp(0.1, 10).float()
+
+
+@contextmanager
+def evaluating(module: nn.Module):
+    """The module in evaluation mode and without gradients, for a while."""
+    was = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was)
+
+
+class GenericSSL(nn.Module):
+    """The training scheme around a network.
+
+    make_block(inputs) makes the first block, of images or of [image, noisy mask]; encoder is a
+    module (x, temb) → features; make_decoder(timed) makes one (features, temb) → logits (B, K, *S),
+    K being the outputs of `head`: classes or nested regions, in label maps as in logits.
+    """
+
+    on_step: diffusion.OnStep = None
+    SAMPLING = frozenset({"decoder", "sampler", "sampling_steps", "eta", "ensemble", "max_batch"})
+
+    def __init__(
+        self, in_channels: int, head: Head, make_block: Callable[[int], nn.Module],
+        encoder: nn.Module, make_decoder: Callable[[bool], nn.Module], **options,
+    ):  # fmt: skip
+        super().__init__()
+        self.scheme, self.head = Scheme(**options), head
+        self.multiple = getattr(encoder, "multiple", 1)
+        with torch.device("cpu"):
+            self.schedule = diffusion.linear_schedule(self.scheme.timesteps)
+        self.embed_image = Embedding(make_block(in_channels))
+        self.embed_joint = Embedding(make_block(in_channels + head.outputs))
+        self.encoder = encoder
+        self.xi, self.psi, self.theta = map(make_decoder, (True, False, False))
+        self.class_weights = ClassWeights(head.outputs, self.scheme.weight_memory)
+        self.freeze()
+
+    def freeze(self) -> None:
+        """No gradients where none will ever come: data parallel training waits for the others."""
+        for blind in (self.embed_image, self.psi, self.theta):
+            freeze_time(blind)
+        if self.scheme.mode == "supervised":
+            self.theta.requires_grad_(False)
+
+    def denoise(self, x: Tensor | Joint, t: Tensor) -> Tensor:
+        """Logits of the clean label map from [image, noisy mask] (B, C + K, *S) and t (B,)."""
+        x, temb = self.embed_joint(x, t)
+        return self.xi(self.encoder(x, temb), temb)
+
+    def segment(self, image: Tensor, decoder: str = "psi") -> Tensor:
+        """Logits (B, K, *S) of decoder psi or theta from images (B, C, *S)."""
+        x, _ = self.embed_image(image)
+        return getattr(self, decoder)(self.encoder(x, None), None)
+
+    def training_loss(
+        self, batch: dict, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_deno + L_diff, and in mode "ssl" + μ·L_u on batch["unlabelled"] (B, C, *S)."""
+        image, label = batch["image"], batch["label"].long()
+        noisy, t = self._noised(label, generator)
+        denoised = self.denoise(torch.cat([image, noisy], 1), t)
+        deno = self._loss(denoised, label)
+        weights = self.class_weights(self._dice(denoised.detach(), label))
+        diff = self._loss(self.segment(image), label, weights)
+        parts = {"deno": deno.detach(), "diff": diff.detach()}
+        parts |= {f"weight_{index}": weight for index, weight in enumerate(weights)}
+        if self.scheme.mode == "supervised":
+            return deno + diff, parts
+        if "unlabelled" not in batch:
+            raise ValueError("mode ssl wants unlabelled images: set labelled_fraction below 1")
+        chosen = self.pseudo_labels(batch["unlabelled"], generator)
+        unsup = self._loss(self.segment(batch["unlabelled"], "theta"), chosen)
+        mu = self.scheme.unsupervised_weight * ramp(batch["progress"])
+        return deno + diff + mu * unsup, parts | {"unsup": unsup.detach(), "mu": torch.tensor(mu)}
+
+    def _loss(self, logits: Tensor, label: Tensor, weights: Tensor | None = None) -> Tensor:
+        if self.head.kind == "softmax":
+            return losses.batch_dice_ce(logits, label, weights)[0]
+        return losses.batch_dice_bce(logits, self.head.target(label), weights)[0]
+
+    def _dice(self, logits: Tensor, label: Tensor) -> Tensor:
+        if self.head.kind == "softmax":
+            return losses.hard_batch_dice(logits, label)
+        return losses.hard_region_dice(logits, self.head.target(label))
+
+    def _noised(self, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        clean = 2 * self.head.target(label) - 1
+        options = {"generator": generator, "device": label.device}
+        t = torch.randint(self.scheme.timesteps, (len(label),), **options)
+        return diffusion.add_noise(self.schedule, clean, torch.randn(clean.shape, **options), t), t
+
+    def pseudo_labels(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, *S) classes that a sampled label map, drawn from and smoothed, and psi agree on."""
+        with evaluating(self):
+            clean = self.sample(image, generator, members=1)
+            psi = self.head.probabilities(self.segment(image))
+            drawn = self.head.probabilities(clean + self._gumbel(clean, generator))
+            smooth = ops.gaussian_filter(drawn, 1.0, padding="zeros", radius=1)
+            return self.decide(self.head.classes_of((smooth + psi) / 2))
+
+    def _gumbel(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """What makes softmax of the sum a draw; sigmoid takes two, for yes and for no."""
+        draw = -torch.empty_like(like).exponential_(generator=generator).log()
+        if self.head.kind == "softmax":
+            return draw
+        return draw + torch.empty_like(like).exponential_(generator=generator).log()
+
+    @torch.no_grad()
+    def sample(self, image: Tensor, generator: torch.Generator, members: int) -> Tensor:
+        """The mean of `members` label maps in −1 … 1, (B, K, *S) float32, sampled for images."""
+        joint, scheme = Joint(image), self.scheme
+
+        def model_for(rows: Tensor) -> diffusion.Model:
+            def clean(x_t: Tensor, t: Tensor) -> Tensor:
+                # what the network was trained on, logits, is no label map in −1 … 1; this is
+                return 2 * self.head.probabilities(self.denoise(joint.beside(x_t, rows), t)) - 1
+
+            return clean
+
+        return diffusion.ensemble(
+            model_for, (len(image), self.head.outputs, *image.shape[2:]), self.schedule,
+            members=members, generator=generator, max_batch=scheme.max_batch, device=image.device,
+            steps=scheme.sampling_steps, sampler=scheme.sampler, eta=scheme.eta,
+            parameterisation="x0", on_step=self.on_step,
+        ).mean(0)  # fmt: skip
+
+    def predict(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Class probabilities (B, K, *S) float32, by the scheme's decoder."""
+        decoder = self.scheme.decoder or ("psi" if self.scheme.mode == "supervised" else "theta")
+        if decoder != "diffusion":
+            return self.head.classes_of(self.head.probabilities(self.segment(image, decoder)))
+        if generator is None:
+            generator = torch.Generator(image.device).manual_seed(0)
+        return self.head.classes_of((self.sample(image, generator, self.scheme.ensemble) + 1) / 2)
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        """Class indices (B, *S) from probabilities of the classes (B, K, *S)."""
+        return self.head.decide(probabilities)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move theta towards the mean of xi and psi, parameters that all three have."""
+        if self.scheme.mode == "supervised":
+            return
+        xi, psi = dict(self.xi.named_parameters()), dict(self.psi.named_parameters())
+        for name, mean in self.theta.named_parameters():
+            both = xi.get(name), psi.get(name)
+            # time conditioning is frozen in theta
+            if mean.requires_grad and all(p is not None and p.shape == mean.shape for p in both):
+                mean.lerp_((both[0] + both[1]) / 2, 1 - self.scheme.theta_decay)

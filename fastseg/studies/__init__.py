@@ -1,0 +1,1 @@
+"""Comparisons of systems: arms, seeds, tables with tests."""

@@ -1,0 +1,253 @@
+"""What a study found: tables in Markdown and HTML, the same figures as JSON, pictures."""
+
+import html
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastseg import config, report
+from fastseg.data import nifti
+from fastseg.data.cases import Dataset
+from fastseg.data.pipeline import load_case
+from fastseg.host import files
+from fastseg.host.files import write_text
+from fastseg.pictures import drawing
+from fastseg.studies import checks
+from fastseg.studies.statistics import (
+    by_arm,
+    columns,
+    seed_average,
+    summarise,
+    synthesises,
+    titles,
+)
+
+SHOWN_PATIENTS = 3
+NOTES = (
+    "Scores of the test patients with each run's best checkpoint on the validation patients. Mean "
+    "over patients, then mean ± sample standard deviation over seeds.",
+    "Patient region Dice: of whole volumes, mean of {regions}; both empty 1, one empty 0. Legacy "
+    "slice Dice: mean over axial slices and classes, a class absent from both 0.5; only for "
+    "comparison with figures of its kind.",
+    "p: two-sided Wilcoxon signed-rank test against {first} over {patients} patients, their scores "
+    "averaged over the seeds both arms have; not corrected for the number of arms. No p below "
+    "{least:.2g} can come of so many patients.",
+)
+
+SYNTHESIS_NOTES = (
+    NOTES[0],
+    "PSNR and SSIM: of whole axial slices with brain, both images mapped to 0 … 1 by the 0.5 "
+    "and 99.5 percentiles of the data set's volume; mean over subsets of given modalities. Columns "
+    "of modalities: PSNR where that one is missing.",
+    "Mean of given and linear regression: what a network has to beat, voxel by voxel; the "
+    "regression has the least squares on the training patients.",
+    NOTES[2],
+)
+TRUTH_NOTE = (
+    "Arms, mean of given and regression are compared with the images of {truth}, in the scale of "
+    "the data set's own. Further checks are compared with the data set's."
+)
+
+
+class Table(NamedTuple):
+    """A titled table of texts."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def write_tables(record: dict[str, Any], out: Path) -> None:
+    """Write out/study.json and out/study.md: `record` of `fastseg.study` and what follows from it.
+
+    Arms and seeds that have not run yet are left out.
+    """
+    summary = summarise(record)
+    files.write_json(out / "study.json", record | {"summary": summary})
+    parts = [f"# Study {record['study']}", record["question"], _counts(record)]
+    parts += [f"```\n{_command(record)}\n```"]
+    tables = _tables(record, summary)
+    parts += ["\n".join([f"## {table.title}", "", *_markdown(table)]) for table in tables]
+    parts += ["\n".join(f"- {note}" for note in _notes(record))]
+    write_text(out / "study.md", "\n\n".join(parts) + "\n")
+
+
+def write_pictures(record: dict[str, Any], dataset: Dataset, out: Path) -> Path:
+    """Draw out/curves.png and out/overlays.png, write out/study.html; returns study.md's path."""
+    curves = drawing.new_figure(9, 3.4)
+    titles = ("PSNR, dB", "subsets") if synthesises(record) else ("Dice", "regions")
+    drawing.draw_arms(*curves.subplots(1, 2), _curves(record, out), _patients(record), *titles)
+    pictures = [drawing.save(curves, out / "curves.png")]
+    draw = checks.draw if synthesises(record) else _draw_overlays
+    pictures.append(draw(record, dataset, out))
+    title = html.escape(f"Study {record['study']}")
+    texts = [record["question"], _counts(record)]
+    parts = [f"<h1>{title}</h1>", *(f"<p>{html.escape(text)}</p>" for text in texts)]
+    parts += [f"<pre>{html.escape(_command(record))}</pre>"]
+    parts += [_html(table) for table in _tables(record, summarise(record))]
+    parts += [f"<p>{html.escape(note)}</p>" for note in _notes(record)]
+    parts += [report.picture_html(path) for path in pictures]
+    write_text(out / "study.html", report.PAGE.format(title=title, body="\n".join(parts)))
+    text = (out / "study.md").read_text()
+    names = "\n\n".join(f"![{path.stem}]({path.name})" for path in pictures)
+    write_text(out / "study.md", f"{text}\n{names}\n")
+    return out / "study.md"
+
+
+def _tables(record: Mapping, summary: Sequence[Mapping]) -> list[Table]:
+    measures = titles(record)
+    head = ["arm", "seeds", "parameters"]
+    head += [title for name in measures.values() for title in (name, "p")]
+    head += list(record["runs"][0]["regions"])
+    rows = []
+    for row in summary:
+        cells = [
+            row["arm"],
+            *(f"{n:,}" if n else "–" for n in (len(row["seeds"]), row["parameters"])),
+        ]
+        for key in measures:
+            found = row["measures"][key]
+            cells += [_spread(found), "–" if found["p"] is None else f"{found['p']:.3g}"]
+        rows.append(cells + [_spread(row["measures"][key]) for key in columns(record)])
+    runs = []
+    for run in record["runs"]:
+        score = np.mean([row[next(iter(measures))] for row in run["rows"]])
+        counts = [str(run[key]) for key in ("seed", "epochs", "best_epoch")]
+        runs.append([run["arm"], *counts, f"{score:.3f}", f"{run['time_s'] / 60:.1f}"])
+    title = next(iter(measures.values()))
+    run_head = ["arm", "seed", "epochs", "best epoch", title, "minutes of training"]
+    tables = [Table("Scores", head, rows), Table("Runs", run_head, runs), _settings(record)]
+    if "across" in record["runs"][0]:
+        tables.append(_across(record))
+    return tables + _checks(record.get("checks", {}))
+
+
+def _checks(found: Mapping) -> list[Table]:
+    """Tables of `fastseg.studies.checks.checks`."""
+    tables = []
+    if "degraded" in found:
+        head = ["given images with", "strength", "PSNR, dB", "SSIM"]
+        rows = [[row["kind"], f"{row['level']:g}", f"{row['psnr']:.2f}", f"{row['ssim']:.3f}"]
+                for row in found["degraded"]]  # fmt: skip
+        tables.append(Table("Single missing modalities from worse and worse images", head, rows))
+    if "segmented" in found:
+        rows = [[row["modality"], row["images"], f"{row['dice']:.3f}"]
+                for row in found["segmented"]]  # fmt: skip
+        title = "Segmentation by a network trained on real images"
+        tables.append(Table(title, ["modality", "its images", "patient region Dice"], rows))
+    return tables
+
+
+def _across(record: Mapping) -> Table:
+    """Dice of the test patients as each modality shows them, and of the validation patients."""
+    names = list(dict.fromkeys(name for run in record["runs"] for name in run["across"]))
+    names = [*(name for name in names if name != "validation"), "validation"]
+    keys = ["dice_regions", *(f"dice_{region}" for region in record["runs"][0]["regions"])]
+    rows = []
+    for arm, runs in by_arm(record).items():
+        cells = []
+        for name in names:
+            found = [run["across"][name] for run in runs.values() if name in run["across"]]
+            figures = [f"{np.mean([scores[key] for scores in found]):.3f}" for key in keys if found]
+            cells.append(f"{figures[0]} ({' '.join(figures[1:])})" if figures else "–")
+        rows.append([arm, *cells])
+    regions = ", ".join(record["runs"][0]["regions"])
+    return Table(f"Across modalities: mean ({regions})", ["arm", *names], rows)
+
+
+def _settings(record: Mapping) -> Table:
+    """What the arms do not have in common."""
+    flat = {}
+    for name, runs in by_arm(record).items():
+        recipe = config.flatten(next(iter(runs.values()))["recipe"])
+        flat[name] = {
+            key: value for key, value in recipe.items() if key not in ("name", "data.seed")
+        }
+    keys = sorted({key for recipe in flat.values() for key in recipe})
+    texts = {key: [config.shown(r[key]) if key in r else "" for r in flat.values()] for key in keys}
+    rows = [[key, *cells] for key, cells in texts.items() if len(set(cells)) > 1]
+    return Table("Settings in which the arms differ", ["key", *flat], rows)
+
+
+def _counts(record: Mapping) -> str:
+    sizes = ", ".join(f"{len(record['split'][part])} {part}" for part in ("train", "val", "test"))
+    return f"Data: {Path(record['data']).name}; patients: {sizes}."
+
+
+def _command(record: Mapping) -> str:
+    seeds = ",".join(map(str, record["seeds"]))
+    truth = ["--truth TRUTH"] if record.get("truth") else []
+    arms = [f"--arms {shlex.quote(','.join(record['chosen']))}"] if record.get("chosen") else []
+    words = [record["study"], "--data DATA", *truth, "--out OUT --seeds", seeds, *arms]
+    words += record["overrides"]
+    return f"fastseg study {' '.join(words)}"
+
+
+def _notes(record: Mapping) -> list[str]:
+    patients = len(record["runs"][0]["rows"])
+    values = {"regions": ", ".join(record["runs"][0]["regions"]) or "the classes",
+              "first": record["runs"][0]["arm"], "patients": patients,
+              "least": min(1.0, 2.0 ** (1 - patients))}  # fmt: skip
+    notes = SYNTHESIS_NOTES if synthesises(record) else NOTES
+    if record.get("truth"):
+        values["truth"] = Path(record["truth"]).name
+        notes = (*notes, TRUTH_NOTE)
+    return [note.format(**values) for note in notes]
+
+
+def _spread(found: Mapping) -> str:
+    return f"{found['mean']:.3f}" + ("" if found["sd"] is None else f" ± {found['sd']:.3f}")
+
+
+def _markdown(table: Table) -> list[str]:
+    return [
+        f"| {' | '.join(row)} |" for row in (table.head, ["---"] * len(table.head), *table.rows)
+    ]
+
+
+def _html(table: Table) -> str:
+    def row(tag: str, cells: Sequence[str]) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    lines = [row("th", table.head), *(row("td", cells) for cells in table.rows)]
+    return f"<h2>{html.escape(table.title)}</h2><table>{''.join(lines)}</table>"
+
+
+def _curves(record: Mapping, out: Path) -> dict[str, list[list[tuple[int, float]]]]:
+    """For each arm, for each seed, the validation scores by epoch."""
+    curves: dict[str, list] = {}
+    for run in record["runs"]:
+        rows = report.read_metrics(out / run["metrics"])
+        key = "val_psnr" if synthesises(record) else "val_dice"
+        points = [(row["epoch"], row[key]) for row in rows if key in row]
+        curves.setdefault(run["arm"], []).append(points)
+    return curves
+
+
+def _patients(record: Mapping) -> dict[str, np.ndarray]:
+    return {
+        name: seed_average(list(runs.values()), next(iter(titles(record))))
+        for name, runs in by_arm(record).items()
+    }
+
+
+def _draw_overlays(record: Mapping, dataset: Dataset, out: Path) -> Path:
+    """The same patients for every arm, as the first seed's runs predicted them."""
+    firsts = {name: next(iter(runs.values())) for name, runs in by_arm(record).items()}
+    shown = record["split"]["test"][:SHOWN_PATIENTS]
+    figure = drawing.new_figure(2.1 * (len(firsts) + 2), 2.3 * len(shown) + 0.4)
+    for axes, case_id in zip(
+        figure.subplots(len(shown), len(firsts) + 2, squeeze=False), shown, strict=True
+    ):
+        arrays = load_case(dataset, case_id)
+        found = {}
+        for name, run in firsts.items():
+            volume = nifti.read(out / run["predictions"] / f"{case_id}_pred.nii.gz")
+            found[name] = dataset.scheme.to_classes(volume.data)
+        overlay = drawing.Overlay(case_id, arrays.image, arrays.label, None)
+        drawing.draw_predictions(axes, overlay, found, dataset.modalities)
+    drawing.draw_legend(figure, dataset.scheme.classes, outlines=False)
+    return drawing.save(figure, out / "overlays.png")

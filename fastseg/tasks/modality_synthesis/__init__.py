@@ -1,0 +1,1 @@
+"""Missing images of whole patients: synthesised, scored, drawn."""

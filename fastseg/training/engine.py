@@ -1,0 +1,110 @@
+"""What a run trains with: Lightning Fabric's processes and precision, the optimiser, and how the
+processes divide a network among them.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastseg.config import Recipe
+from fastseg.errors import UsageError
+from fastseg.host.processes import launched
+from fastseg.tasks.network import pick_device
+from fastseg.training import sharded
+
+log = logging.getLogger("fastseg")
+_PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
+
+
+def launch(recipe: Recipe) -> Any:
+    """A launched Lightning Fabric: one process, `devices` of them, or what torchrun or srun has.
+
+    UsageError where "auto" stands for one precision on one machine and for another on the next.
+    """
+    from lightning_fabric import Fabric
+
+    place = launched()
+    local = place.per_node if place else recipe.devices
+    device = pick_device(recipe.device).type
+    precision = resolve_precision(recipe.precision, device, _least_capability(device, local))
+    # "highest" forbids TF32 in matrix products, "high" allows it
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    fabric = Fabric(
+        accelerator=device,
+        devices=local,
+        num_nodes=place.world // local if place else 1,
+        **_precision(precision, device),
+    )
+    fabric.launch()
+    fp16 = torch.tensor(float(precision == "fp16"), device=fabric.device)
+    if 0 < fabric.all_reduce(fp16, reduce_op="mean") < 1:
+        raise UsageError("precision: auto is fp16 on some of these GPUs only; wanted one by name")
+    return fabric
+
+
+def resolve_precision(precision: str, device: str, capability: tuple[int, int]) -> str:
+    """What "auto" stands for on a device type and, for cuda, a compute capability; other names
+    stand for themselves. On a GPU bf16 from 8.0 on and fp16 below, which has no bf16; else fp32.
+    """
+    if precision != "auto":
+        return precision
+    if device != "cuda":
+        return "fp32"
+    return "bf16" if capability >= (8, 0) else "fp16"
+
+
+def _least_capability(device: str, processes: int) -> tuple[int, int]:
+    """Of the GPUs that this machine's processes have, for they have one precision."""
+    count = min(torch.cuda.device_count(), processes) if device == "cuda" else 0
+    return min((torch.cuda.get_device_capability(i) for i in range(count)), default=(0, 0))
+
+
+def _precision(precision: str, device: str) -> dict[str, Any]:
+    if precision != "fp16":
+        return {"precision": _PRECISION[precision]}
+    from lightning_fabric.plugins import MixedPrecision
+
+    # torch's 65536 overflows in the sums over voxels of every first step, which then is skipped;
+    # and asked for fp16 by name, Fabric would take bf16 on a CPU
+    scaler = torch.amp.GradScaler(device, init_scale=1024.0)
+    return {"plugins": MixedPrecision("16-mixed", device, scaler)}
+
+
+def set_up(
+    recipe: Recipe, fabric: Any, module: nn.Module, ema: nn.Module | None
+) -> tuple[Any, nn.Module | None, Any]:
+    """What trains `module`, its averaged weights and its optimiser, on the device of this process
+    and, by the recipe's strategy, in step or in shares with the others.
+    """
+    if recipe.strategy == "fsdp" and fabric.world_size > 1:
+        net = sharded.shard(sharded.Sharded(module), fabric.device)
+        ema = ema and sharded.shard(ema, fabric.device)
+        return net, ema, fabric.setup_optimizers(_optimizer(recipe, module))
+    if recipe.strategy == "fsdp":
+        log.warning("strategy: fsdp has nothing to share out in one process")
+    net, optimizer = fabric.setup(module, _optimizer(recipe, module))
+    net.mark_forward_method("training_loss")
+    return net, ema and ema.to(fabric.device), optimizer
+
+
+def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
+    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "sgd":
+        momentum = {"momentum": recipe.betas[0], "nesterov": recipe.nesterov}
+        return torch.optim.SGD(module.parameters(), **momentum, **common)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    common |= {"betas": recipe.betas, "amsgrad": recipe.amsgrad}
+    return kind(module.parameters(), **common)
+
+
+def precision_of(fabric: Any) -> str:
+    """What it computes in, by the names of `Recipe.precision`."""
+    mixed = {"bf16-mixed": "bf16", "16-mixed": "fp16"}.get(fabric.strategy.precision.precision)
+    return mixed or ("tf32" if torch.get_float32_matmul_precision() == "high" else "fp32")
+
+
+def scaler_of(fabric: Any) -> Any:
+    """The loss scaler of sixteen bits, None where there is none."""
+    return getattr(fabric.strategy.precision, "scaler", None)
