@@ -1,0 +1,78 @@
+"""What a page about a run is made of: its logged figures, their curves, pictures, files."""
+
+import base64
+import html
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from fastseg.errors import DataError
+from fastseg.pictures import drawing
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 15px/1.5 sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }}
+img {{ max-width: 100% }} td, th {{ padding: .1rem .8rem; text-align: right }}
+td:first-child, th:first-child {{ text-align: left }} pre {{ overflow-x: auto }}
+</style></head><body>
+{body}
+</body></html>
+"""
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """Return an HTML page: `title` (plain text) as its heading, then `parts` (HTML), empty ones
+    left out.
+
+    >>> "<h1>a &lt; b</h1>" in page("a < b", ["<p>text</p>"])
+    True
+    """
+    heading = html.escape(title)
+    body = "\n".join(filter(None, [f"<h1>{heading}</h1>", *parts]))
+    return PAGE.format(title=heading, body=body)
+
+
+def picture_html(path: Path) -> str:
+    """Return a PNG file as a titled part of a page, its bytes inside."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = html.escape(path.stem)
+    return f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{data}">'
+
+
+def file_html(path: Path) -> str:
+    """Return a text file as a part of a page that unfolds, "" where there is no such file."""
+    if not path.is_file():
+        return ""
+    text = html.escape(path.read_text())
+    return f"<details><summary>{html.escape(path.name)}</summary><pre>{text}</pre></details>"
+
+
+def read_metrics(path: str | Path) -> list[dict]:
+    """Read the rows of a metrics.jsonl; a last line that is still being written is left out.
+
+    Raises DataError, naming the file, where it cannot be read or an earlier line is not JSON.
+    """
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    rows = []
+    for line_number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if line_number < len(lines):
+                raise DataError(f"{path}: line {line_number} is not JSON") from None
+    return rows
+
+
+def progress_png(metrics_jsonl: str | Path, out: str | Path) -> Path:
+    """Draw loss and validation score over the steps of a metrics.jsonl, and return `out`.
+
+    The axes are empty before the run has logged anything. Raises as `read_metrics` does.
+    """
+    figure = drawing.new_figure(8, 3.2)
+    left, right = figure.subplots(1, 2)
+    rows = read_metrics(metrics_jsonl) if Path(metrics_jsonl).exists() else []
+    drawing.draw_curves(left, right, rows)
+    return drawing.save(figure, out)
