@@ -221,7 +221,10 @@ def test_one_modality_of_each_sample_is_shown(dataset):
         ({"bezier_domains": (1, 1)}, "bezier_domains"),
         ({"bezier_domains": (3,)}, "different ones of 0, 1, 2"),
         ({"bezier_domains": (1, 2), "normalise": "zscore"}, "normalise is 'zscore'"),
-        ({"bezier_domains": (1, 2), "value_range": (-1, 1)}, "range 0, 1"),
+        (
+            {"bezier_domains": (1, 2), "value_range": (-1, 1)},
+            r"value_range is \(-1, 1\); wanted 0, 1",
+        ),
     ],
 )
 def test_wrong_settings_are_named(values, message):
