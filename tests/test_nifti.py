@@ -1,6 +1,7 @@
 """Decoding equals nibabel bit for bit; whatever is damaged or hostile ends in a NiftiError."""
 
 import gzip
+import importlib.util
 import os
 import struct
 import subprocess
@@ -21,22 +22,18 @@ from fastseg.errors import NiftiError
 
 CODES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768, "i8": 1024,
          "u8": 1280}  # fmt: skip
-ENGINES = ["libdeflate", "isal", "zlib"]
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-@pytest.fixture(params=ENGINES)
-def engine(request, monkeypatch):
+@pytest.fixture(params=inflate.LIBRARIES)
+def engine(request):
     """Each inflate library in turn."""
-    if request.param == "libdeflate":
-        pytest.importorskip("deflate")
-        assert inflate.inflate_library() == "libdeflate"
-        return request.param
-    library = pytest.importorskip("isal.isal_zlib") if request.param == "isal" else zlib
-    member = inflate._stream_member(library)
-    monkeypatch.setattr(inflate, "_engine", lambda: (request.param, member))
-    return request.param
+    try:
+        with inflate.inflate_with(request.param):
+            yield request.param
+    except ImportError as error:
+        pytest.skip(str(error))
 
 
 def header(shape=(5, 4, 3), kind="i2", order="<", version=1, **fields) -> bytes:
@@ -374,6 +371,15 @@ def test_things_that_are_no_nifti_file(tmp_path):
         nifti.read(tmp_path)
     with pytest.raises(NiftiError, match="NUL"):
         nifti.read("a\0.nii")
+
+
+def test_the_fastest_library_that_is_installed_inflates():
+    installed = {"libdeflate": "deflate", "isal": "isal", "zlib": "zlib"}
+    first = next(name for name, module in installed.items() if importlib.util.find_spec(module))
+    assert nifti.inflate_library() == first
+    with inflate.inflate_with("zlib"):
+        assert nifti.inflate_library() == "zlib"
+    assert nifti.inflate_library() == first
 
 
 # Memory

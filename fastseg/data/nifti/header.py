@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 headers, read and checked before anything else of a file is believed.
+"""Read and check NIfTI-1 and NIfTI-2 headers, before anything else of a file is believed.
 
 Field meanings follow nifti1.h and nifti2.h (nifti.nimh.nih.gov). Where those leave room (scaling,
 precedence of the affines, repair of pixdim, unknown codes) the behaviour is nibabel's.
@@ -41,12 +41,13 @@ _UNSUPPORTED = {
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What a NIfTI header says, checked.
+    """Hold what a NIfTI header says, checked.
 
-    `shape` and `spacing_mm` are in (D, H, W) = (z, y, x) order, `affine` (4, 4) float64 maps
-    (x, y, z) voxel indices to mm as nibabel's does: sform if its code is set, else qform, else
-    pixdim about the centre. `dtype` is the stored one, byte order included. `slope` and `inter` are
-    1 and 0 without scaling. `fields` is the record as stored.
+    path: the file. shape: (D, H, W) = (z, y, x), in voxels. dtype: of the stored values, byte order
+    included. affine: (4, 4) float64, from (x, y, z) voxel indices to mm as nibabel has it: sform if
+    its code is set, else qform, else pixdim about the centre. spacing_mm: (D, H, W). slope, inter:
+    values are stored · slope + inter; 1 and 0 without scaling. data_offset, data_bytes: where the
+    (decompressed) voxels lie. qform_code, sform_code: 0 to 5. fields: the record as stored.
     """
 
     path: Path
@@ -64,10 +65,11 @@ class Header:
 
     @property
     def scaled(self) -> bool:
+        """Return whether values differ from stored ones."""
         return (self.slope, self.inter) != (1.0, 0.0)
 
     def forms_agree(self, tolerance: float = 1e-3) -> bool:
-        """False where the file carries both a qform and an sform and they differ by `tolerance`."""
+        """Return False where qform and sform are both there and differ by more than `tolerance`."""
         if not (self.qform_code and self.sform_code):
             return True
         try:
@@ -79,7 +81,22 @@ class Header:
 
 
 def parse(head: bytes, path: Path, max_voxels: int) -> Header:
-    """Header from the first `LARGEST` (decompressed) bytes of a file, or fewer. Raises Damaged."""
+    """Read a header from the first bytes of a file.
+
+    Args:
+        head: the first `LARGEST` (decompressed) bytes, fewer of a shorter file.
+        path: the file, for the header and for messages about it.
+        max_voxels: the largest volume that is accepted.
+
+    Raises:
+        Damaged: the bytes are no header, or one that says what cannot be or is not supported.
+
+    >>> import nibabel
+    >>> image = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4))
+    >>> header = parse(image.to_bytes()[:LARGEST], Path("a.nii"), max_voxels=1000)
+    >>> header.shape, header.dtype.name, header.data_bytes
+    ((6, 5, 4), 'int16', 240)
+    """
     fields = _record(head)
     ndim, shape = _shape(fields, max_voxels)
     dtype = _dtype(fields)
@@ -170,7 +187,10 @@ def _scaling(fields: np.void) -> tuple[float, float]:
 
 
 def pixdim(fields: np.void) -> np.ndarray:
-    """(qfac, x, y, z): handedness 1 or -1 and voxel sizes in mm, repaired where nibabel does."""
+    """Return (qfac, x, y, z): handedness 1 or -1 and voxel sizes in mm, repaired as nibabel does.
+
+    Raises Damaged where a size is not finite.
+    """
     values = fields["pixdim"][:4].copy()
     if not np.isfinite(values[1:]).all():
         raise Damaged(f"voxel sizes {values[1:].tolist()} should be finite")
