@@ -1,1 +1,1 @@
-"""Reading, checking, cropping and generating NIfTI volumes."""
+"""Read, check, crop and generate NIfTI volumes."""

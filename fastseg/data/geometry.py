@@ -1,4 +1,4 @@
-"""Where in a volume something lies, and whether two volumes lie on one grid."""
+"""Find where in a volume something lies, and whether two volumes lie on one grid."""
 
 import numpy as np
 
@@ -7,9 +7,13 @@ Box = tuple[slice, slice, slice]
 
 
 def bounding_box(*volumes: np.ndarray) -> Box | None:
-    """Find the smallest box that holds every voxel that is not 0 in all of the volumes (D, H, W).
+    """Find the smallest box that holds every voxel that is not 0 in one of the volumes.
 
-    None where there is no such voxel.
+    Args:
+        volumes: (D, H, W) each, of one shape and any dtype.
+
+    Returns:
+        slices along D, H and W; None where every voxel is 0.
 
     >>> volume = np.zeros((4, 5, 6), bool)
     >>> volume[1:3, 2, 3:6] = True
@@ -29,9 +33,19 @@ def bounding_box(*volumes: np.ndarray) -> Box | None:
 
 
 def grid_difference(header, like) -> tuple[str, str] | None:
-    """Compare the grids of two NIfTI headers.
+    """Compare the grids of two NIfTI headers: shapes, and affines within 0.001 mm.
 
-    ("shape" or "affine", a sentence about `header`) where they differ, None where they do not.
+    Args:
+        header, like: `nifti.Header`s.
+
+    Returns:
+        ("shape" or "affine", a sentence about `header`) where they differ, None where they do not.
+
+    >>> from types import SimpleNamespace as Header
+    >>> small = Header(path="a.nii", shape=(4, 5, 6), affine=np.eye(4))
+    >>> large = Header(path="b.nii", shape=(4, 5, 7), affine=np.eye(4))
+    >>> grid_difference(small, large)
+    ('shape', 'shape (z, y, x) is (4, 5, 6), wanted (4, 5, 7) as in b.nii')
     """
     if header.shape != like.shape:
         return "shape", f"shape (z, y, x) is {header.shape}, wanted {like.shape} as in {like.path}"

@@ -1,4 +1,4 @@
-"""Integrity check of a data set: every file of every case is decoded and looked at."""
+"""Check the integrity of a data set: decode every file of every case and look at it."""
 
 import logging
 import os
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of one file.
+    """Describe one fault of one file.
 
-    `kind` is "missing-modality", "missing-label", "unreadable", "shape", "affine", "labels",
-    "non-finite", "empty" or "constant".
+    kind: "missing-modality", "missing-label", "unreadable", "shape", "affine", "labels",
+    "non-finite", "empty" or "constant". message: what it was and what was wanted.
     """
 
     path: Path
@@ -35,10 +35,21 @@ class Problem:
 def check(
     dataset, *, progress: Callable[[int, int], None] | None = None, threads: int | None = None
 ) -> list[Problem]:
-    """Faults of a `cases.Dataset`, in the order of its cases; empty when all is well.
+    """List the faults of a data set, in the order of its cases; empty when all is well.
 
-    Decodes on `threads` threads (default: one per core, at most 8) and calls
-    `progress(cases done, cases in all)` after each case.
+    Args:
+        dataset: a `cases.Dataset`.
+        progress: called as progress(cases done, cases in all) after each case.
+        threads: that decode; default: one per core, at most 8.
+
+    >>> from fastseg.data import phantom
+    >>> from fastseg.data.cases import discover
+    >>> dataset = discover(phantom.write("phantoms", cases=2, size=(24, 24, 24)))
+    >>> check(dataset)
+    []
+    >>> dataset.cases[1].images["t2"].unlink()
+    >>> [(problem.path.name, problem.kind) for problem in check(dataset)]
+    [('Phantom00001_t2.nii.gz', 'missing-modality')]
     """
     local, total, problems = threading.local(), len(dataset.cases), []
     # Descriptions list unlabelled cases on purpose, folders show them only by what is beside them.
@@ -46,6 +57,7 @@ def check(
     labelled = {_group(case) for case in dataset.cases if case.label is not None and folders}
 
     def examine(case: Case) -> list[Problem]:
+        # a buffer for each thread: reading into one again overwrites the volume before
         if not hasattr(local, "buffer"):
             local.buffer = Buffer()
         found = list(_case_problems(case, dataset.scheme, local.buffer))
@@ -63,7 +75,7 @@ def check(
 
 
 def _group(case: Case) -> Path:
-    """Folder that holds the case folders, so that a labelled and an unlabelled part can be told."""
+    """Return the folder of the case folders, which tells a labelled from an unlabelled part."""
     return next(iter(case.images.values())).parent.parent
 
 

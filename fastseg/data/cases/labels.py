@@ -1,4 +1,4 @@
-"""Label schemes: which file value means which class, and which classes make up a region."""
+"""Say which file value means which class, and which classes make up a region."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +16,14 @@ _UNKNOWN = 255
 
 @dataclass(frozen=True)
 class LabelScheme:
-    """Classes of a segmentation and the values that files hold for them.
+    """Hold the classes of a segmentation and the values that files have for them.
 
-    `classes[i]` names class index i, 0 is the background. `values[i]` are the file values accepted
-    for it, the first one is written. `regions` maps a region's name to the classes it unites.
-    `merged`: the values of one class are different things that it unites, not other spellings.
+    classes: `classes[i]` names class index i; 0 is the background. values: `values[i]` are the file
+    values accepted for it, 0 to 255; the first one is written. regions: a region's name to the
+    classes it unites. merged: the values of one class are different things that it unites, not
+    other spellings.
+
+    Raises ValueError for classes without values and for what occurs twice.
     """
 
     name: str
@@ -42,11 +45,20 @@ class LabelScheme:
                 raise ValueError(f"region {region} of {self.name} has no class {sorted(unknown)}")
 
     def to_classes(self, array: np.ndarray) -> np.ndarray:
-        """Class indices (uint8, same shape) of file values.
+        """Return the class indices of file values, uint8 of the same shape.
 
-        Floats within `ROUNDING` of a whole number count as that number. Raises ValueError naming
-        the values that belong to no class, and where two values of one class meet in one array:
-        they then mean different things (BraTS 2024 has the resection cavity 4 beside ET 3).
+        Floats within `ROUNDING` of a whole number count as that number.
+
+        Raises:
+            ValueError: naming values that belong to no class, or where two values of one class
+                meet in one array: they then mean different things (BraTS 2024 has the resection
+                cavity 4 beside ET 3).
+
+        >>> BRATS.to_classes(np.array([0, 1, 2, 4]))
+        array([0, 1, 2, 3], dtype=uint8)
+        >>> BRATS.to_classes(np.array([0, 7]))
+        Traceback (most recent call last):
+        ValueError: label values [7] are not among [0, 1, 2, 3, 4]
         """
         stored = _to_uint8(np.asarray(array))
         table = np.full(256, _UNKNOWN, np.uint8)
@@ -64,7 +76,18 @@ class LabelScheme:
         return classes
 
     def to_values(self, class_array: np.ndarray, export: Sequence[int] | None = None) -> np.ndarray:
-        """File values (uint8, same shape) of class indices; `export`: another value per class."""
+        """Return the file values of class indices, uint8 of the same shape.
+
+        Args:
+            class_array: integers, 0 to the number of classes less one.
+            export: a value per class other than the scheme's own, 0 to 255.
+
+        Raises:
+            ValueError: another number of values than classes, or an index of no class.
+
+        >>> BRATS.to_values(np.array([0, 3])), BRATS.to_values(np.array([0, 3]), (0, 1, 2, 3))
+        (array([0, 4], dtype=uint8), array([0, 3], dtype=uint8))
+        """
         export = [accepted[0] for accepted in self.values] if export is None else list(export)
         classes = np.asarray(class_array)
         if len(export) != len(self.classes):
@@ -74,13 +97,20 @@ class LabelScheme:
         return _look_up(np.array(export, np.uint8), classes.astype(np.uint8))
 
     def exporting(self, seen: Iterable[int]) -> "LabelScheme":
-        """The same scheme, writing for each class the accepted value that the data has."""
+        """Return the same scheme, writing for each class the accepted value that the data has."""
         seen = set(seen)
         values = (tuple(sorted(v, key=lambda value: value not in seen)) for v in self.values)
         return replace(self, values=tuple(values))
 
     def alone(self, region: str) -> "LabelScheme":
-        """Two classes, `region` and all else. ValueError for a name that is no region or class."""
+        """Return a scheme of two classes, `region` and all else.
+
+        Raises:
+            ValueError: `region` is the name of no region or class.
+
+        >>> BRATS.alone("TC").to_classes(np.array([0, 1, 2, 4]))
+        array([0, 1, 0, 1], dtype=uint8)
+        """
         known = {name: (name,) for name in self.classes[1:]} | self.regions
         if region not in known:
             raise ValueError(f"region {region!r} is not among {', '.join(known)}")
@@ -91,12 +121,12 @@ class LabelScheme:
                            (tuple(outside), tuple(inside)), {region: (region,)}, True)  # fmt: skip
 
     def region_indices(self) -> tuple[tuple[int, ...], ...]:
-        """The class indices of each region."""
+        """Return the class indices of each region."""
         members = self.regions.values()
         return tuple(tuple(self.classes.index(name) for name in names) for names in members)
 
     def to_dict(self) -> dict:
-        """JSON-able form."""
+        """Return a form that JSON can hold, which `from_dict` takes."""
         return {
             "name": self.name,
             "classes": list(self.classes),
@@ -107,7 +137,7 @@ class LabelScheme:
 
     @classmethod
     def from_dict(cls, stored: dict) -> "LabelScheme":
-        """Inverse of `to_dict`. Raises ValueError when something is missing or does not fit."""
+        """Make a scheme from `to_dict`'s form. Raises ValueError when something does not fit."""
         try:
             return cls(
                 name=str(stored["name"]),
@@ -136,10 +166,18 @@ BRATS_2024 = LabelScheme(
 
 
 def scheme_from_labels(name: str, labels: dict) -> LabelScheme:
-    """Scheme of a data set description's "labels".
+    """Make the scheme of the "labels" in a data set's description.
 
-    Takes {"name": value} and {"name": [values]} as nnU-Net v2 has them, where lists are regions,
-    and {"value": "name"} of the Medical Segmentation Decathlon. Raises ValueError.
+    Args:
+        name: of the scheme.
+        labels: {"name": value} or {"name": [values]} as nnU-Net v2 has them, where lists are
+            regions, or {"value": "name"} of the Medical Segmentation Decathlon.
+
+    Raises:
+        ValueError: another form, no background, or sparse annotation ("ignore").
+
+    >>> scheme_from_labels("ct", {"background": 0, "liver": 1, "tumour": 2}).classes
+    ('background', 'liver', 'tumour')
     """
     if not isinstance(labels, dict):
         raise ValueError(f'"labels" is {labels!r}, wanted {{"name": value}}')
@@ -193,7 +231,17 @@ def _look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def read_classes(path: Path, scheme) -> tuple[np.ndarray, nifti.Header]:
-    """Class indices (D, H, W) and header of a label file. DataError for values of no class."""
+    """Read a label file: class indices, uint8 (D, H, W), and header.
+
+    Raises:
+        DataError: naming the file, when it cannot be read or holds values of no class.
+
+    >>> from fastseg.data import phantom
+    >>> folder = phantom.write("phantoms", cases=1, size=(24, 24, 24)) / "Phantom00000"
+    >>> classes, header = read_classes(folder / "Phantom00000_seg.nii.gz", BRATS)
+    >>> np.unique(classes), header.shape
+    (array([0, 1, 2, 3], dtype=uint8), (24, 24, 24))
+    """
     volume = nifti.read(path)
     values = volume.scaled() if volume.header.scaled else volume.data
     try:

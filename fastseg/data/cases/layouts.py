@@ -1,4 +1,4 @@
-"""Cases, and how the folders of the BraTS challenges (www.synapse.org) hold them.
+"""Find cases in folders laid out as those of the BraTS challenges (www.synapse.org).
 
 CASE/CASE_t1.nii.gz is the layout up to 2021, CASE/CASE-t1n.nii.gz the one from 2023 on. Other
 folders whose files end in the name of a modality are read alike: IXI's, those of BIDS.
@@ -38,10 +38,10 @@ _DEPTH = 4
 
 @dataclass(frozen=True)
 class Case:
-    """Files of one examination. A file of `images` may be missing: reading it then says so.
+    """Hold the files of one examination.
 
-    `images` maps modality to file in the data set's channel order. Cases of one `patient` stay in
-    one part of a split.
+    images: modality to file in the data set's channel order; a file may be missing: reading it then
+    says so. label: the file, or None. patient: cases of one patient stay in one part of a split.
     """
 
     id: str
@@ -52,10 +52,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """What a layout yields: everything of a Dataset but the choice and order of modalities.
+    """Hold what a layout yields: all of a Dataset but the choice and order of modalities.
 
-    `scheme` is None where the layout leaves it to the names of the modalities. `unused` are the
-    NIfTI files that belong to no case, each with the reason.
+    scheme: None where the layout leaves it to the names of the modalities. unused: the NIfTI files
+    that belong to no case, each with the reason.
     """
 
     layout: str
@@ -74,14 +74,26 @@ _Files = dict[str, _File]  # of one case by modality, and "seg"
 
 
 def canonical(modality: str) -> str:
-    """Lower-case name, the BraTS 2021 one where the modality has several: T1Gd and t1c are t1ce."""
+    """Return a modality's name in lower case, that of BraTS 2021 where it has several.
+
+    >>> [canonical(name) for name in ("T1Gd", "t1c", "FLAIR", "T2w", "CT", "b0")]
+    ['t1ce', 't1ce', 'flair', 't2', 'ct', 'b0']
+    """
     return _NAMES.get(modality.strip().lower(), modality.strip().lower())
 
 
 def brats(root: Path) -> Found:
-    """Cases of BraTS folders at or below `root`; one case folder or a flat folder will do too.
+    """Find the cases of BraTS folders at or below `root`, up to four folders deep.
 
-    Modalities of one case may lie in several folders.
+    One case folder or a flat folder will do too. Modalities of one case may lie in several folders.
+
+    Raises:
+        DataError: two files of one modality of a case, or a folder that cannot be listed.
+
+    >>> from fastseg.data import phantom
+    >>> found = brats(phantom.write("phantoms", cases=1, size=(24, 24, 24)))
+    >>> found.layout, found.modalities, len(found.cases)
+    ('brats2021', ('t1', 't1ce', 't2', 'flair'), 1)
     """
     groups: dict[tuple[Path, str], _Files] = {}
     unused = {}
@@ -108,14 +120,21 @@ def brats(root: Path) -> Found:
 
 
 def left_over(root: Path, cases: Iterable[Case], reason: str) -> dict[Path, str]:
-    """The NIfTI files at or below `root` that are not of `cases`, all with that reason."""
+    """List the NIfTI files at or below `root` that are not of `cases`, all with that reason."""
     files = (path for case in cases for path in (*case.images.values(), case.label) if path)
     taken = {os.path.abspath(path) for path in files}
     return {path: reason for path in _walk(root) if os.path.abspath(path) not in taken}
 
 
 def make_case(case_id: str, images: dict[str, Path], label: Path | None) -> Case:
-    """Case with a checked id and the patient its name tells. Raises DataError."""
+    """Make a case with a checked id and the patient its name tells.
+
+    Raises:
+        DataError: an id that could not be part of a file name.
+
+    >>> make_case("BraTS-GLI-00042-001", {}, None).patient
+    'BraTS-GLI-00042'
+    """
     if not isinstance(case_id, str) or not re.fullmatch(r"[^\x00-\x1f/\\]+", case_id):
         raise DataError(f"case id {case_id!r} cannot be part of a file name")
     if case_id.startswith("."):
@@ -141,7 +160,11 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def entries(folder: Path) -> list[Path]:
-    """Sorted visible entries; archives made on macOS hold a hidden ._ twin of each file."""
+    """List the visible entries of a folder in order, none where there is no such folder.
+
+    Archives made on macOS hold a hidden ._ twin of each file. Raises DataError where the folder
+    cannot be listed.
+    """
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
@@ -151,7 +174,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 def _refusal(path: Path, match: re.Match | None) -> str | None:
-    """Why a file is of no case, as far as its name tells."""
+    """Say why a file is of no case, as far as its name tells."""
     stem = NIFTI_END.sub("", path.name)
     # a map of diffusion is one volume; a series has the strengths of its gradients beside it
     if _SERIES.fullmatch(stem) and not (match and not path.with_name(f"{stem}.bval").exists()):
@@ -160,7 +183,7 @@ def _refusal(path: Path, match: re.Match | None) -> str | None:
 
 
 def _of_cases(groups: dict[tuple[Path, str], _Files], unused: dict[Path, str]) -> list[_Files]:
-    """The files of each case; the others go to `unused`."""
+    """Gather the files of each case; the others go to `unused`."""
     by_id: dict[str, list[_Files]] = {}
     for (_, case_id), files in groups.items():
         if files.keys() == {"seg"}:

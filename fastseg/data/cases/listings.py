@@ -1,4 +1,4 @@
-"""Data sets described by a JSON file.
+"""Find the cases of data sets that a JSON file describes.
 
 nnU-Net v2: documentation/dataset_format.md of MIC-DKFZ/nnUNet. MONAI datalist and Medical
 Segmentation Decathlon: monai.data.load_decathlon_datalist.
@@ -17,7 +17,23 @@ _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})\.nii(?:\.gz)?", re.IGNOR
 
 
 def nnunet(root: Path, description: dict, scheme: LabelScheme) -> Found:
-    """Cases of an nnU-Net raw data set: imagesTr with labelsTr, imagesTs without labels."""
+    """Find the cases of an nnU-Net raw data set: imagesTr with labelsTr, imagesTs without labels.
+
+    Args:
+        root: folder of the dataset.json; its "dataset" may list the files instead.
+        description: what the dataset.json holds.
+        scheme: of its labels.
+
+    Raises:
+        DataError: channels that the description does not name, or paths outside `root`.
+
+    >>> from fastseg.data import phantom
+    >>> from fastseg.data.cases import BRATS
+    >>> root = phantom.write("organs", cases=1, size=(24, 24, 24), task="organs")
+    >>> found = nnunet(root, {"channel_names": {"0": "CT"}}, BRATS)
+    >>> found.modalities, [case.id for case in found.cases]
+    (('ct',), ['Phantom00000'])
+    """
     modalities = channel_names(description)
     explicit = description.get("dataset")
     if isinstance(explicit, dict):
@@ -30,7 +46,21 @@ def nnunet(root: Path, description: dict, scheme: LabelScheme) -> Found:
 
 
 def datalist(root: Path, description: dict, scheme: LabelScheme | None) -> Found:
-    """Cases of a MONAI datalist: its "training", "validation" and "test" lists."""
+    """Find the cases of a MONAI datalist: its "training", "validation" and "test" lists.
+
+    Args:
+        root: folder that its paths start from.
+        description: what the file holds.
+        scheme: of its labels; None where the names of the modalities tell.
+
+    Raises:
+        DataError: entries that are not files below `root`, or differ in their number of images.
+
+    >>> listed = {"training": [{"image": ["a_t1.nii.gz", "a_t2.nii.gz"], "label": "a_seg.nii.gz"}]}
+    >>> found = datalist(Path("data"), listed, None)
+    >>> found.modalities, found.cases[0].id
+    (('t1', 't2'), 'a')
+    """
     listed = [
         {"image": entry} if isinstance(entry, str) else entry
         for key in ("training", "validation", "testing", "test")
@@ -43,7 +73,7 @@ def datalist(root: Path, description: dict, scheme: LabelScheme | None) -> Found
 
 
 def is_nnunet(root: Path, description: dict) -> bool:
-    """Whether a dataset.json describes one file per case and channel."""
+    """Tell whether a dataset.json describes one file per case and channel."""
     if isinstance(description.get("dataset"), dict):
         return True
     images = entries(root / "imagesTr") + entries(root / "imagesTs")
@@ -51,12 +81,26 @@ def is_nnunet(root: Path, description: dict) -> bool:
 
 
 def is_datalist(description: dict) -> bool:
-    """Whether a JSON object lists cases as MONAI does."""
+    """Tell whether a JSON object lists cases as MONAI does.
+
+    >>> is_datalist({"training": []}), is_datalist({"labels": {}})
+    (True, False)
+    """
     return any(isinstance(description.get(key), list) for key in ("training", "validation", "test"))
 
 
 def channel_names(description: dict) -> tuple[str, ...]:
-    """Modalities in channel order from "channel_names" (nnU-Net v2) or "modality" (Decathlon)."""
+    """Return a description's modalities in channel order.
+
+    Args:
+        description: with "channel_names" (nnU-Net v2) or "modality" (Decathlon); () without either.
+
+    Raises:
+        DataError: numbers that are none, or a modality named twice.
+
+    >>> channel_names({"channel_names": {"1": "T1Gd", "0": "FLAIR"}})
+    ('flair', 't1ce')
+    """
     names = description.get("channel_names") or description.get("modality") or {}
     if isinstance(names, dict):
         try:
@@ -70,7 +114,15 @@ def channel_names(description: dict) -> tuple[str, ...]:
 
 
 def inside(root: Path, text: str) -> Path:
-    """Path that a list names, relative to `root`. Raises DataError where it leaves that folder."""
+    """Return the absolute path that a list names, relative to `root`.
+
+    Raises:
+        DataError: it is no file name, or leaves that folder.
+
+    >>> inside(Path("data"), "../labels/a.nii.gz")
+    Traceback (most recent call last):
+    fastseg.errors.DataError: '../labels/a.nii.gz' in the data set's list leaves the folder data
+    """
     if not isinstance(text, str) or not text or "\0" in text:
         raise DataError(f"{text!r} in the data set's list is not a file name")
     base = os.path.abspath(root)
@@ -105,7 +157,7 @@ def _channel_cases(images: Path, labels: Path, modalities: tuple[str, ...]) -> l
 def _files(
     root: Path, listed: Iterable[dict], key: str
 ) -> tuple[list[list[Path]], list[Path | None]]:
-    """Images and label of each entry of a list."""
+    """Return the images and the label of each entry of a list."""
     files, labels = [], []
     for entry in listed:
         if not isinstance(entry, dict):

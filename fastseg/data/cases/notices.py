@@ -1,4 +1,4 @@
-"""What a user should know of a data set before training on it, in lines for the log."""
+"""Tell a user what to know of a data set before training on it, in lines for the log."""
 
 import logging
 import math
@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fastseg.data.cases import Dataset
+from fastseg.data.cases.dataset import Dataset
 from fastseg.data.nifti import read_header
 from fastseg.errors import NiftiError
 
@@ -16,13 +16,21 @@ log = logging.getLogger("fastseg")
 
 
 def warn(dataset: Dataset, ids: Sequence[str], patch: Sequence[int]) -> None:
-    """Log `unused` and `too_small` of the training cases `ids`."""
+    """Log what `unused` and `too_small` say of the training cases `ids`."""
     for line in (*unused(dataset), *too_small(dataset, ids, patch)):
         log.warning(line)
 
 
 def unused(dataset: Dataset) -> Iterator[str]:
-    """A line for each reason why NIfTI files of the folder are not taken, with the first few."""
+    """Say which NIfTI files of the folder are not taken: a line for each reason, with a few names.
+
+    >>> from fastseg.data import phantom
+    >>> from fastseg.data.cases import discover
+    >>> folder = phantom.write("phantoms", cases=1, size=(24, 24, 24))
+    >>> _ = (folder / "Phantom00000" / "atlas.nii.gz").write_bytes(b"")
+    >>> list(unused(discover(folder)))
+    ['phantoms: 1 NIfTI file is not taken (no known modality ...): Phantom00000/atlas.nii.gz']
+    """
     reasons: dict[str, list[Path]] = {}
     for path, reason in dataset.unused:
         reasons.setdefault(reason, []).append(path)
@@ -34,7 +42,19 @@ def unused(dataset: Dataset) -> Iterator[str]:
 
 
 def too_small(dataset: Dataset, ids: Sequence[str], patch: Sequence[int]) -> Iterator[str]:
-    """A line where a patch, (H, W) or (D, H, W), is larger than volumes of the cases `ids`."""
+    """Say where a patch is larger than volumes of the cases `ids`; nothing where none is.
+
+    Args:
+        dataset: that the cases are of.
+        ids: the training cases.
+        patch: (H, W) or (D, H, W), in voxels.
+
+    >>> from fastseg.data import phantom
+    >>> from fastseg.data.cases import discover
+    >>> dataset = discover(phantom.write("phantoms", cases=1, size=(24, 24, 24)))
+    >>> list(too_small(dataset, ["Phantom00000"], (32, 32)))
+    ['data.patch: 32x32 is larger than 1 of 1 training volumes (z, y, x: 24x24x24 the smallest); ...
+    """
     shapes, wanted = [], set(ids)
     for case in dataset.cases:
         if case.id not in wanted:

@@ -1,4 +1,4 @@
-"""Patient-level splits: drawn from a seed, saved, and refused when they leak."""
+"""Split cases by patient: draw from a seed, save, and refuse what leaks."""
 
 import json
 import math
@@ -17,11 +17,26 @@ LABELLED = "labelled"  # those of train whose labels are used, where not all are
 def split_cases(
     dataset, seed: int, fractions: Sequence[float] = (0.7, 0.2, 0.1)
 ) -> dict[str, list[str]]:
-    """Case ids of "train", "val" and "test", drawn by patient.
+    """Draw the case ids of "train", "val" and "test", by patient.
 
     Train and val get the whole part of their share, test the rest: 875, 250 and 126 of 1,251. A
     part that would stay empty takes a patient from one that has more than its share to spare.
-    Only labelled cases take part unless none is labelled. Raises UsageError for wrong fractions.
+    Only labelled cases take part unless none is labelled.
+
+    Args:
+        dataset: a `cases.Dataset`.
+        seed: 0 or more; the same seed and patients give the same split.
+        fractions: shares of the patients for train, val and test, with sum 1.
+
+    Raises:
+        UsageError: fractions that are not three shares with sum 1.
+
+    >>> from fastseg.data import phantom
+    >>> from fastseg.data.cases import discover
+    >>> dataset = discover(phantom.write("phantoms", cases=4, size=(24, 24, 24)))
+    >>> split = split_cases(dataset, seed=0, fractions=(0.5, 0.25, 0.25))
+    >>> {name: len(ids) for name, ids in split.items()}
+    {'train': 2, 'val': 1, 'test': 1}
     """
     fractions = tuple(fractions)
     if len(fractions) != 3 or min(fractions) < 0 or not math.isclose(sum(fractions), 1):
@@ -41,15 +56,27 @@ def split_cases(
 
 
 def save_split(path: str | Path, split: dict[str, list[str]]) -> None:
-    """Write a split as JSON, whole or not at all."""
+    """Write a split as JSON, whole or not at all.
+
+    >>> save_split("split.json", {"train": ["a"], "val": [], "test": ["b"]})
+    """
     write_json(Path(path), split)
 
 
 def load_split(path: str | Path, dataset) -> dict[str, list[str]]:
     """Read a saved split of `dataset`; "labelled", a part of train, may stand next to the parts.
 
-    Raises DataError when the file is no split, names unknown cases, or when a case or patient is in
-    more than one part: scores on such a split are worthless.
+    Raises:
+        DataError: the file is no split, names unknown cases, or has a case or patient in more than
+            one part: scores on such a split are worthless.
+
+    >>> from fastseg.data import phantom
+    >>> from fastseg.data.cases import discover
+    >>> dataset = discover(phantom.write("phantoms", cases=4, size=(24, 24, 24)))
+    >>> split = split_cases(dataset, seed=0)
+    >>> save_split("split.json", split)
+    >>> load_split("split.json", dataset) == split
+    True
     """
     try:
         split = json.loads(Path(path).read_text(encoding="utf-8"))

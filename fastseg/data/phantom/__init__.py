@@ -1,4 +1,4 @@
-"""Synthetic BraTS-like patients: four contrasts and a nested tumour, for demos and tests.
+"""Make synthetic BraTS-like patients: four contrasts and a nested tumour, for demos and tests.
 
 The shapes are analytic (a folded ellipsoid with ventricles and deep nuclei) perturbed by smooth
 random fields; the contrasts are tissue-dependent intensity maps with a bias field and Rician noise
@@ -7,8 +7,8 @@ directions and data types follow BraTS 2021 (Baid et al., arXiv 2107.02314). Sco
 that a pipeline works; they say nothing about patients.
 
 Tasks: "nested" tumours, which local sight can segment; "global-cue", where a weak field over the
-whole brain decides which of two labels the core has (`phantom_cue`); and "organs", abdominal CT in
-nnU-Net's layout (`phantom_organs`).
+whole brain decides which of two labels the core has (`cue`); and "organs", abdominal CT in
+nnU-Net's layout (`organs`).
 """
 
 from collections.abc import Callable
@@ -18,8 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastseg.data.phantom import cue, files, organs
-from fastseg.data.phantom.images import SIGNAL, acquire
-from fastseg.data.phantom.tissue import anatomy, grow_tumour, smooth_field
+from fastseg.data.phantom.tissue import SIGNAL, acquire, anatomy, grow_tumour, smooth_field
 from fastseg.errors import UsageError
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
@@ -29,7 +28,7 @@ LABEL_OF_TISSUE = np.array([0, 0, 0, 0, 0, 1, 2, 4], np.uint8)
 
 
 class _Rules(NamedTuple):
-    """What a task decides about a patient."""
+    """Hold what a task decides about a patient."""
 
     label_of_tissue: np.ndarray = LABEL_OF_TISSUE
     shading: np.ndarray | float = 1.0
@@ -45,15 +44,29 @@ def write(
     task: str = "nested",
     noise: bool = True,
 ) -> Path:
-    """Write `cases` patients below `out` in the BraTS 2021 layout, those of task "organs" in
-    nnU-Net's, and return `out`.
+    """Write patients in the BraTS 2021 layout, those of task "organs" in nnU-Net's.
 
-    size: voxels along (x, y, z), 1 mm each, 24 to 512.
-    progress: called as progress(done, cases) after every patient.
-    task: one of TASKS. noise: whether images have Rician noise; patients are the same without.
     Patient i is a function of (seed, size, i, task, noise) alone, to the byte. A second call with
     the same of these continues where the first one stopped; finished patients are left as they are.
-    Raises UsageError for a bad argument, or when `out` holds anything but such an earlier set.
+
+    Args:
+        out: a new or empty folder, or one that holds such an earlier set.
+        cases: how many patients it is to hold, 1 to 100000.
+        size: voxels along (x, y, z), 1 mm each, 24 to 512.
+        seed: 0 or more.
+        progress: called as progress(done, cases) after every patient.
+        task: one of `TASKS`.
+        noise: whether images have Rician noise; patients are the same without.
+
+    Returns:
+        `out`, as a path.
+
+    Raises:
+        UsageError: a bad argument, or `out` holds something else.
+
+    >>> folder = write("phantoms", cases=1, size=(24, 24, 24))
+    >>> sorted(path.name for path in (folder / "Phantom00000").iterdir())[:2]
+    ['Phantom00000_flair.nii.gz', 'Phantom00000_seg.nii.gz']
     """
     out, size = Path(out), tuple(int(n) for n in size)
     _check_arguments(cases, size, seed, task)
@@ -62,7 +75,9 @@ def write(
     identity |= ({} if task == TASKS[0] else {"task": task}) | ({} if noise else {"noise": False})
     if task == "organs":
         if not noise:
-            raise UsageError("noise: task organs has no images without noise")
+            raise UsageError(
+                "noise: is false, wanted true: task organs has no images without noise"
+            )
         return organs.write(out, cases, size, seed, identity, progress)
     files.claim(out, cases, identity)
     for index in range(cases):
@@ -77,11 +92,22 @@ def write(
 def patient(
     size: tuple[int, int, int], seed: int, index: int, task: str = "nested", noise: bool = True
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """One synthetic patient: modality name → int16 (z, y, x), and labels uint8 (z, y, x).
+    """Draw one synthetic patient.
 
-    Background is exactly 0, brain is ≥ 1; label values are 0, 1 (NCR), 2 (ED) and 4 (ET). Those of
-    task "organs" are `organs.patient`'s. Without `noise` it is the same patient but for the
-    Rician noise of the images.
+    Args:
+        size: voxels along (x, y, z).
+        seed, index: of the set and of the patient in it, both 0 or more.
+        task: one of `TASKS`.
+        noise: whether images have Rician noise.
+
+    Returns:
+        modality name to image, int16 (z, y, x), background exactly 0 and brain at least 1; and
+        labels, uint8 (z, y, x): 0, 1 (NCR), 2 (ED) and 4 (ET). Those of task "organs" are
+        `organs.patient`'s.
+
+    >>> images, labels = patient((24, 26, 28), seed=0, index=0)
+    >>> sorted(images), labels.shape, np.unique(labels)
+    (['flair', 't1', 't1ce', 't2'], (28, 26, 24), array([0, 1, 2, 4], dtype=uint8))
     """
     if task == "organs":
         image, labels = organs.patient(size, seed, index)
@@ -113,10 +139,10 @@ def _rules(task: str, shape: tuple[int, int, int], seed: int, index: int) -> _Ru
 def _check_arguments(cases: int, size: tuple[int, ...], seed: int, task: str) -> None:
     low, high = SIZE_LIMITS_VOXELS
     if cases < 1 or cases > 100_000:
-        raise UsageError(f"cases: got {cases}, want 1 to 100000")
+        raise UsageError(f"cases: is {cases}, wanted 1 to 100000")
     if len(size) != 3 or not all(low <= n <= high for n in size):
-        raise UsageError(f"size: got {size}, want three numbers x,y,z from {low} to {high}")
+        raise UsageError(f"size: is {size}, wanted three numbers x,y,z from {low} to {high}")
     if seed < 0:
-        raise UsageError(f"seed: got {seed}, want 0 or more")
+        raise UsageError(f"seed: is {seed}, wanted 0 or more")
     if task not in TASKS:
-        raise UsageError(f"task: got {task!r}, want {', '.join(TASKS)}")
+        raise UsageError(f"task: is {task!r}, wanted one of {', '.join(TASKS)}")

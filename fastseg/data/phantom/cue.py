@@ -1,4 +1,4 @@
-"""A class swap that only a weak field over the whole brain decides: the task "global-cue".
+"""Swap two classes by a weak field over the whole brain alone: the task "global-cue".
 
 Every tumour is drawn as ever, a bright rim around a dark core inside oedema. In half of the
 patients the rim is ET and the core NCR, in the others the rim is NCR and the core ET. Regions stay
@@ -44,19 +44,32 @@ _SIGN = 2**32 - 1  # third word of the seed of signs; a patient's own seed has t
 
 
 def sign(seed: int, index: int) -> int:
-    """+1 or -1, a function of (seed, index); patients 2k and 2k + 1 have opposite signs."""
+    """Return +1 or -1, a function of (seed, index); patients 2k and 2k + 1 have opposite signs.
+
+    >>> [sign(0, index) + sign(0, index + 1) for index in (0, 2, 4)]
+    [0, 0, 0]
+    """
     first = 1 if np.random.default_rng((seed, index // 2, _SIGN)).random() < 0.5 else -1
     return first if index % 2 == 0 else -first
 
 
 def shading(shape: tuple[int, int, int], sign: int) -> np.ndarray:
-    """The signal's factor, float64 (1, y, x), in every slice of a volume of shape (z, y, x)."""
+    """Return the signal's factor, float64 (1, y, x), in every slice of a volume (z, y, x).
+
+    >>> field = shading((4, 96, 96), sign=1)
+    >>> field.shape, round(float(field.std()), 3)
+    ((1, 96, 96), 0.02)
+    """
     waves = [np.cos(2 * np.pi * CYCLES * ((np.arange(n) + 0.5) / n - 0.5)) for n in shape[1:]]
     return 1 + sign * AMPLITUDE * 2 * np.outer(*waves)[None]
 
 
 def label_of_tissue(labels: np.ndarray, sign: int) -> np.ndarray:
-    """Label values by tissue index: `labels`, with NCR and ET exchanged where sign is -1."""
+    """Return label values by tissue index: `labels`, NCR and ET exchanged where sign is -1.
+
+    >>> label_of_tissue(np.array([0, 0, 0, 0, 0, 1, 2, 4]), -1)
+    array([0, 0, 0, 0, 0, 4, 2, 1])
+    """
     order = np.arange(len(TISSUES))
     if sign < 0:
         order[[NCR, ET]] = ET, NCR

@@ -1,4 +1,4 @@
-"""A folder of phantoms: who it belongs to, and NIfTI files that are a function of their content."""
+"""Keep a folder of phantoms: whose it is, and NIfTI files that their content decides."""
 
 import gzip
 import io
@@ -16,20 +16,29 @@ MARKER = "phantom.json"
 
 
 def claim(out: Path, cases: int, identity: dict) -> None:
-    """Make `out` the folder of the set `identity`, or raise UsageError when it is another's."""
+    """Make `out` the folder of a set of phantoms; what a stopped call left half done is removed.
+
+    Args:
+        out: a new or empty folder, or one of the same set.
+        cases: how many patients it is to hold.
+        identity: what decides every patient, as JSON has it.
+
+    Raises:
+        UsageError: `out` is a file, holds something else or another set, or more patients.
+    """
     if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: is a file, want a folder")
+        raise UsageError(f"{out}: is a file, wanted a folder")
     out.mkdir(parents=True, exist_ok=True)
     if not (out / MARKER).exists():
         if any(out.iterdir()):
-            raise UsageError(f"{out}: holds other files, want an empty or a new folder")
+            raise UsageError(f"{out}: holds other files, wanted an empty or a new folder")
         write_json(out / MARKER, identity)
     try:
         found = json.loads((out / MARKER).read_text())
     except ValueError:
         found = None
     if found != identity:
-        raise UsageError(f"{out}: holds phantoms of another kind ({found}), want {identity}")
+        raise UsageError(f"{out}: holds phantoms of another kind ({found}), wanted {identity}")
     for leftover in out.glob(".Phantom*.part"):
         shutil.rmtree(leftover)
     if len(existing := list(out.glob("Phantom*"))) > cases:
@@ -37,6 +46,7 @@ def claim(out: Path, cases: int, identity: dict) -> None:
 
 
 def write_case(out: Path, name: str, images: dict[str, np.ndarray], labels: np.ndarray) -> None:
+    """Write a patient's folder `out/name`, whole or not at all; arrays are (z, y, x)."""
     part = out / f".{name}.part"
     part.mkdir()
     for suffix, array in {**images, "seg": labels}.items():
@@ -45,12 +55,12 @@ def write_case(out: Path, name: str, images: dict[str, np.ndarray], labels: np.n
 
 
 def write_volume(path: Path, array_zyx: np.ndarray) -> None:
-    """One .nii.gz file, whole or not at all."""
+    """Write one .nii.gz file, whole or not at all."""
     write_bytes(path, _nifti_gz(array_zyx))
 
 
 def _nifti_gz(array_zyx: np.ndarray) -> bytes:
-    """The bytes of a .nii.gz file with BraTS' axis directions (left, posterior, superior)."""
+    """Return the bytes of a .nii.gz file with BraTS' axes (left, posterior, superior)."""
     import nibabel as nib
 
     affine = np.diag([-1.0, -1.0, 1.0, 1.0])

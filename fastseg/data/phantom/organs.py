@@ -1,4 +1,4 @@
-"""Synthetic abdominal CT: one channel in Hounsfield units and nine organs, in nnU-Net's layout.
+"""Make synthetic abdominal CT: Hounsfield units and nine organs, in nnU-Net's layout.
 
 Organs are ellipsoids with rough surfaces about usual places in a body of fat, muscle, bone, bowel
 and lung; places, sizes and enhancement vary from patient to patient. The two kidneys look alike, as
@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastseg.data.phantom import files
+from fastseg.data.phantom.files import claim, write_volume
 from fastseg.data.phantom.tissue import smooth_field
 from fastseg.errors import UsageError
 from fastseg.host.files import write_json
 
 
 class Organ(NamedTuple):
-    """Usual centre and half axes, (back, left) and up being 1 at the volume's border; HU."""
+    """Hold an organ's usual centre and half axes, 1 being the volume's border, and its HU."""
 
     name: str
     centre: tuple[float, float, float]  # up, back, left
@@ -53,7 +53,7 @@ def write(
     """Write patients as nnU-Net has them: dataset.json, imagesTr/CASE_0000.nii.gz and
     labelsTr/CASE.nii.gz. Arguments, and how a stopped call goes on, as in `phantom.write`.
     """
-    files.claim(out, cases, identity)
+    claim(out, cases, identity)
     images, labels = out / "imagesTr", out / "labelsTr"
     for folder in (images, labels):
         folder.mkdir(exist_ok=True)
@@ -64,8 +64,8 @@ def write(
         # the label comes last: a case that has one is complete
         if not (labels / f"{name}.nii.gz").exists():
             image, label = patient(size, seed, index)
-            files.write_volume(images / f"{name}_0000.nii.gz", image)
-            files.write_volume(labels / f"{name}.nii.gz", label)
+            write_volume(images / f"{name}_0000.nii.gz", image)
+            write_volume(labels / f"{name}.nii.gz", label)
         if progress is not None:
             progress(index + 1, cases)
     _describe(out, cases)
@@ -73,9 +73,19 @@ def write(
 
 
 def patient(size: tuple[int, int, int], seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """One patient: int16 HU (z, y, x), and labels uint8 (z, y, x), organ i of ORGANS being i + 1.
+    """Draw one patient, a function of (size, seed, index) alone.
 
-    A function of (size, seed, index) alone.
+    Args:
+        size: voxels along (x, y, z).
+        seed, index: of the set and of the patient in it, both 0 or more.
+
+    Returns:
+        Hounsfield units, int16 (z, y, x), and labels, uint8 (z, y, x): organ i of `ORGANS` is
+        i + 1, what is none is 0.
+
+    >>> image, labels = patient((24, 24, 24), seed=0, index=0)
+    >>> image.dtype.name, int(labels.max()) <= len(ORGANS)
+    ('int16', True)
     """
     from scipy.ndimage import gaussian_filter
 
@@ -94,13 +104,13 @@ def patient(size: tuple[int, int, int], seed: int, index: int) -> tuple[np.ndarr
 
 
 def _grid(shape: tuple[int, ...]) -> list[np.ndarray]:
-    """Open grids of up, back and left, -1 … 1."""
+    """Return open grids of up, back and left, -1 … 1."""
     axes = [2 * (np.arange(n) + 0.5) / n - 1 for n in shape]
     return np.meshgrid(*axes, indexing="ij", sparse=True)
 
 
 def _body(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """HU of a body without organs, float64, and where organs may be."""
+    """Draw the HU of a body without organs, float64, and where organs may be."""
     w, v, u = _grid(shape)
     stretch = rng.uniform(0.94, 1.03, 2)
     radius = np.hypot(u / (0.94 * stretch[0]), v / (0.70 * stretch[1]))
