@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastseg.data import nifti
-from fastseg.data.cases import layouts, listings
 from fastseg.data.cases.dataset import Dataset
 from fastseg.data.cases.labels import BRATS, BRATS_2023, BRATS_2024, LabelScheme, scheme_from_labels
-from fastseg.data.cases.layouts import Case
+from fastseg.data.cases.layouts import BRATS_ORDER, Case, Found, brats, canonical, left_over
+from fastseg.data.cases.listings import datalist, is_datalist, is_nnunet, nnunet
 from fastseg.errors import DataError, NiftiError, UsageError
 
 # Labels are small; this many show which values a data set uses without reading all of it.
@@ -69,14 +69,14 @@ def discover(
     return Dataset(root, found.layout, chosen, scheme, tuple(cases), rest)
 
 
-def _found(root: Path) -> layouts.Found:
+def _found(root: Path) -> Found:
     if not root.exists():
         raise DataError(f"{root}: no such file or folder")
     source = _description(root)
     if not source:
-        return layouts.brats(root)
+        return brats(root)
     found = _described(source)
-    rest = layouts.left_over(source.parent, found.cases, f"{source.name} does not lead to it")
+    rest = left_over(source.parent, found.cases, f"{source.name} does not lead to it")
     return replace(found, unused=rest)
 
 
@@ -98,7 +98,7 @@ def _description(root: Path) -> Path | None:
         return root / "dataset.json"
     for path in sorted(root.glob("*.json")):
         try:
-            listed = listings.is_datalist(_load(path))
+            listed = is_datalist(_load(path))
         except DataError:
             # Other programs keep files of their own in data folders.
             continue
@@ -119,23 +119,23 @@ def _load(path: Path) -> dict:
     return description
 
 
-def _described(source: Path) -> layouts.Found:
+def _described(source: Path) -> Found:
     description, root = _load(source), source.parent
     try:
         labels = description.get("labels")
         scheme = None if labels is None else scheme_from_labels(source.stem, labels)
-        if listings.is_nnunet(root, description):
+        if is_nnunet(root, description):
             if scheme is None:
                 raise DataError('it has no "labels"')
-            return listings.nnunet(root, description, scheme)
-        if listings.is_datalist(description):
-            return listings.datalist(root, description, scheme)
+            return nnunet(root, description, scheme)
+        if is_datalist(description):
+            return datalist(root, description, scheme)
     except (DataError, ValueError, TypeError) as error:
         raise DataError(f"{source}: {error}") from error
     raise DataError(_nothing(source))
 
 
-def _scheme(root: Path, found: layouts.Found, cases: list[Case]) -> LabelScheme:
+def _scheme(root: Path, found: Found, cases: list[Case]) -> LabelScheme:
     """Tell the scheme from the modalities' names and a look at some labels.
 
     4 is enhancing tumour under the names up to BraTS 2021, which may also have 3 for it; under the
@@ -145,7 +145,7 @@ def _scheme(root: Path, found: layouts.Found, cases: list[Case]) -> LabelScheme:
     late = found.layout == "brats2023"
     if not paths:
         return BRATS_2023 if late else BRATS
-    known = set(layouts.BRATS_ORDER) & set(found.modalities)
+    known = set(BRATS_ORDER) & set(found.modalities)
     if len(known) < (1 if found.layout.startswith("brats") else len(found.modalities)):
         raise DataError(f'{root}: has no "labels" in a description, such as {{"tumour": 1}}')
     seen, buffer = set(), nifti.Buffer()
@@ -173,7 +173,7 @@ def _choose(
 ) -> tuple[str, ...]:
     if wanted is None:
         return available
-    chosen = tuple(layouts.canonical(name) for name in wanted)
+    chosen = tuple(canonical(name) for name in wanted)
     if not chosen or len(set(chosen)) < len(chosen):
         raise UsageError(f"modalities {tuple(wanted)} should be different names, at least one")
     for name in chosen:

@@ -1,4 +1,4 @@
-"""From NIfTI cases to batches for training, and to whole volumes for prediction."""
+"""Turn NIfTI cases into batches for training, and into whole volumes for prediction."""
 
 import importlib
 

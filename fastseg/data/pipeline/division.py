@@ -1,4 +1,4 @@
-"""How a batch is divided among processes and, in each, into parts that memory holds at a time."""
+"""Divide a batch among processes and, in each, into parts that memory holds at a time."""
 
 import math
 
@@ -6,10 +6,20 @@ from fastseg.errors import UsageError
 
 
 def divide(batch_size: int, world: int = 1, micro_batch: int | None = None) -> list[list[int]]:
-    """Sizes of the parts of each of `world` processes, as they lie in the batch one after another.
+    """Return the sizes of each process's parts, as they lie in the batch one after another.
 
-    Shares of processes differ by a sample at most, and so do the parts of a process, none of which
-    is larger than `micro_batch`, null for no limit. UsageError for fewer samples than processes.
+    Shares of processes differ by a sample at most, and so do the parts of a process.
+
+    Args:
+        batch_size: samples of all processes together.
+        world: how many processes there are.
+        micro_batch: the largest part, None for no limit.
+
+    Raises:
+        UsageError: fewer samples than processes.
+
+    >>> divide(5, world=2, micro_batch=2)
+    [[2, 1], [2]]
     """
     if world > batch_size:
         raise UsageError(

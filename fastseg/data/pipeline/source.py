@@ -1,4 +1,4 @@
-"""Decoded cases by id; a bad case is named, set aside and replaced before any batch sees it."""
+"""Decode cases by id; a bad one is named, set aside and replaced before any batch sees it."""
 
 import errno
 import logging
@@ -18,9 +18,18 @@ _PASSING_ERRORS = {
 
 
 class CaseSource:
-    """Brain boxes of the cases `ids`, decoded when asked for; safe to call from several threads.
+    """Decode the brain boxes of cases when asked for; safe to call from several threads.
 
     `quarantined` maps the id of each bad case met so far to the reason.
+
+    Args:
+        dataset: a `cases.Dataset`.
+        ids: the cases of it to use.
+        config: a `LoaderConfig`.
+
+    Raises:
+        UsageError: no ids, or unknown ones.
+        DataError: cases without a label where `foreground_fraction` wants one.
     """
 
     def __init__(self, dataset, ids, config):
@@ -44,13 +53,17 @@ class CaseSource:
         self._cache = open_cache(config.cache, config.cache_dir, dataset, config.rule.located_by)
 
     def get(self, index: int) -> tuple[str, Brain]:
-        """Id and brain box of case `index` or, if it is bad, of the next good one in id order.
+        """Return id and brain box of case `index` or, if it is bad, of the next good one by id.
 
-        The box is valid until this thread's next call. Raises DataError when more than
-        `max_bad` of the cases (at least one is allowed) or all of them are bad.
+        The box is valid until this thread's next call: it may lie in the thread's buffers.
+
+        Raises:
+            DataError: more than `max_bad` of the cases (at least one is allowed) or all are bad.
+            FastsegError: naming the case, where something unforeseen happened.
         """
         for case in chain(self.cases[index:], self.cases[:index]):
             # One thread at a time decodes a case, so that it is cached, or set aside, only once.
+            # A lock a case, not one for all: threads that want different cases do not wait.
             with self._locks[case.id]:
                 brain = self._try(case)
             if brain is not None:
@@ -97,6 +110,7 @@ class CaseSource:
 
 
 def _retry(call, *args):
+    # Network file systems fail for a moment; a damaged file fails with another error and at once.
     for pause in RETRY_PAUSES_S:
         try:
             return call(*args)

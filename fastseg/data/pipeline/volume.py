@@ -1,4 +1,4 @@
-"""Whole volumes, as prediction and scores need them."""
+"""Read whole volumes, as prediction and scores need them."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,11 @@ from fastseg.data.pipeline.intensity import Rule, as_rule
 
 @dataclass(frozen=True)
 class CaseArrays:
-    """One case: image float32 (C, D, H, W) normalised, label uint8 (D, H, W) or None, header."""
+    """Hold one whole case.
+
+    image: float32 (C, D, H, W), normalised. label: class indices, uint8 (D, H, W), or None. header:
+    of the first modality's file.
+    """
 
     image: np.ndarray
     label: np.ndarray | None
@@ -21,10 +25,23 @@ class CaseArrays:
 
 
 def load_case(dataset, case, rule: Rule | str = "zscore") -> CaseArrays:
-    """Read a whole case (a `Case` or its id), normalised exactly as training batches are.
+    """Read a whole case, normalised exactly as training batches are.
 
-    rule: `LoaderConfig.rule`, or the name of one without numbers. Raises DataError naming the file
-    when it cannot be used, UsageError for an unknown rule.
+    Args:
+        dataset: the `cases.Dataset` it is of.
+        case: a `cases.Case` or its id.
+        rule: `LoaderConfig.rule`, or the name of a rule without numbers.
+
+    Raises:
+        DataError: naming the file, when it cannot be used.
+        UsageError: an unknown rule.
+
+    >>> from fastseg.data import phantom
+    >>> from fastseg.data.cases import discover
+    >>> dataset = discover(phantom.write("phantoms", cases=1, size=(24, 26, 28)))
+    >>> arrays = load_case(dataset, "Phantom00000")
+    >>> arrays.image.shape, arrays.image.dtype.name, arrays.label.shape
+    ((4, 28, 26, 24), 'float32', (28, 26, 24))
     """
     rule = as_rule(rule)
     case = dataset.by_id(case) if isinstance(case, str) else case
