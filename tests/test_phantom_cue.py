@@ -154,6 +154,8 @@ def test_a_set_keeps_its_task(tmp_path):
     assert all(path.read_bytes() == content for path, content in kept.items())
     with pytest.raises(UsageError, match="another kind"):
         phantom.write(out, 2, size)
-    with pytest.raises(UsageError, match=r"task: is 'global', wanted one of nested, global-cue, organs"):
+    with pytest.raises(
+        UsageError, match=r"task: is 'global', wanted one of nested, global-cue, organs"
+    ):
         phantom.write(tmp_path / "new", 1, size, task="global")
     assert not (tmp_path / "new").exists()

@@ -26,12 +26,10 @@ from fastseg.data.pipeline import (
     source,
     workers,
 )
-from fastseg.data.pipeline import (
-    loader as loader_module,
-)
 from fastseg.data.pipeline.augment import rotate, rotation_matrix
 from fastseg.data.pipeline.division import divide
 from fastseg.data.pipeline.intensity import Rule
+from fastseg.data.pipeline.loader import pick_backend
 from fastseg.errors import DataError, FastsegError, NiftiError, UsageError
 
 SHAPE = (20, 44, 36)
@@ -638,7 +636,7 @@ def test_a_full_disk_is_one_warning(dataset, tmp_path, monkeypatch, caplog):
 
 def test_short_memory_stops_the_ram_cache(dataset, monkeypatch, decoded, caplog):
     answers = iter([False, False])
-    monkeypatch.setattr(cache, "_memory_is_short", lambda: next(answers, True))
+    monkeypatch.setattr(cache, "memory_is_short", lambda: next(answers, True))
     config = LoaderConfig((24, 24), 4, 4, cache="ram", threads=1)
     out = batches(dataset, config, epochs=(0, 1))
     assert_equal(out, batches(dataset, LoaderConfig((24, 24), 4, 4), epochs=(0, 1)))
@@ -699,14 +697,14 @@ def test_without_dali(dataset, monkeypatch, caplog):
     with pytest.raises(UsageError, match=r"pip install 'fastseg-mri\[dali\]'.*\[dali-cuda12\]"):
         Loader(dataset, ids(dataset), LoaderConfig((8, 8)), backend="dali")
     with caplog.at_level("INFO"):
-        assert loader_module._resolve("auto", torch.device("cuda", 0)) == "torch"
+        assert pick_backend("auto", torch.device("cuda", 0)) == "torch"
     assert sum("torch backend" in record.message for record in caplog.records) == 1
 
 
 def test_dali_is_the_default_on_gpus_alone(dataset, monkeypatch):
     asked = []
     monkeypatch.setattr(dali, "unavailable", asked.append)
-    assert loader_module._resolve("auto", torch.device("cuda", 1)) == "dali"
+    assert pick_backend("auto", torch.device("cuda", 1)) == "dali"
     assert asked == [1]
     with Loader(dataset, ids(dataset), LoaderConfig((8, 8))) as loader:
         assert loader.backend == "torch"

@@ -1,4 +1,4 @@
-"""Random parameters of a sample, and what they do to a batch, in torch.
+"""Draw the random parameters of a sample, and apply them to a batch in torch.
 
 The DALI graph in `dali.py` does the same with the same parameters.
 """
@@ -22,9 +22,9 @@ _FIXED_POINT = 4096
 
 @dataclass(frozen=True)
 class Transform:
-    """In-plane change of one sample: transpose H and W, flip H, flip W, then rotate.
+    """Hold the in-plane change of one sample: transpose H and W, flip H, flip W, then rotate.
 
-    `matrix` float32 (2, 3) maps an output position (x, y, 1) to its source position, in voxels,
+    matrix: float32 (2, 3), from an output position (x, y, 1) to its source position, in voxels,
     with voxel centres at halves.
     """
 
@@ -35,7 +35,19 @@ class Transform:
 
 
 def draw(rng: np.random.Generator, config) -> Transform:
-    """Draw a sample's transform. Four numbers are drawn whatever `config` (LoaderConfig) uses."""
+    """Draw a sample's transform.
+
+    Four numbers are drawn whatever is switched on, so that one setting does not change another's.
+
+    Args:
+        rng: the sample's generator.
+        config: a `LoaderConfig`.
+
+    >>> from fastseg.data.pipeline import LoaderConfig
+    >>> how = draw(np.random.default_rng(0), LoaderConfig((8, 8), rotate90=True))
+    >>> how.transpose, how.flip_h, how.flip_w, how.matrix.shape
+    (False, False, True, (2, 3))
+    """
     flip_h, flip_w, turn, angle = rng.random(4)
     transpose, turn_h, turn_w = _QUARTER_TURNS[int(turn * 4) if config.rotate90 else 0]
     degrees = (2 * angle - 1) * config.rotate_degrees
@@ -48,13 +60,21 @@ def draw(rng: np.random.Generator, config) -> Transform:
 
 
 def rotation_matrix(degrees: float, size: tuple[int, int]) -> np.ndarray:
-    """Rotation of an (H, W) plane about its centre, float32 (2, 3), from output to source (x, y).
+    """Return the rotation of an (H, W) plane about its centre, from output to source (x, y).
 
-    Positive angles turn the way np.rot90 does.
+    Args:
+        degrees: positive angles turn the way np.rot90 does.
+        size: (H, W), in voxels.
+
+    Returns:
+        float32 (2, 3), to be applied to (x, y, 1).
 
     Sine and cosine are rounded to 12 bits after the point. Every source position in planes of up
     to 1024 voxels is then exact in float32, so every backend and device picks the same nearest
     voxel; the rounding moves no voxel by more than 0.02 per 100 voxels from the centre.
+
+    >>> rotation_matrix(90, (4, 4)) @ np.array([1, 1, 1])
+    array([3., 1.])
     """
     angle = np.deg2rad(degrees)
     cos = np.round(np.cos(angle) * _FIXED_POINT) / _FIXED_POINT
@@ -65,16 +85,24 @@ def rotation_matrix(degrees: float, size: tuple[int, int]) -> np.ndarray:
 
 
 def normalise(image, stats, of_zero: float | None, out):
-    """(clip(x, low, high) - mean) / std of (…, D, H, W), written to float32 `out` and returned.
+    """Write (clip(x, low, high) - mean) / std to `out`, and return it.
 
-    All numpy arrays or all tensors. image: any real dtype; stats: (4, …) float32 rows low, high,
-    mean, std, each broadcastable to `image`. Voxels that were 0, the background, become `of_zero`
-    unless that is None.
+    Args:
+        image: (…, D, H, W) of any real dtype; like the others a numpy array or a tensor.
+        stats: (4, …) float32, rows low, high, mean, std, each broadcastable to `image`.
+        of_zero: what voxels become that were 0, the background; None: nothing apart.
+        out: float32, of the shape of `image`.
+
+    >>> image = np.array([0, 10, 20, 90], np.int16)
+    >>> stats = np.array([[0], [40], [20], [10]], np.float32)
+    >>> normalise(image, stats, of_zero=0.0, out=np.empty(4, np.float32))
+    array([ 0., -1.,  0.,  2.], dtype=float32)
     """
     use = np if isinstance(out, np.ndarray) else torch
     low, high, mean, std = stats
     out[...] = image
     use.clip(out, low, high, out=out)
+    # By the reciprocal, as DALI does: dividing would give other last bits.
     use.multiply(use.subtract(out, mean, out=out), 1 / std, out=out)
     if of_zero is not None:
         out[image == 0] = of_zero
@@ -82,16 +110,22 @@ def normalise(image, stats, of_zero: float | None, out):
 
 
 def turn(x: np.ndarray, how: Transform) -> np.ndarray:
-    """Transpose the last two axes, then flip them, as `how` says."""
+    """Transpose the last two axes of an array, then flip them, as `how` says."""
     x = np.swapaxes(x, -1, -2) if how.transpose else x
     row_step, column_step = -1 if how.flip_h else 1, -1 if how.flip_w else 1
     return np.ascontiguousarray(x[..., ::row_step, ::column_step])
 
 
 def rotate(image: torch.Tensor, label: torch.Tensor, matrices: torch.Tensor):
-    """Rotate a batch in the plane by `rotation_matrix` (B, 2, 3); what comes from outside is 0.
+    """Rotate a batch in the plane; what comes from outside is 0.
 
-    image: (B, C, D, H, W) float32, interpolated linearly; label: (B, D, H, W) uint8, nearest.
+    Args:
+        image: (B, C, D, H, W) float32, interpolated linearly.
+        label: (B, D, H, W) uint8, to take the nearest voxel of.
+        matrices: (B, 2, 3) float32, from `rotation_matrix`.
+
+    Returns:
+        both, rotated, in their shapes.
     """
     height, width = image.shape[-2:]
     size = torch.tensor([width, height], device=image.device)
@@ -121,7 +155,16 @@ def _nearest(label: torch.Tensor, index: torch.Tensor, size: torch.Tensor) -> to
 
 
 def run(batches: Iterable[list], config, device: torch.device) -> Iterator[tuple]:
-    """Yield (samples, image, label) on `device` for every list of `crop.Sample`."""
+    """Yield (samples, image, label) for every list of samples.
+
+    Args:
+        batches: lists of `crop.Sample`.
+        config: a `LoaderConfig`.
+        device: where the tensors are to be.
+
+    Returns:
+        of each: the samples, image float32 (B, C, *patch), label uint8 (B, *patch).
+    """
     for samples in batches:
         image = _normalised(samples, config.rule.of_zero, device)
         classes = np.stack([turn(sample.label, sample.transform) for sample in samples])

@@ -1,4 +1,4 @@
-"""Intensity domains: the same anatomy under other contrasts, by Bézier curves of the intensities.
+"""Make intensity domains: the same anatomy under other contrasts, by Bézier curves.
 
 Source: github.com/DillanImans/brats_grl_vffc and its write-up, after Models Genesis (Zhou et al.,
 2019). Cubic curves of intensities scaled to [-1, 1], with one random number v:
@@ -23,9 +23,12 @@ _PATIENTS = 2**32 - 5  # second word of the seed that gives patients their domai
 
 
 def assign(patients: Sequence[str], domains: int, seed: int) -> dict[str, int]:
-    """Each patient's domain, 0 … domains − 1: parts of equal size, give or take one.
+    """Give each patient a domain, 0 … domains - 1: parts of equal size, give or take one.
 
     Depends on the seed and the set of patients alone, not on their order.
+
+    >>> sorted(assign(["a", "b", "c", "d"], domains=2, seed=0).values())
+    [0, 0, 1, 1]
     """
     names = sorted(set(patients))
     order = np.random.default_rng((seed, _PATIENTS)).permutation(len(names))
@@ -33,13 +36,24 @@ def assign(patients: Sequence[str], domains: int, seed: int) -> dict[str, int]:
 
 
 def draw(seed: tuple[int, int, int], domains: int, legacy: bool = False) -> tuple[float, int]:
-    """v and a domain of 0 … domains − 1 for the sample (seed, epoch, sample)."""
+    """Draw v and a domain of 0 … domains - 1 for a sample.
+
+    Args:
+        seed: (seed, epoch, sample).
+        domains: how many there are.
+        legacy: v from [0, 1], as in the source, in place of [-1, 1].
+    """
     rng = np.random.default_rng((*seed, _STREAM))
     return float(rng.uniform(0 if legacy else -1, 1)), int(rng.integers(domains))
 
 
 def curve(domain: int, v: float, legacy: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """POINTS points (x, y) of a domain's curve, float64, x increasing from -1 to 1."""
+    """Return `POINTS` points of a domain's curve: x, rising from -1 to 1, and y, float64.
+
+    >>> x, y = curve(domain=2, v=0.5)
+    >>> bool(y[0] > y[-1]), len(x)
+    (True, 512)
+    """
     rising = np.array([(-1, -1), (-v, v), (v, -v), (1, 1)])
     points = rising if domain == 1 or legacy else rising * (1, -1)
     t = np.linspace(0, 1, POINTS)[:, None]
@@ -48,14 +62,25 @@ def curve(domain: int, v: float, legacy: bool = False) -> tuple[np.ndarray, np.n
 
 
 def change(image: torch.Tensor, domain: int, v: float, legacy: bool = False) -> torch.Tensor:
-    """`image`, float32 of any shape with values in [0, 1], on a domain's curve, in [0, 1] too.
+    """Send intensities along a domain's curve; background, exactly 0, stays 0.
 
-    Background, exactly 0, stays 0.
+    Args:
+        image: float32 of any shape, values in [0, 1].
+        domain: 0 (as it is), 1 (rising) or 2 (falling).
+        v: the curve's number, in [-1, 1].
+        legacy: domain 2's curve is domain 1's, as in the source.
+
+    Returns:
+        float32 of the same shape, values in [0, 1].
+
+    >>> change(torch.tensor([0.0, 0.1, 0.9]), domain=2, v=1 / 3)
+    tensor([0.0000, 0.8280, 0.1720])
     """
     if domain == 0:
         return image
     tables = [torch.from_numpy(values).float() for values in curve(domain, v, legacy)]
     x, y = ((table.to(image.device) + 1) / 2 for table in tables)
+    # The place of each intensity among the curve's x, then the straight line between two points.
     after = torch.searchsorted(x, image.contiguous()).clamp_(1, POINTS - 1)
     start, height = x[:-1], y[:-1]
     slope = y.diff() / x.diff()
@@ -64,10 +89,13 @@ def change(image: torch.Tensor, domain: int, v: float, legacy: bool = False) -> 
 
 
 class Domains:
-    """The domains of a loader's batches: `LoaderConfig`'s `bezier_domains` and its companions.
+    """Give a loader's batches their domains: `LoaderConfig.bezier_domains` and its companions.
 
-    Patients are `data.cases.Case`s; with `bezier_apart` each has a domain of its own, else each
-    sample draws one.
+    With `bezier_apart` each patient has a domain of its own, else each sample draws one.
+
+    Args:
+        config: a `LoaderConfig`.
+        cases: the `cases.Case`s that the loader takes samples of.
     """
 
     def __init__(self, config, cases: Sequence):
@@ -76,7 +104,7 @@ class Domains:
         self.assigned = assign(self.patient.values(), count, config.seed)
 
     def labels(self, case_ids: Sequence[str], seeds: Sequence[tuple[int, int, int]]) -> list[int]:
-        """The domain of each sample as its place in `bezier_domains`."""
+        """Return the domain of each sample as its place in `bezier_domains`."""
         if self.config.bezier_apart:
             return [self.assigned[self.patient[case_id]] for case_id in case_ids]
         return [draw(seed, len(self.config.bezier_domains))[1] for seed in seeds]
@@ -84,7 +112,15 @@ class Domains:
     def apply(
         self, image: torch.Tensor, case_ids: Sequence[str], seeds: Sequence[tuple[int, int, int]]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A batch (B, C, *S), values in [0, 1], on curves drawn for each sample; labels (B,)."""
+        """Send a batch along curves drawn for each sample.
+
+        Args:
+            image: float32 (B, C, *S), values in [0, 1].
+            case_ids, seeds: of the samples, B each.
+
+        Returns:
+            the changed batch, and its domains as `labels` has them, int64 (B,).
+        """
         labels, legacy = self.labels(case_ids, seeds), self.config.legacy_bezier
         changed = [
             change(x, self.config.bezier_domains[label], draw(seed, 1, legacy)[0], legacy)

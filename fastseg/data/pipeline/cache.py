@@ -1,4 +1,4 @@
-"""Keeping decoded cases: in memory, or on disk as .npy files that later runs find again."""
+"""Keep decoded cases: in memory, or on disk as .npy files that later runs find again."""
 
 import hashlib
 import json
@@ -25,9 +25,24 @@ _FREE_MEMORY_SHARE = 0.1
 
 
 def open_cache(mode: str, folder, dataset, located_by=PERCENTILES):
-    """The cache object for `LoaderConfig.cache`: it has `get(case)` and `put(case, brain)`.
+    """Open the cache that `LoaderConfig.cache` names.
 
-    `put` returns the `Brain` to use from then on. Raises UsageError when `folder` cannot be made.
+    Args:
+        mode: "none", "ram" or "disk".
+        folder: of a disk cache, `LoaderConfig.cache_dir`.
+        dataset: the `cases.Dataset` of the cases.
+        located_by: `Rule.located_by`: what boxes and statistics depend on besides the files.
+
+    Returns:
+        an object with `get(case)`, the `Brain` kept or None, and `put(case, brain)`, which returns
+        the `Brain` to use from then on. Both are safe to call from several threads.
+
+    Raises:
+        UsageError: `folder` cannot be made.
+
+    >>> cache = open_cache("none", None, dataset=None)
+    >>> cache.put("case", "brain"), cache.get("case")
+    ('brain', None)
     """
     if mode == "disk":
         return DiskCache(folder, dataset, located_by)
@@ -35,32 +50,33 @@ def open_cache(mode: str, folder, dataset, located_by=PERCENTILES):
 
 
 class NoCache:
-    """Keeps nothing."""
+    """Keep nothing."""
 
     def get(self, case) -> None:
-        """None: nothing is kept."""
+        """Return None: nothing is kept."""
         return None
 
     def put(self, case, brain: Brain) -> Brain:
-        """`brain` as it is."""
+        """Return `brain` as it is."""
         return brain
 
 
 class RamCache:
-    """Keeps brain boxes in memory until only a tenth of the machine's memory is free."""
+    """Keep brain boxes in memory until only a tenth of the machine's memory is free."""
 
     def __init__(self):
         self._held: dict[str, Brain] = {}
         self._full, self._lock = False, threading.Lock()
 
     def get(self, case) -> Brain | None:
-        """The kept box of a case, or None."""
+        """Return the kept box of a case, or None."""
         return self._held.get(case.id)
 
     def put(self, case, brain: Brain) -> Brain:
         """Keep a copy of the box: the arrays passed in may be overwritten afterwards."""
         with self._lock:
-            if not self._full and _memory_is_short():
+            # The lock is for the warning, which is to come once; a dict is safe without.
+            if not self._full and memory_is_short():
                 self._full = True
                 log.warning("memory is short: %d cases stay cached, no more join", len(self._held))
         if self._full:
@@ -70,7 +86,8 @@ class RamCache:
         return kept
 
 
-def _memory_is_short() -> bool:
+def memory_is_short() -> bool:
+    """Tell whether less than a tenth of the machine's memory is available; False if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -80,11 +97,13 @@ def _memory_is_short() -> bool:
 
 
 class DiskCache:
-    """Brain boxes as C-order .npy files, named after path, size and time of the source files.
+    """Keep brain boxes as C-order .npy files, named after path, size and time of the source files.
 
     An entry is KEY.image.npy, KEY.label.npy and, written last, KEY.json with box, statistics and
-    checksums. An entry is checked once when first used; a damaged one is rebuilt. When the disk
-    cannot be written the run goes on without further entries.
+    checksums: a run that is killed leaves arrays without a description, which nothing reads. An
+    entry is checked once when first used; a damaged one is rebuilt. When the disk cannot be written
+    the run goes on without further entries. Processes may share a folder: each writes whole files,
+    and equal ones.
     """
 
     def __init__(self, folder, dataset, located_by=PERCENTILES):
@@ -100,7 +119,7 @@ class DiskCache:
             raise UsageError(f"cache_dir {folder}: {error.strerror}") from None
 
     def get(self, case) -> Brain | None:
-        """The box of a case, memory-mapped, or None when there is no sound entry."""
+        """Return the box of a case, memory-mapped, or None when there is no sound entry."""
         if case.id in self._held:
             return self._held[case.id]
         try:
@@ -134,7 +153,10 @@ class DiskCache:
 
 
 def fingerprint(case) -> tuple:
-    """Path, size and time of change of every file of a case: equal as long as none changes."""
+    """Return path, size and time of change of every file of a case: equal until one changes.
+
+    Raises OSError where a file is not there.
+    """
     files = [path for _, path in sorted(case.images.items())] + [case.label]
     facts = [(str(path), os.stat(path)) for path in files if path is not None]
     return tuple((path, fact.st_size, fact.st_mtime_ns) for path, fact in facts)

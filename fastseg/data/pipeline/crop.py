@@ -1,4 +1,4 @@
-"""Choosing where samples of a case lie, and cutting them out in the stored dtype."""
+"""Choose where samples of a case lie, and cut them out in the stored dtype."""
 
 import math
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from fastseg.data.pipeline.intensity import Rule
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample before the device stage.
+    """Hold one sample before the device stage.
 
-    image: (C, D, H, W) int16 or float32 as stored, D = 1 for slices; label: (D, H, W) uint8;
-    stats: (4, C, 1 or D, 1, 1) float32; seed: (seed, epoch, sample).
+    case: its id. seed: (seed, epoch, sample). image: (C, D, H, W), int16 or float32 as stored, D =
+    1 for slices. label: (D, H, W) uint8. stats: (4, C, 1 or D, 1, 1) float32. transform: what the
+    device stage does to it.
     """
 
     case: str
@@ -28,10 +29,16 @@ class Sample:
 
 
 def cut_samples(brain: Brain, case_id: str, seeds, config) -> list[Sample]:
-    """Cut one sample for each (seed, epoch, sample) of `seeds` out of a decoded case.
+    """Cut samples out of a decoded case.
 
     A share of `config.foreground_fraction` of all sample numbers is centred on the tumour, when
     the case has one; the others on brain outside it. None centres all on brain of either kind.
+
+    Args:
+        brain: the case's box.
+        case_id: its id.
+        seeds: (seed, epoch, sample) of each sample, all that its draws depend on.
+        config: a `LoaderConfig`.
     """
     blind = config.foreground_fraction is None
     label = np.zeros_like(brain.label) if blind else brain.label
@@ -57,7 +64,7 @@ def _on_tumour(sample: int, fraction: float) -> bool:
 
 
 class _Places:
-    """Where tumour and brain lie in a `Brain`, worked out once for all of its samples."""
+    """Know where tumour and brain lie in a `Brain`, worked out once for all of its samples."""
 
     def __init__(self, brain: Brain, label: np.ndarray, rule: Rule, least: float):
         self.brain, self.rule, self.least = brain, rule, least
@@ -66,13 +73,13 @@ class _Places:
 
     @cached_property
     def tumour_voxels(self) -> np.ndarray:
-        """Flat indices of the tumour's voxels in the box."""
+        """Return flat indices of the tumour's voxels in the box."""
         return np.flatnonzero(self.tumour)
 
     @cached_property
     def other_slices(self) -> np.ndarray:
-        """Axial slices with (enough) brain and no tumour; those with brain, of either kind, where
-        the tumour is in each.
+        """Return the axial slices with (enough) brain and no tumour; where the tumour is in each,
+        those with brain.
         """
         filled = [self.rule.filled(image) for image in self.brain.images]
         slices = np.flatnonzero(np.logical_or.reduce([image.any(axis=(1, 2)) for image in filled]))
@@ -84,7 +91,7 @@ class _Places:
         return clean if clean.size else slices
 
     def pick_slice(self, rng, on_tumour: bool) -> tuple[int, ...]:
-        """A voxel (z, y, x) of the box on a random axial slice with tumour, or with brain only."""
+        """Draw a voxel (z, y, x) of the box on an axial slice with tumour, or with brain only."""
         if on_tumour and self.tumour_slices.size:
             z = rng.choice(self.tumour_slices)
             return (z, *_random_voxel(rng, self.tumour[z]))
@@ -92,7 +99,7 @@ class _Places:
         return (z, *_random_voxel(rng, self._healthy(np.s_[z])))
 
     def pick_voxel(self, rng, on_tumour: bool) -> tuple[int, ...]:
-        """A random tumour voxel (z, y, x) of the box, or a random brain voxel outside it."""
+        """Draw a tumour voxel (z, y, x) of the box, or a brain voxel outside the tumour."""
         if on_tumour and self.tumour_slices.size:
             return np.unravel_index(rng.choice(self.tumour_voxels), self.tumour.shape)
         # Most of the box is brain: a few guesses nearly always spare a scan of the volume.
@@ -114,10 +121,19 @@ def _random_voxel(rng, mask: np.ndarray) -> tuple[int, ...]:
 
 
 def cut(brain: Brain, centre, size: tuple[int, int, int], rule: Rule):
-    """Image (C, *size), label (*size) and stats (4, C, 1 or D, 1, 1) around a voxel of the box.
+    """Cut a crop around a voxel of the box.
 
     The crop is moved to lie inside the volume; along an axis where it is larger than the volume
     it is centred. What lies outside the box is background.
+
+    Args:
+        brain: the case's box.
+        centre: (z, y, x) in the box.
+        size: (D, H, W) of the crop.
+        rule: says what background is, and which statistics go with the crop.
+
+    Returns:
+        image (C, *size) as stored, label uint8 (*size), stats float32 (4, C, 1 or D, 1, 1).
     """
     start = map(_start, centre, brain.origin, size, brain.shape)
     inside, target = zip(*map(_overlap, start, size, brain.origin, brain.label.shape), strict=True)
@@ -149,9 +165,20 @@ def _overlap(start: int, want: int, first: int, length: int) -> tuple[slice, sli
 
 
 def slice_range(images: list[np.ndarray], with_zero: bool = False) -> np.ndarray:
-    """Rows low, high, low, high - low (inf for 0) of each axial slice, float32 (4, C, D).
+    """Return the rows that map each axial slice to 0 … 1: low, high, low, high - low.
 
-    images: C arrays (D, H, W). `with_zero` when zeros around them were cut off.
+    Args:
+        images: C arrays (D, H, W).
+        with_zero: zeros around them were cut off, which are part of the range.
+
+    Returns:
+        float32 (4, C, D); the last row is inf for slices of one value.
+
+    >>> slice_range([np.array([[[2, 6]], [[3, 3]]])])[:, 0]
+    array([[ 2.,  3.],
+           [ 6.,  3.],
+           [ 2.,  3.],
+           [ 4., inf]], dtype=float32)
     """
     low = np.stack([image.min(axis=(1, 2)) for image in images]).astype(np.float32)
     high = np.stack([image.max(axis=(1, 2)) for image in images]).astype(np.float32)

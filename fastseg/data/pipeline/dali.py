@@ -1,7 +1,8 @@
-"""The device stage as a DALI graph: cast, normalise, turn and rotate with parameters as tensors.
+"""Run the device stage as a DALI graph: cast, normalise, turn, rotate; parameters are tensors.
 
 Every frame (modality and axial slice) is one frame of a DALI video, so slices and volumes share
-one graph and all changes are in the plane. `augment.py` is the same stage in torch.
+one graph and all changes are in the plane. `augment.py` is the same stage in torch: the same
+operations in the same order, so that on a CPU both give equal bits.
 """
 
 from collections import deque
@@ -17,7 +18,11 @@ INSTALL_HINT = (
 
 
 def unavailable(device_id: int | None) -> str | None:
-    """Why DALI cannot run here (device None: the CPU), or None when it can."""
+    """Say why DALI cannot run here, or return None when it can.
+
+    Args:
+        device_id: a GPU's number, None for the CPU.
+    """
     try:
         from nvidia.dali import pipeline, types
 
@@ -37,43 +42,41 @@ def require(device_id: int | None) -> None:
 
 
 def build(config, channels: int, device_id: int | None, source):
-    """The DALI pipeline for a LoaderConfig; `source()` returns one list of arrays an input.
+    """Build the DALI pipeline of a configuration.
 
-    `device_id` None runs on the CPU. Outputs: image float32 (C, *patch), label uint8 (*patch).
+    Args:
+        config: a `LoaderConfig`.
+        channels: of an image.
+        device_id: a GPU's number, None for the CPU.
+        source: returns one list of arrays an input, a sample each, as `run` feeds them.
+
+    Returns:
+        a pipeline; its outputs are image float32 (C, *patch) and label uint8 (*patch).
     """
-    from nvidia.dali import fn, pipeline_def, types
-    from nvidia.dali import math as dali_math
+    from nvidia.dali import fn, pipeline_def
 
     height, width = config.patch[-2:]
     frames = {"shape": [-1, height, width, 1], "layout": "FHWC"}
-    turn = {"perm": [0, 2, 1, 3], "transpose_layout": False}
-    rule, rotate = config.rule, config.rotate_degrees > 0
-    axes = [2, 3] if rule.per_slice else [1, 2, 3]
 
     @pipeline_def(enable_conditionals=True)
     def graph():
         # Image, label, low and high are data; the others are arguments, which stay on the CPU.
         inputs = fn.external_source(
-            source=source, num_outputs=10 if rotate else 9, batch=True, no_copy=True
+            source=source, num_outputs=10 if config.rotate_degrees else 9, batch=True, no_copy=True
         )
         data = inputs[:4] if device_id is None else [x.gpu() for x in inputs[:4]]
         image, label, low, high = data
         mean, std, transpose, flip_h, flip_w, *matrix = inputs[4:]
-        raw = fn.cast(image, dtype=types.FLOAT)
-        image = dali_math.min(dali_math.max(raw, low), high)
-        image = fn.normalize(image, mean=mean, stddev=std, axes=axes)
-        if rule.of_zero is not None:
-            # the sum turns -0 into 0 too
-            image = image * (raw != 0) + (rule.of_zero * (raw == 0) if rule.of_zero else 0.0)
+        image = _normalised(image, low, high, mean, std, config.rule)
         image, label = fn.reshape(image, **frames), fn.reshape(label, **frames)
         if transpose:
-            image, label = fn.transpose(image, **turn), fn.transpose(label, **turn)
+            # W before H; a frame stays FHWC by name, for the flips to come
+            swap = {"perm": [0, 2, 1, 3], "transpose_layout": False}
+            image, label = fn.transpose(image, **swap), fn.transpose(label, **swap)
         image = fn.flip(image, vertical=flip_h, horizontal=flip_w)
         label = fn.flip(label, vertical=flip_h, horizontal=flip_w)
-        if rotate:
-            warp = {"matrix": matrix[0], "fill_value": 0}
-            image = fn.warp_affine(image, interp_type=types.INTERP_LINEAR, **warp)
-            label = fn.warp_affine(label, interp_type=types.INTERP_NN, **warp)
+        if matrix:
+            image, label = _rotated(image, label, matrix[0])
         image = fn.reshape(image, shape=[channels, *config.patch], layout="")
         return image, fn.reshape(label, shape=list(config.patch), layout="")
 
@@ -85,13 +88,51 @@ def build(config, channels: int, device_id: int | None, source):
     )
 
 
+def _normalised(image, low, high, mean, std, rule):
+    from nvidia.dali import fn, types
+    from nvidia.dali import math as dali_math
+
+    raw = fn.cast(image, dtype=types.FLOAT)
+    image = dali_math.min(dali_math.max(raw, low), high)
+    axes = [2, 3] if rule.per_slice else [1, 2, 3]
+    image = fn.normalize(image, mean=mean, stddev=std, axes=axes)
+    if rule.of_zero is None:
+        return image
+    # the sum turns -0 into 0 too
+    return image * (raw != 0) + (rule.of_zero * (raw == 0) if rule.of_zero else 0.0)
+
+
+def _rotated(image, label, matrix):
+    from nvidia.dali import fn, types
+
+    warp = {"matrix": matrix, "fill_value": 0}
+    return (
+        fn.warp_affine(image, interp_type=types.INTERP_LINEAR, **warp),
+        fn.warp_affine(label, interp_type=types.INTERP_NN, **warp),
+    )
+
+
 def run(batches: Iterable[list], config, channels: int, device_id: int | None) -> Iterator[tuple]:
-    """Yield (samples, image, label) for every list of `crop.Sample`; torch tensors, no copy.
+    """Yield (samples, image, label) for every list of samples, as `augment.run` does.
 
     Two batches are under way at a time. Errors of `batches` pass through unchanged.
+
+    Args:
+        batches: lists of `crop.Sample`, `config.batch_size` each.
+        config: a `LoaderConfig`.
+        channels: of an image.
+        device_id: a GPU's number, None for the CPU.
+
+    Returns:
+        of each: the samples, image float32 (B, C, *patch), label uint8 (B, *patch), which are
+        DALI's own memory, not a copy of it.
+
+    Raises:
+        FastsegError: naming the cases, where DALI fails.
     """
     import torch
 
+    # DALI runs the source ahead of its outputs: the samples wait here for theirs, in order.
     waiting, batches = deque(), iter(batches)
 
     def source():

@@ -1,4 +1,4 @@
-"""From the files of one case to the box around its brain, with the statistics that normalise it."""
+"""Cut the files of one case to the box around its brain, with statistics that normalise it."""
 
 import threading
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from fastseg.errors import DataError, NiftiError
 
 @dataclass(frozen=True)
 class RawCase:
-    """Whole volumes of one case. Arrays may be views on buffers that the next read overwrites.
+    """Hold whole volumes of one case; arrays may be views on buffers that the next read overwrites.
 
-    `images` are C arrays (D, H, W), all int16 or all float32; `label` is (D, H, W) class indices
-    as stored in the file, or None; `header` is the first modality's.
+    images: C arrays (D, H, W), all int16 or all float32. label: (D, H, W), values as stored in the
+    file, or None. header: the first modality's.
     """
 
     images: list[np.ndarray]
@@ -26,11 +26,11 @@ class RawCase:
 
 @dataclass(frozen=True)
 class Brain:
-    """A case cut to the box outside of which every modality is background and the label is 0.
+    """Hold a case cut to the box outside of which all is background and the label is 0.
 
-    `images` holds C arrays (d, h, w) of int16 or float32, `label` uint8 class indices (d, h, w),
-    `origin` the box's first voxel in the volume of `shape` (D, H, W), `stats` the float32 rows
-    low, high, mean, std, one column a modality (`statistics`).
+    images: C arrays (d, h, w) of int16 or float32. label: class indices, uint8 (d, h, w). origin:
+    the box's first voxel in the volume of shape (D, H, W). stats: float32 (4, C), rows low, high,
+    mean, std (`statistics`).
     """
 
     images: np.ndarray | list[np.ndarray]
@@ -41,7 +41,7 @@ class Brain:
 
 
 class Buffers(threading.local):
-    """Reusable storage for decoded files, one `nifti.Buffer` for each thread and role."""
+    """Keep storage for decoded files, one `nifti.Buffer` for each thread and role."""
 
     def __init__(self):
         self._by_role = {}
@@ -53,10 +53,23 @@ class Buffers(threading.local):
 
 
 def read_case(case, modalities, buffers: Buffers | None = None) -> RawCase:
-    """Read every modality of `case`, in the order of `modalities`, and its label if it has one.
+    """Read every modality of a case, and its label if it has one.
 
-    Raises DataError (NiftiError where one file is to blame) for a missing modality, a damaged
-    file, voxels that are not finite, and volumes that do not share one grid.
+    Args:
+        case: a `cases.Case`.
+        modalities: which to read, in this order.
+        buffers: storage to read into; by default the arrays are the caller's to keep.
+
+    Raises:
+        DataError: a missing modality; a NiftiError where one file is to blame: it is damaged, has
+            voxels that are not finite, or does not share the others' grid.
+
+    >>> from fastseg.data import phantom
+    >>> from fastseg.data.cases import discover
+    >>> dataset = discover(phantom.write("phantoms", cases=1, size=(24, 26, 28)))
+    >>> raw = read_case(dataset.cases[0], ("t1", "flair"))
+    >>> [image.shape for image in raw.images], raw.images[0].dtype.name
+    ([(28, 26, 24), (28, 26, 24)], 'int16')
     """
     missing = [name for name in modalities if name not in case.images]
     if missing:
@@ -94,23 +107,35 @@ def _check_grid(volumes: list[nifti.Volume]) -> None:
 
 
 def brain_box(volumes: list[np.ndarray], rule: Rule = Rule()) -> Box | None:  # noqa: B008
-    """Find the smallest box that holds every voxel of arrays (D, H, W) that is no background; None
-    where there is none.
+    """Find the smallest box that holds every voxel that is no background; None where there is none.
+
+    Args:
+        volumes: stored values (D, H, W) of each modality.
+        rule: says what is background: 0, or what a window leaves out below.
     """
     return bounding_box(*(map(rule.filled, volumes) if rule.name == "window" else volumes))
 
 
 def statistics(image: np.ndarray, percentiles=PERCENTILES) -> np.ndarray:
-    """Low, high, mean and std (float32) of one modality's brain voxels (x != 0).
+    """Measure one modality's brain, its voxels that are not 0.
 
-    Low and high are the `percentiles` (linear interpolation, as numpy's default); mean
-    and standard deviation are those of the brain clipped to them. A brain of one value, or
-    none, has std = inf, so that it normalises to 0.
+    Args:
+        image: stored values of any shape, int16 or float.
+        percentiles: two, 0 to 100.
+
+    Returns:
+        float32 (4,): low and high, the percentiles (linear interpolation, as numpy's default), mean
+        and standard deviation of the brain clipped to them. A brain of one value, or none, has
+        std = inf, so that it normalises to 0.
+
+    >>> statistics(np.array([0, 0, 1, 2, 3], np.int16), percentiles=(0, 100)).round(3)
+    array([1.   , 3.   , 2.   , 0.816], dtype=float32)
     """
     brain = image[image != 0]
     if not brain.size:
         return np.array([0, 0, 0, np.inf], np.float32)
     if brain.dtype == np.int16:
+        # At most 65536 different values: counting is faster than sorting for percentiles.
         values, counts = _histogram(brain)
         low, high = _percentiles(values, counts, percentiles)
     else:
@@ -142,7 +167,7 @@ def _percentiles(values: np.ndarray, counts: np.ndarray, percentiles) -> np.ndar
 
 @dataclass(frozen=True)
 class Located:
-    """What `locate` found: the boxes around everything and around the label, the statistics."""
+    """Hold what `locate` found: the boxes around everything and around the label, statistics."""
 
     box: Box
     label_box: Box
@@ -150,7 +175,16 @@ class Located:
 
 
 def locate(raw: RawCase, case, rule: Rule = Rule()) -> Located:  # noqa: B008
-    """Boxes and statistics, float32 (4, C), of a case. Raises DataError when it has no brain."""
+    """Find the boxes of a case and measure its modalities.
+
+    Args:
+        raw: what `read_case` read.
+        case: its `cases.Case`, for messages.
+        rule: says what is background, and the percentiles.
+
+    Raises:
+        DataError: every voxel is background.
+    """
     box = brain_box(raw.images, rule)
     if box is None:
         at_most = f"at most {rule.floor:g}" if rule.floor else "0"
@@ -159,6 +193,7 @@ def locate(raw: RawCase, case, rule: Rule = Rule()) -> Located:  # noqa: B008
     marked = box
     if raw.label is not None and raw.label.any():
         marked = bounding_box(raw.label)
+        # Labels may reach past the brain, into what skull stripping set to 0.
         box = tuple(
             slice(min(a.start, b.start), max(a.stop, b.stop))
             for a, b in zip(box, marked, strict=True)
@@ -167,7 +202,11 @@ def locate(raw: RawCase, case, rule: Rule = Rule()) -> Located:  # noqa: B008
 
 
 def label_classes(raw: RawCase, case, scheme, box=...) -> np.ndarray:
-    """The label inside `box` as uint8 class indices; DataError names file and unknown values."""
+    """Return the label inside `box` as class indices, uint8.
+
+    Raises:
+        DataError: naming the file, and values that are of no class.
+    """
     try:
         return scheme.to_classes(raw.label[box])
     except ValueError as error:
@@ -175,14 +214,26 @@ def label_classes(raw: RawCase, case, scheme, box=...) -> np.ndarray:
 
 
 def crop_to_brain(raw: RawCase, case, scheme, located: Located) -> Brain:
-    """Views of `raw` inside the box that `locate` found, with the label as class indices; 0
-    everywhere for a case without a label.
+    """Cut a case to the box that `locate` found.
+
+    Args:
+        raw: what `read_case` read; the images of the result are views of its.
+        case: its `cases.Case`, for messages.
+        scheme: the `cases.LabelScheme` of the label.
+        located: what `locate` found.
+
+    Returns:
+        the `Brain`; its label is 0 everywhere for a case without one.
+
+    Raises:
+        DataError: naming the file, and values that are of no class.
     """
     box, marked = located.box, located.label_box
     pairs = zip(marked, box, strict=True)
     inner = tuple(slice(m.start - b.start, m.stop - b.start) for m, b in pairs)
     label = np.zeros(raw.images[0][box].shape, np.uint8)
     if raw.label is not None:
+        # Only inside the label's own box, a few per cent of the volume: the rest is known to be 0.
         label[inner] = label_classes(raw, case, scheme, marked)
     return Brain(
         images=[image[box] for image in raw.images],

@@ -1,5 +1,6 @@
-"""How stored intensities become a network's inputs: (clip(x, low, high) − mean) / std, with rows
-low, high, mean and std that a rule takes from each volume, from each slice, or from itself.
+"""Turn stored intensities into a network's inputs: (clip(x, low, high) - mean) / std.
+
+A rule takes low, high, mean and std from each volume, from each slice, or from itself.
 """
 
 from dataclasses import dataclass
@@ -19,14 +20,22 @@ CT_ADVICE = (
 
 @dataclass(frozen=True)
 class Rule:
-    """One way to normalise. Raises UsageError naming a wrong field.
+    """Describe one way to normalise.
 
     "zscore" is per volume over the brain (x != 0) clipped to its 0.5 and 99.5 percentiles, and
     leaves background 0; "slice_minmax" maps each axial slice to [0, 1]; "percentile" maps each
     volume from `percentiles` of its brain to `value_range`; "window" maps stored values from
     `window` to it. Of the last two, background becomes the lowest value: what was 0, whatever the
     brain's sign, and of a window what lies below it. "percentile" to a range from 0 keeps all brain
-    above 0.
+    above 0, so that brain and background stay apart.
+
+    Raises UsageError, naming the field.
+
+    >>> Rule("window", window=(-160, 240)).floor
+    -160
+    >>> Rule("window")
+    Traceback (most recent call last):
+    fastseg.errors.UsageError: window is None; wanted two rising numbers
     """
 
     name: str = "zscore"
@@ -35,7 +44,7 @@ class Rule:
     value_range: tuple[float, ...] = (0.0, 1.0)
 
     def __post_init__(self):
-        self._want(self.name in NORMALISE, "normalise", self.name, " or ".join(NORMALISE))
+        self._want(self.name in NORMALISE, "normalise", self.name, f"one of {', '.join(NORMALISE)}")
         if self.name == "zscore":
             object.__setattr__(self, "percentiles", PERCENTILES)
         for key in ("percentiles", "value_range", "window"):
@@ -52,14 +61,12 @@ class Rule:
 
     @property
     def of_zero(self) -> float | None:
-        """What voxels become that were 0, whatever the brain's range; None where nothing is apart
-        from the rest.
-        """
+        """Return what voxels become that were 0, whatever the range; None: nothing is apart."""
         return {"zscore": 0.0, "percentile": float(self.value_range[0])}.get(self.name)
 
     @property
     def background(self) -> float:
-        """What surrounds a normalised image."""
+        """Return what surrounds a normalised image."""
         return float(self.value_range[0]) if self.name in ("percentile", "window") else 0.0
 
     @property
@@ -68,29 +75,40 @@ class Rule:
 
     @property
     def floor(self) -> float:
-        """The stored value that is background, as anything below it is: 0, or where the window
-        begins (CT has air at -1000 and water at 0). Outside of an image it goes on for ever.
+        """Return the stored value that is background, as anything below it is.
+
+        0, or where the window begins (CT has air at -1000 and water at 0). Outside of an image it
+        goes on for ever.
         """
         return self.window[0] if self.name == "window" else 0.0
 
     def filled(self, x: np.ndarray) -> np.ndarray:
-        """Where stored values are more than background, as booleans."""
+        """Tell where stored values are more than background: booleans of the shape of `x`."""
         return x > self.floor if self.name == "window" else x != 0
 
     @property
     def located_by(self) -> tuple:
-        """All that the box and the statistics of a case depend on, besides its files."""
+        """Return all that box and statistics of a case depend on, besides its files."""
         floor = () if self.name != "window" else (self.floor,)
         return (*self.percentiles, *floor)
 
     @property
     def per_slice(self) -> bool:
-        """Rows are those of each axial slice, not of the volume."""
+        """Tell whether rows are those of each axial slice, not of the volume."""
         return self.name == "slice_minmax"
 
     def rows(self, stats: np.ndarray) -> np.ndarray:
-        """Rows low, high, mean, std (4, C) float32 from a volume's statistics (4, C), of
-        `decode.statistics`. A volume of one value, or none, becomes the lowest value.
+        """Return the rows low, high, mean, std that normalise a volume.
+
+        Args:
+            stats: (4, C), of `decode.statistics`.
+
+        Returns:
+            float32 (4, C). A volume of one value, or none, becomes the lowest value.
+
+        >>> stats = np.array([[100], [300], [200], [50]], np.float32)
+        >>> Rule("percentile", value_range=(-1, 1)).rows(stats).T
+        array([[100., 300., 200., 100.]], dtype=float32)
         """
         if self.name == "zscore":
             return stats
@@ -104,7 +122,13 @@ class Rule:
 
 
 def as_rule(rule: "Rule | str") -> Rule:
-    """A rule, or the name of one that has no numbers. UsageError for another name."""
+    """Return a rule, given as one or by the name of one that has no numbers.
+
+    Raises UsageError for another name.
+
+    >>> as_rule("zscore").background
+    0.0
+    """
     if isinstance(rule, Rule):
         return rule
     if rule in NORMALISE[2:]:

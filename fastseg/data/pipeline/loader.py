@@ -1,4 +1,4 @@
-"""Batches for training from NIfTI cases.
+"""Make batches for training from NIfTI cases.
 
 Threads decode each case once, cut all of its samples in the stored dtype and draw every random
 number from (seed, epoch, sample). The device stage, DALI or torch, then casts, normalises, flips
@@ -33,7 +33,7 @@ _MODALITY = 2**32 - 6  # fourth word, apart from the sample's other draws
 
 
 class Loader:
-    """One rank's shares of the batches, a pure function of (seed, epoch, batch number).
+    """Make one rank's shares of the batches, a pure function of (seed, epoch, batch number).
 
     A batch is the same in whatever number of ranks it is divided, one share after another. A share
     is {"image": float32 (B, C, *patch), "label": uint8 class indices (B, *patch), "case": list of
@@ -41,10 +41,31 @@ class Loader:
     each sample's place in them, int64 (B,). Batches are always full: the last one draws further
     samples from the epoch's first cases.
 
-    `dataset` is a `cases.Dataset`; `backend` "auto" is DALI on a GPU where it is installed, torch
-    elsewhere: on a CPU that is faster on volumes. A case that cannot be used is listed in
-    `quarantined` and replaced by the next good one in id order. Raises UsageError for wrong
-    arguments, DataError for cases without label, and from `epoch` when too many cases are bad.
+    A case that cannot be used is listed in `quarantined` and replaced by the next good one in id
+    order.
+
+    Args:
+        dataset: a `cases.Dataset`.
+        case_ids: the cases of it to take samples of.
+        config: what a batch holds and how it is made.
+        backend: "dali", "torch" or "auto": DALI on a GPU where it is installed, torch elsewhere: on
+            a CPU that is faster on volumes.
+        device: where the batches are to be.
+        rank, world: which of how many processes this is.
+
+    Raises:
+        UsageError: wrong arguments.
+        DataError: cases without a label; from `epoch`, too many bad cases.
+
+    >>> from fastseg.data import phantom
+    >>> from fastseg.data.cases import discover
+    >>> dataset = discover(phantom.write("phantoms", cases=2, size=(32, 32, 24)))
+    >>> config = LoaderConfig(patch=(24, 24), batch_size=4, samples_per_case=4)
+    >>> with Loader(dataset, ["Phantom00000", "Phantom00001"], config) as loader:
+    ...     for batch in loader.epoch(0):
+    ...         tuple(batch["image"].shape), tuple(batch["label"].shape)
+    ((4, 4, 24, 24), (4, 24, 24))
+    ((4, 4, 24, 24), (4, 24, 24))
     """
 
     def __init__(self, dataset, case_ids, config: LoaderConfig, *, backend: str = "auto",
@@ -56,30 +77,40 @@ class Loader:
         self._share = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
         self._divided = sum(map(len, division)) > 1
         self.device = torch.device(device)
-        self.backend = _resolve(backend, self.device)
+        self.backend = pick_backend(backend, self.device)
         self.modalities = tuple(dataset.modalities)
         if "ct" in self.modalities and config.normalise != "window":
             log.warning("%s: channel ct %s", dataset.root, CT_ADVICE)
         self._source = CaseSource(dataset, case_ids, config)
         self._domains = bezier.Domains(config, self._source.cases)
         self._workers = Workers(config.threads)
-        # On a GPU the device stage only queues work; here the step would wait for it.
+        # On a GPU the device stage only queues work; on a CPU the step would wait for it.
         self._stage = Workers(1) if self.device.type == "cpu" else None
+        # Runs once: by `close`, when the loader is collected, or at the interpreter's exit.
         self._end = weakref.finalize(self, _close, self._stage, self._workers)
 
     @property
     def quarantined(self) -> dict[str, str]:
-        """Reason by id of every bad case met so far."""
+        """Return the reason, by id, of every bad case met so far."""
         return self._source.quarantined
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches in an epoch, the last one filled up."""
+        """Return the number of batches in an epoch, the last one filled up."""
         samples = len(self._source.cases) * self.config.samples_per_case
         return math.ceil(samples / self.config.batch_size)
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[dict]:
-        """The batches of an epoch from `start_batch` on; earlier ones are not decoded."""
+        """Yield the batches of an epoch from `start_batch` on; earlier ones are not decoded.
+
+        Args:
+            epoch: 0 or more.
+            start_batch: number of the first batch, 0 or more.
+
+        Raises:
+            UsageError: a wrong number, or a loader that was closed.
+            DataError: more than `max_bad` of the cases are bad.
+        """
         want(self._end.alive, "loader", "closed", "an open one")
         want(whole(epoch, 0), "epoch", epoch, "a whole number from 0")
         want(whole(start_batch, 0), "start_batch", start_batch, "a whole number from 0")
@@ -141,7 +172,7 @@ class Loader:
             yield [ready.pop(number) for number in batch]
 
     def _arranged(self, batch: list[int]) -> list[int]:
-        """The samples of a batch by case, where it is divided: so few ranks decode each case."""
+        """Sort the samples of a batch by case where it is divided: so few ranks decode each."""
         per_case = self.config.samples_per_case
         return sorted(batch, key=lambda n: n // per_case) if self._divided else batch
 
@@ -155,8 +186,10 @@ class Loader:
         return rng.permutation(len(self._source.cases)).tolist()
 
     def _sample_order(self, epoch: int) -> list[int]:
-        """Sample numbers of all ranks, shuffled within windows of consecutive cases; sample n is
-        cut from the case at place n // samples_per_case.
+        """Shuffle the sample numbers of all ranks within windows of consecutive cases.
+
+        Sample n is cut from the case at place n // samples_per_case: all of them from one decode.
+        Shuffled all over an epoch, crops of every case would be held until the last is used.
         """
         numbers = np.arange(self.batches_per_epoch * self.config.batch_size)
         step = self._window() * self.config.samples_per_case
@@ -172,13 +205,20 @@ def _close(*pools: Workers | None) -> None:
 
 
 def _one_modality(image: torch.Tensor, seeds: list) -> torch.Tensor:
-    """One channel (B, 1, *S) of each sample (B, C, *S)."""
+    """Take one channel (B, 1, *S) of each sample (B, C, *S)."""
     channels = image.shape[1]
     chosen = [np.random.default_rng((*seed, _MODALITY)).integers(channels) for seed in seeds]
     return torch.stack([x[c : c + 1] for x, c in zip(image, chosen, strict=True)])
 
 
-def _resolve(backend: str, device: torch.device) -> str:
+def pick_backend(backend: str, device: torch.device) -> str:
+    """Return "dali" or "torch" for one of `BACKENDS`, and log why "auto" is not DALI on a GPU.
+
+    Raises UsageError where DALI is asked for and cannot run on `device`, with what to install.
+
+    >>> pick_backend("auto", torch.device("cpu"))
+    'torch'
+    """
     if backend == "torch":
         return backend
     if backend == "dali":

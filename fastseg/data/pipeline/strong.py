@@ -1,4 +1,4 @@
-"""Strong augmentation: three of six changes of shape and intensity, each done with probability 0.7.
+"""Augment strongly: three of six changes of shape and intensity, each with probability 0.7.
 
 Source: Wang & Li, "Towards Generic Semi-Supervised Framework for Volumetric Medical Image
 Segmentation" (NeurIPS 2023, arXiv 2310.11320). As there, intensity factors are drawn per channel,
@@ -32,7 +32,7 @@ _BLUR_REACH_SIGMAS = 4
 
 @dataclass(frozen=True)
 class Change:
-    """What one sample undergoes; None is not done.
+    """Hold what one sample undergoes; None is not done.
 
     degrees: in-plane angle, positive as np.rot90. scale: the share of every axis that is shown.
     sigma: of the Gaussian, in voxels. brightness, contrast, gamma: a factor or power per channel.
@@ -47,7 +47,16 @@ class Change:
 
 
 def draw(seed: tuple[int, int, int], axes: int, channels: int) -> Change:
-    """The change of the sample (seed, epoch, sample), of `axes` 2 or 3 axes."""
+    """Draw the change of a sample.
+
+    Args:
+        seed: (seed, epoch, sample).
+        axes: 2 of a slice, 3 of a volume.
+        channels: of its image.
+
+    >>> draw((0, 0, 3), axes=2, channels=1) == draw((0, 0, 3), axes=2, channels=1)
+    True
+    """
     rng = np.random.default_rng((*seed, _STREAM))
     picked = rng.permutation(len(OPERATIONS))[:PICKED]
     done = {OPERATIONS[i] for i in picked[rng.random(PICKED) < PROBABILITY]}
@@ -64,7 +73,7 @@ def draw(seed: tuple[int, int, int], axes: int, channels: int) -> Change:
 
 
 def _factors(rng: np.random.Generator, limits: tuple[float, float], n: int) -> tuple[float, ...]:
-    """Below and above 1 with equal probability, uniform on either side."""
+    """Draw below and above 1 with equal probability, uniform on either side."""
     low, high = limits
     below = rng.random(n) < 0.5
     return tuple(np.where(below, rng.uniform(low, 1, n), rng.uniform(1, high, n)).tolist())
@@ -73,11 +82,20 @@ def _factors(rng: np.random.Generator, limits: tuple[float, float], n: int) -> t
 def augment(
     image: torch.Tensor, label: torch.Tensor, seeds: Sequence[tuple[int, int, int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch changed as `draw` says for each seed; the inputs stay as they are.
+    """Change a batch as `draw` says for each seed; the inputs stay as they are.
 
-    image: float32 (B, C, *S); label: uint8 (B, *S), S of two or three axes, D first. Image and
-    label move together, linearly interpolated and nearest; what comes from outside is 0.
+    Image and label move together, linearly interpolated and nearest; what comes from outside is 0.
     Samples are treated one by one: none depends on its batch.
+
+    Args:
+        image: float32 (B, C, *S), S of two or three axes, D first.
+        label: uint8 (B, *S).
+        seeds: (seed, epoch, sample) of each.
+
+    >>> image, label = torch.rand(1, 2, 8, 8), torch.zeros(1, 8, 8, dtype=torch.uint8)
+    >>> changed, _ = augment(image, label, [(0, 0, 3)])
+    >>> changed.shape, bool((changed != image).any())
+    (torch.Size([1, 2, 8, 8]), True)
     """
     axes, channels = label.ndim - 1, image.shape[1]
     pairs = [
@@ -91,7 +109,13 @@ def augment(
 def change_sample(
     image: torch.Tensor, label: torch.Tensor, change: Change
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Apply `change` to an image (C, *S) and its label (*S): shape first, then intensities."""
+    """Apply a change to one sample: shape first, then intensities.
+
+    Args:
+        image: float32 (C, *S).
+        label: uint8 (*S).
+        change: what to do.
+    """
     if change.degrees is not None or change.scale is not None:
         image, label = _resample(image, label, change.degrees or 0.0, change.scale or 1.0)
     if change.sigma is not None:
@@ -128,7 +152,7 @@ def _resample(image: torch.Tensor, label: torch.Tensor, degrees: float, scale: f
 
 
 def _blur(image: torch.Tensor, sigma: float) -> torch.Tensor:
-    """A Gaussian along every axis of (C, *S); the background stays 0."""
+    """Blur along every axis of (C, *S) by a Gaussian; the background stays 0."""
     reach = int(_BLUR_REACH_SIGMAS * sigma + 0.5)
     taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / sigma) ** 2)
     taps = (taps / taps.sum()).float().tolist()
@@ -147,13 +171,13 @@ def _brightness(x: torch.Tensor, brain: torch.Tensor, factor: torch.Tensor) -> t
 
 
 def _contrast(x: torch.Tensor, brain: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Away from the mean or towards it, within the range from before."""
+    """Move values away from their mean or towards it, within the range from before."""
     low, high, mean = *_range(x, brain), _mean(x, brain)
     return torch.minimum(torch.maximum((x - mean) * factor + mean, low), high)
 
 
 def _gamma(x: torch.Tensor, brain: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    """The power of x mapped to [0, 1], with the mean and spread from before."""
+    """Take a power of x mapped to [0, 1], with the mean and spread from before."""
     low, high = _range(x, brain)
     curve = ((x - low) / (high - low).clamp_min(1e-7)).clamp(0, 1) ** power
     before, after = _mean(x, brain), _mean(curve, brain)

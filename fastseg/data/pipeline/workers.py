@@ -1,4 +1,4 @@
-"""A pool of daemon threads that works a bounded distance ahead of its consumer."""
+"""Run calls on daemon threads, a bounded distance ahead of their consumer."""
 
 import queue
 import threading
@@ -15,10 +15,17 @@ WATCHDOG_S = 120.0
 
 
 class Workers:
-    """Threads for calls that release the GIL.
+    """Run calls that release the GIL on threads.
 
     They are daemons, unlike those of concurrent.futures: a read that never returns (a lost network
     file system) must not keep the interpreter from exiting.
+
+    >>> pool = Workers(2)
+    >>> pool.submit(pow, 2, 5).result()
+    32
+    >>> list(pool.ahead(str.upper, {"a": "case a", "b": "case b"}, distance=2))
+    ['A', 'B']
+    >>> pool.close()
     """
 
     def __init__(self, count: int):
@@ -31,17 +38,23 @@ class Workers:
             thread.start()
 
     def submit(self, call: Callable, *args) -> Future:
-        """Queue `call(*args)`."""
+        """Queue `call(*args)` and return its future."""
         future: Future = Future()
         self._tasks.put((future, call, args))
         return future
 
     def ahead(self, call: Callable, names: Mapping, distance: int) -> Iterator:
-        """`call(key)` for each key of `names`, in order, at most `distance` results ahead.
+        """Yield `call(key)` for each key of `names`, in order, at most `distance` results ahead.
 
-        An error of a call is raised where its result would have come. Raises DataError, with the
-        key's name, when a result is not there within WATCHDOG_S. Calls not yet begun are dropped
-        when the iterator is closed.
+        Calls not yet begun are dropped when the iterator is closed.
+
+        Args:
+            call: run by the threads; an error of it is raised where its result would have come.
+            names: each key with what it is called in messages.
+            distance: how many calls are queued, under way or done and not yet taken.
+
+        Raises:
+            DataError: naming the key, when a result is not there within `WATCHDOG_S`.
         """
         keys, under_way = iter(names), deque()
         try:
@@ -57,23 +70,26 @@ class Workers:
                 future.cancel()
 
     def one_ahead(self, items: Generator) -> Iterator:
-        """The items of a generator, each made by a thread while the one before it is in use.
+        """Yield the items of a generator, each made by a thread while the one before is in use.
 
         The threads must be one alone. It closes the generator too, after the item under way.
         """
         try:
+            # `self` stands for the end: a generator can yield anything else, None too, and
+            # StopIteration cannot pass through a future.
             future = self.submit(next, items, self)
             while (item := future.result()) is not self:
                 future = self.submit(next, items, self)
                 yield item
         finally:
+            # On the thread, not here: a generator that runs there cannot be closed from elsewhere.
             future.cancel()
             self.submit(items.close)
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Let the threads end after their present call and wait for them up to `timeout_s`."""
         for _ in self._threads:
-            self._tasks.put(None)
+            self._tasks.put(None)  # each thread takes one and ends
         end = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
@@ -83,6 +99,7 @@ def _result(future: Future, name: str):
     try:
         return future.result(WATCHDOG_S)
     except FutureTimeout:
+        # From Python 3.11 on this is TimeoutError, which the call itself may have raised.
         if future.done():
             raise
         raise DataError(
