@@ -1,4 +1,4 @@
-"""The whole road on synthetic patients, in minutes on two CPU cores:
+"""Go the whole road on synthetic patients, in minutes on two CPU cores:
 
     fastseg demo
 
@@ -33,12 +33,21 @@ def demo(
     seed: int = 0,
     overrides: Sequence[str] = (),
 ) -> Path:
-    """Run the demo below `out` and return the path of its picture.
+    """Run the demo; print where everything is, and the mean region Dice of held-out patients.
 
-    cases: phantoms, 70 % of them for training and 20 % held out; size: voxels along (x, y, z).
-    overrides: further `name=value` settings of the recipe `fno`. Prints where everything is and the
-    mean region Dice of the held-out patients. Raises UsageError for bad arguments and for an `out`
-    that holds something else.
+    Args:
+        out: folder of all it writes; one of an earlier call goes on.
+        cases: phantoms, 70 % of them for training and 20 % held out.
+        epochs: passes over the training phantoms.
+        size: voxels along (x, y, z).
+        seed: of phantoms and run.
+        overrides: further `name=value` settings of the recipe `fno`.
+
+    Returns:
+        the path of its picture.
+
+    Raises:
+        UsageError: bad arguments, or an `out` that holds something else.
     """
     from fastseg.config import load_recipe
     from fastseg.data import phantom
@@ -62,16 +71,22 @@ def demo(
     picture = _picture(out, dataset, predictions, scores)
     print(
         f"\nmean region Dice {scores.mean['dice_regions']:.3f} on {len(held_out)} held-out phantoms"
-        f" in {time.monotonic() - begun:.0f} s (phantoms say nothing about patients)\n"
-        f"  patients     {out / 'data'}\n  run          {out / 'run'}\n"
-        f"  predictions  {predictions}\n  scores       {out / 'run' / 'evaluation.csv'}\n"
-        f"  picture      {picture}"
+        f" in {time.monotonic() - begun:.0f} s (phantoms say nothing about patients)"
     )
+    print(_places(out, predictions, picture))
     return picture
 
 
+def _places(out: Path, predictions: Path, picture: Path) -> str:
+    places = {
+        "patients": out / "data", "run": out / "run", "predictions": predictions,
+        "scores": out / "run" / "evaluation.csv", "picture": picture,
+    }  # fmt: skip
+    return "\n".join(f"  {name:<13}{place}" for name, place in places.items())
+
+
 def _picture(out: Path, dataset, predictions: Path, scores) -> Path:
-    """Curves, Dice of every held-out patient, and overlays of the first few."""
+    """Draw curves, Dice of every held-out patient, and overlays of the first few."""
     from fastseg import report
     from fastseg.data import nifti
     from fastseg.data.pipeline import load_case

@@ -1,4 +1,4 @@
-"""Segmentation scores with the conventions of the BraTS challenges; empty masks are spelt out.
+"""Score segmentations by the conventions of the BraTS challenges; empty masks are spelt out.
 
 All functions take whole volumes as (D, H, W) arrays and return Python floats.
 """
@@ -14,25 +14,45 @@ HD95_PENALTY_MM = 373.12866
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """2|A and B| / (|A|+|B|) of two bool masks. Both empty: 1; one empty: 0."""
+    """Return the Dice score 2|A and B| / (|A| + |B|). Both empty: 1; one empty: 0.
+
+    Args:
+        a, b: bool masks (D, H, W).
+
+    Raises:
+        TypeError: no bool masks.
+        ValueError: different shapes.
+
+    >>> a, b = np.zeros((2, 1, 2, 3), bool)
+    >>> a[0, 0], b[0, 0, :2] = True, True
+    >>> dice(a, b), round(iou(a, b), 3), round(hd95_mm(a, b, spacing_mm=(1, 1, 2)), 3)
+    (0.8, 0.667, 1.8)
+    """
     a, b = _masks(a, b)
     total = np.count_nonzero(a) + np.count_nonzero(b)
-    return 2 * np.count_nonzero(a & b) / total if total else 1.0
+    return float(2 * np.count_nonzero(a & b) / total) if total else 1.0
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """|A and B| / |A or B| of two bool masks. Both empty: 1; one empty: 0."""
+    """Return the intersection over union |A and B| / |A or B|. Both empty: 1; one empty: 0.
+
+    Args and errors as of `dice`.
+    """
     a, b = _masks(a, b)
     union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
+    return float(np.count_nonzero(a & b) / union) if union else 1.0
 
 
 def hd95_mm(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float]) -> float:
-    """95th percentile of the symmetric surface distance in mm, as MONAI defines it.
+    """Return the 95th percentile of the symmetric surface distance in mm, as MONAI defines it.
 
     The larger of the two directed 95th percentiles of the distance from each surface voxel of one
-    mask to the other's surface; a surface voxel has a face neighbour outside its mask.
-    spacing_mm is in (D, H, W) order. Both empty: 0; one empty: 373.12866.
+    mask to the other's surface; a surface voxel has a face neighbour outside its mask. Both empty:
+    0; one empty: 373.12866.
+
+    Args:
+        a, b: bool masks (D, H, W), as of `dice`.
+        spacing_mm: voxel sizes along D, H and W.
     """
     from scipy.spatial import cKDTree
 
@@ -48,11 +68,18 @@ def hd95_mm(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float]) -> float:
 def legacy_slice_dice(
     pred_classes: np.ndarray, true_classes: np.ndarray, classes: int = 4
 ) -> float:
-    """The slice-wise Dice of earlier diffusion code, only for comparison with its figures.
+    """Return the slice-wise Dice of earlier diffusion code, to compare with its figures alone.
 
     Mean over axial slices and foreground classes 1 … classes-1 of
     (2|A and B| + ε) / ((|A| + ε) + (|B| + ε)), ε = 1e-8: a class absent from both counts 0.5.
-    pred_classes, true_classes: integer class indices (D, H, W).
+
+    Args:
+        pred_classes, true_classes: integer class indices (D, H, W).
+        classes: how many there are, background included.
+
+    >>> empty = np.zeros((2, 4, 4), int)
+    >>> legacy_slice_dice(empty, empty)
+    0.5
     """
     pred_classes, true_classes = _same_shape(pred_classes, true_classes)
     epsilon, scores = 1e-8, []
@@ -66,7 +93,17 @@ def legacy_slice_dice(
 def region_masks(
     classes: np.ndarray, class_names: Sequence[str], regions: Mapping[str, Sequence[str]]
 ) -> dict[str, np.ndarray]:
-    """Bool mask of every region (region name → names of its classes) from class indices."""
+    """Return the bool mask of every region.
+
+    Args:
+        classes: integer class indices of any shape.
+        class_names: of the indices, in order.
+        regions: name of each region to the names of its classes.
+
+    >>> masks = region_masks(np.array([0, 1, 2]), ["background", "ED", "ET"], {"WT": ["ED", "ET"]})
+    >>> masks["WT"]
+    array([False,  True,  True])
+    """
     masks = {}
     for name, members in regions.items():
         inside = np.isin(np.arange(len(class_names)), [class_names.index(m) for m in members])
@@ -78,19 +115,19 @@ def _masks(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b = _same_shape(a, b)
     for name, mask in (("a", a), ("b", b)):
         if mask.dtype != bool:
-            raise TypeError(f"{name}: got dtype {mask.dtype}, want a bool mask")
+            raise TypeError(f"{name}: is of dtype {mask.dtype}, wanted a bool mask")
     return a, b
 
 
 def _same_shape(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.ndim != 3:
-        raise ValueError(f"got shapes {a.shape} and {b.shape}, want one (D, H, W) shape for both")
+        raise ValueError(f"shapes are {a.shape} and {b.shape}, wanted one (D, H, W) for both")
     return a, b
 
 
 def _surface_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Positions (N, 3) in mm of the voxels with a face neighbour outside the mask."""
+    """Return positions (N, 3) in mm of the voxels with a face neighbour outside the mask."""
     box = bounding_box(mask)
     padded = np.pad(mask[box], 1)
     inner = padded[1:-1, 1:-1, 1:-1]

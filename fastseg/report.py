@@ -1,4 +1,4 @@
-"""Pictures of a run: curves, overlays of truth and prediction, and a page with all of them.
+"""Draw a run: curves, overlays of truth and prediction, and a page with all of them.
 
 fastseg report RUN
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from fastseg.errors import DataError, UsageError
 from fastseg.host.files import write_text
-from fastseg.pictures import drawing
+from fastseg.pictures import charts, drawing
 from fastseg.pictures.page import (  # noqa: F401  (PAGE: for those who still build pages by hand)
     PAGE,
     file_html,
@@ -37,10 +37,21 @@ def overlay_png(
     modalities: Sequence[str] = MODALITIES,
     classes: Sequence[str] = CLASS_NAMES,
 ) -> Path:
-    """Draw the most informative axial slice: every modality with the outlines of truth (solid) and
-    prediction (dashed), then both as filled maps. Returns `out`.
+    """Draw the most informative axial slice of one patient.
 
-    image: (C, D, H, W) float; label, prediction: class indices (D, H, W), either may be None.
+    Every modality with the outlines of truth (solid) and prediction (dashed), then both as filled
+    maps.
+
+    Args:
+        image: float (C, D, H, W).
+        label, prediction: class indices (D, H, W); one of them may be None.
+        out: where the PNG goes.
+        title: beside the slice's number.
+        modalities: names of the channels.
+        classes: names of the classes, background first.
+
+    Returns:
+        `out`, as a path.
     """
     overlay = drawing.Overlay(title, image, label, prediction)
     panels = len(image) + 2
@@ -60,9 +71,18 @@ def summary_png(
     modalities: Sequence[str] = MODALITIES,
     classes: Sequence[str] = CLASS_NAMES,
 ) -> Path:
-    """One picture of a whole run: curves, Dice of every evaluated patient, and some overlays.
+    """Draw a whole run in one picture: curves, Dice of every evaluated patient, some overlays.
 
-    rows: as `fastseg.evaluate.Report.rows`, the mean appended as a row if it is to be shown.
+    Args:
+        out: where the PNG goes.
+        metrics_jsonl: the run's.
+        overlays: the patients to show.
+        rows: as `fastseg.evaluate.Report.rows`, the mean appended as a row if it is to be shown.
+        regions: whose Dice the rows hold.
+        modalities, classes: names of the channels and of the classes, background first.
+
+    Returns:
+        `out`, as a path.
     """
     panels = len(modalities) + 2
     figure = drawing.new_figure(2.1 * panels, 3.4 + 2.35 * len(overlays))
@@ -70,8 +90,8 @@ def summary_png(
         1 + len(overlays), 1, height_ratios=[3.2, *[2.3] * len(overlays)], squeeze=False
     ).ravel()
     left, right, corner = top.subplots(1, 3)
-    drawing.draw_curves(left, right, read_metrics(metrics_jsonl))
-    drawing.draw_table(corner, rows, regions)
+    charts.draw_curves(left, right, read_metrics(metrics_jsonl))
+    charts.draw_table(corner, rows, regions)
     for part, overlay in zip(below, overlays, strict=True):
         drawing.draw_overlay(part.subplots(1, panels), overlay, modalities, classes)
     drawing.draw_legend(figure, classes)
@@ -86,7 +106,7 @@ def report(run_dir: str | Path) -> Path:
     """
     run = Path(run_dir)
     if not (run / "metrics.jsonl").is_file():
-        raise UsageError(f"{run}: has no metrics.jsonl, want the folder of a training run")
+        raise UsageError(f"{run}: has no metrics.jsonl, wanted the folder of a training run")
     progress_png(run / "metrics.jsonl", run / "progress.png")
     pictures = [run / "progress.png", *sorted((run / "overlays").glob("*.png"))[-LAST_OVERLAYS:]]
     parts = [_last_values(run / "metrics.jsonl")]
@@ -112,7 +132,7 @@ def _scores(path: Path) -> str:
         table = _synthesis_table if found.get("task") == "synthesis" else _segmentation_table
         return table(found).html()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: is not a record of fastseg evaluate ({error!r})") from None
+        raise DataError(f"{path}: is no record of fastseg evaluate ({error!r})") from None
 
 
 def _segmentation_table(found: Mapping) -> Table:

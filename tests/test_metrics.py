@@ -133,5 +133,5 @@ def test_wrong_arguments_are_named():
         metrics.dice(EMPTY, EMPTY.astype(np.uint8))
     with pytest.raises(ValueError, match=r"\(9, 12, 10\) and \(3, 12, 10\)"):
         metrics.iou(EMPTY, EMPTY[:3])
-    with pytest.raises(ValueError, match="want one"):
+    with pytest.raises(ValueError, match="wanted one"):
         metrics.hd95_mm(EMPTY[0], EMPTY[0], SPACING_MM)

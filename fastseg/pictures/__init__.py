@@ -1,1 +1,1 @@
-"""Pictures, tables and pages for people."""
+"""Draw pictures and show tables and pages, for people."""

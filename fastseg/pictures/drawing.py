@@ -1,4 +1,4 @@
-"""Drawing on matplotlib axes: curves, outlines of segmentations, a table, a legend."""
+"""Make figures, and draw segmentations, arms of a study and a legend on matplotlib axes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,9 @@ CLASS_COLOURS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9
 
 
 class Overlay(NamedTuple):
-    """One patient: image (C, D, H, W) float; label, prediction class indices (D, H, W) or None."""
+    """Hold one patient: image float (C, D, H, W); label and prediction, class indices (D, H, W),
+    or None.
+    """
 
     case: str
     image: np.ndarray
@@ -24,7 +26,22 @@ class Overlay(NamedTuple):
 
 
 def best_slice(*class_maps: np.ndarray | None) -> int:
-    """Index along D of the slice with most of every class: Σ √area; the middle without any."""
+    """Find the slice with most of every class, by Σ √area; the middle one where there is no class.
+
+    Args:
+        class_maps: class indices (D, H, W), or None.
+
+    Returns:
+        its index along D.
+
+    Raises:
+        UsageError: all are None.
+
+    >>> label = np.zeros((5, 4, 4), int)
+    >>> label[3, :2] = 1
+    >>> best_slice(label, None)
+    3
+    """
     maps = [m for m in class_maps if m is not None]
     if not maps:
         raise UsageError("best_slice: got neither label nor prediction")
@@ -36,7 +53,7 @@ def best_slice(*class_maps: np.ndarray | None) -> int:
 
 
 def new_figure(width_inches: float, height_inches: float):
-    """A figure that no pyplot state knows of: nothing to close, safe in threads."""
+    """Make a figure that no pyplot state knows of: nothing to close, safe in threads."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -46,6 +63,11 @@ def new_figure(width_inches: float, height_inches: float):
 
 
 def save(figure, out: str | Path) -> Path:
+    """Write a figure as PNG, whole or not at all, make its folder, and return the path.
+
+    >>> save(new_figure(1, 1), "pictures/empty.png").name
+    'empty.png'
+    """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole(out) as part:
@@ -53,45 +75,16 @@ def save(figure, out: str | Path) -> Path:
     return out
 
 
-def draw_curves(left, right, rows: list[dict]) -> None:
-    """Loss on the left axes and validation Dice on the right ones, from rows of metrics.jsonl."""
-    losses = [(r["step"], r["loss"]) for r in rows if r.get("loss") is not None]
-    if losses:
-        steps, values = np.array(losses, float).T
-        left.plot(steps, values, color="0.75", lw=0.8, label="as logged")
-        left.plot(steps, _smooth(values), color=CLASS_COLOURS[0], label="smoothed")
-        left.legend(frameon=False, fontsize=8)
-    left.set(title="training loss", xlabel="step")
-    psnr = any("val_psnr" in r for r in rows)
-    key = "val_psnr" if psnr else "val_dice"
-    scores = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
-    curves: dict[str, list] = {}
-    for step, value in scores:
-        title = "mean over masks" if psnr else "mean over regions"
-        named = value if isinstance(value, Mapping) else {title: value}
-        for name, figure in named.items():
-            curves.setdefault(name, []).append((step, figure))
-    for (name, points), colour in zip(curves.items(), CLASS_COLOURS, strict=False):
-        right.plot(*np.array(points, float).T, marker="o", ms=3, color=colour, label=name)
-    if curves:
-        right.legend(frameon=False, fontsize=8, loc="lower right")
-    right.set(title="validation PSNR, dB" if psnr else "validation Dice", xlabel="step")
-    if not psnr:
-        right.set(ylim=(0, 1))
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-
-
-def _smooth(values: np.ndarray, share: float = 0.05) -> np.ndarray:
-    """Running mean over `share` of the points, the window cut at both ends."""
-    half = max(1, int(len(values) * share / 2))
-    total = np.concatenate([[0], np.cumsum(values)])
-    index = np.arange(len(values))
-    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
-    return (total[high] - total[low]) / (high - low)
-
-
 def draw_overlay(axes, overlay: Overlay, modalities: Sequence[str], classes: Sequence[str]) -> None:
+    """Draw the most informative axial slice of one patient.
+
+    Args:
+        axes: one for each modality, which gets outlines of truth (solid) and prediction (dashed),
+            then two for both as filled maps.
+        overlay: the patient.
+        modalities: names of the channels.
+        classes: names of the classes, background first.
+    """
     index = best_slice(overlay.label, overlay.prediction)
     label = None if overlay.label is None else overlay.label[index]
     prediction = None if overlay.prediction is None else overlay.prediction[index]
@@ -121,14 +114,14 @@ def _outline(axis, class_map: np.ndarray | None, style: str, classes: Sequence[s
 
 
 def _grey(channel: np.ndarray) -> np.ndarray:
-    """A slice in 0…1; the background, 0 or the lowest value, is black."""
+    """Map a slice to 0…1; the background, 0 or the lowest value, is black."""
     brain = channel != 0
     low, high = np.percentile(channel[brain], [0.5, 99.7]) if brain.any() else (0, 1)
     return np.clip((channel - low) / max(high - low, 1e-6), 0, 1) * brain
 
 
 def _painted(channel: np.ndarray, class_map: np.ndarray | None) -> np.ndarray:
-    """The classes in their colours over a faint grey image, RGB (H, W, 3)."""
+    """Paint the classes in their colours over a faint grey image: RGB (H, W, 3)."""
     from matplotlib.colors import to_rgb
 
     picture = np.repeat(0.5 * _grey(channel)[..., None], 3, axis=-1)
@@ -141,7 +134,14 @@ def _painted(channel: np.ndarray, class_map: np.ndarray | None) -> np.ndarray:
 def draw_predictions(
     axes, overlay: Overlay, predictions: Mapping[str, np.ndarray], modalities: Sequence[str]
 ) -> None:
-    """One patient's most informative slice: image, truth, then each of the named predictions."""
+    """Draw one patient's most informative slice: image, truth, then each named prediction.
+
+    Args:
+        axes: as many as that.
+        overlay: the patient; its own prediction is not drawn.
+        predictions: class indices (D, H, W) by name.
+        modalities: names of the channels; the last one is shown.
+    """
     index = best_slice(overlay.label)
     channel = overlay.image[-1, index]
     axes[0].imshow(_grey(channel), cmap="gray", vmin=0, vmax=1)
@@ -156,7 +156,13 @@ def draw_predictions(
 
 
 def draw_each(axes, overlays: Mapping[str, Overlay], classes: Sequence[str]) -> None:
-    """One patient, each of the named modalities alone: truth solid, prediction dashed."""
+    """Draw one patient as each modality shows it: truth solid, prediction dashed.
+
+    Args:
+        axes: one for each of `overlays`.
+        overlays: by modality, an image of one channel each.
+        classes: names of the classes, background first.
+    """
     first = next(iter(overlays.values()))
     index = best_slice(first.label)
     box = (index, *_extent(overlays.values()))
@@ -170,7 +176,7 @@ def draw_each(axes, overlays: Mapping[str, Overlay], classes: Sequence[str]) -> 
 
 
 def _extent(overlays: Iterable[Overlay], margin: int = 2) -> tuple[slice, slice]:
-    """Rows and columns of volumes (D, H, W) with brain or a class in any of them."""
+    """Find the rows and columns of volumes (D, H, W) with brain or a class in any of them."""
     inside = np.any([(o.image[0] != 0) | (o.label > 0) | (o.prediction > 0) for o in overlays], 0)
     box = bounding_box(inside)
     if box is None:
@@ -186,8 +192,16 @@ def draw_arms(
     measure: str = "Dice",
     over: str = "regions",
 ) -> None:
-    """Validation score by epoch, a line a seed, on the left axes; on the right ones a dot for each
+    """Draw what a study's arms reached.
+
+    On the left axes the validation score by epoch, a line a seed; on the right ones a dot for each
     test patient, its scores in the arms joined, and a bar for the mean.
+
+    Args:
+        left, right: matplotlib axes.
+        curves: of each arm, for each seed, (epoch, score).
+        patients: of each arm, scores (patients,).
+        measure, over: what the scores are, and what they are means over, for the titles.
     """
     colours = [CLASS_COLOURS[i % len(CLASS_COLOURS)] for i in range(len(curves))]
     for (name, seeds), colour in zip(curves.items(), colours, strict=True):
@@ -212,6 +226,7 @@ def draw_arms(
 
 
 def draw_legend(figure, classes: Sequence[str], outlines: bool = True) -> None:
+    """Draw the colours of `classes`, background first, below a figure; `outlines`: their styles."""
     from matplotlib.lines import Line2D
 
     lines = [
@@ -224,17 +239,3 @@ def draw_legend(figure, classes: Sequence[str], outlines: bool = True) -> None:
     figure.legend(
         lines, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9
     )
-
-
-def draw_table(axis, rows: Sequence[Mapping], regions: Sequence[str]) -> None:
-    axis.axis("off")
-    axis.set_title("Dice of held-out patients")
-    cells = [[row["case"], *(f"{row[f'dice_{r}']:.3f}" for r in regions)] for row in rows]
-    if cells:
-        table = axis.table(
-            cells, colLabels=["patient", *regions], loc="upper center", edges="horizontal"
-        )
-        table.auto_set_font_size(False)
-        table.set_fontsize(9)
-        table.scale(1, 1.35)
-        table.auto_set_column_width(list(range(len(regions) + 1)))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fastseg.errors import DataError
-from fastseg.pictures import drawing
+from fastseg.pictures import charts, drawing
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
@@ -74,5 +74,5 @@ def progress_png(metrics_jsonl: str | Path, out: str | Path) -> Path:
     figure = drawing.new_figure(8, 3.2)
     left, right = figure.subplots(1, 2)
     rows = read_metrics(metrics_jsonl) if Path(metrics_jsonl).exists() else []
-    drawing.draw_curves(left, right, rows)
+    charts.draw_curves(left, right, rows)
     return drawing.save(figure, out)
