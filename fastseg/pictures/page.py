@@ -1,4 +1,4 @@
-"""What a page about a run is made of: its logged figures, their curves, pictures, files."""
+"""Make a page about a run of its parts: logged figures, their curves, pictures, files."""
 
 import base64
 import html

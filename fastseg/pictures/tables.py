@@ -1,4 +1,4 @@
-"""One table, as plain text, Markdown or HTML."""
+"""Show one table as plain text, Markdown or HTML."""
 
 import html
 from collections.abc import Sequence

@@ -136,7 +136,7 @@ def read(path: str | Path, *, buffer: Buffer | None = None, max_voxels: int = MA
 
 @contextmanager
 def _opened(path: Path) -> Iterator:
-    """The file and its size; whatever goes wrong inside becomes a NiftiError that names `path`."""
+    """Open a file, with its size; what goes wrong inside becomes a NiftiError that names `path`."""
     try:
         if "\0" in str(path):
             raise Damaged("a file name cannot hold a NUL character")

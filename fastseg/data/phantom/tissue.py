@@ -159,7 +159,7 @@ def grow_tumour(
 
 
 def _distance(rng: np.random.Generator, tissue: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Distance from a centre in white matter, 1 at the surface of an ellipsoid: the core."""
+    """Return the distance from a centre in white matter, 1 at the surface of an ellipsoid."""
     shape = tissue.shape
     seeds = np.flatnonzero((tissue == WHITE) & (depth > 0.22) & (depth < 0.62))
     centre = np.unravel_index(rng.choice(seeds), shape)

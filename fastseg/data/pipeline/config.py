@@ -1,4 +1,4 @@
-"""What a batch holds and how it is made, as data.
+"""Describe, as data, what a batch holds and how it is made.
 
 `python -m fastseg.data.pipeline.config` prints the table of all keys in fastseg/data/README.md.
 """
