@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import fastseg
 from fastseg.data.cases import discover
 from fastseg.data.pipeline import (
     Loader,
@@ -27,10 +28,12 @@ from fastseg.data.pipeline import (
     workers,
 )
 from fastseg.data.pipeline.augment import rotate, rotation_matrix
+from fastseg.data.pipeline.config import markdown
 from fastseg.data.pipeline.division import divide
 from fastseg.data.pipeline.intensity import Rule
 from fastseg.data.pipeline.loader import pick_backend
 from fastseg.errors import DataError, FastsegError, NiftiError, UsageError
+from fastseg.fields import help_of
 
 SHAPE = (20, 44, 36)
 MODALITIES = ("t1", "t1ce", "t2", "flair")
@@ -668,6 +671,14 @@ WRONG = [
     ({"cache": "disk"}, "cache_dir"),
     ({"patch": (8, 9), "rotate90": True}, "rotate90"),
 ]
+
+
+def test_the_readme_has_the_table_of_all_keys():
+    room = Path(fastseg.__file__).parent / "data" / "README.md"
+    assert markdown() in room.read_text(), "python -m fastseg.data.pipeline.config prints it"
+    texts = help_of(LoaderConfig)
+    assert all(texts.values())
+    assert all("\n" not in text and len(text) < 200 for text in texts.values())
 
 
 @pytest.mark.parametrize(("values", "name"), WRONG)
