@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from fastseg.data.pipeline import LoaderConfig
 from fastseg.errors import UsageError, offered
+from fastseg.fields import help_of
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Kernels = Literal["auto", "reference", "matmul", "cpu", "cuda", "triton"]
@@ -179,7 +180,8 @@ def describe(name: str) -> str:
         rows.append((f"{key}={shown(flat[key])}", "; ".join(filter(None, notes))))
     width = max(len(setting) for setting, _ in rows)
     lines = [f"  {setting:<{width}}  {note}".rstrip() for setting, note in rows]
-    return "\n".join([*lines, "", "data.*:", inspect.cleandoc(LoaderConfig.__doc__)])
+    keys = [f"  data.{key}: {text}" for key, text in help_of(LoaderConfig).items()]
+    return "\n".join([*lines, "", *keys])
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
