@@ -1,8 +1,11 @@
 """The verbs and options of the `fastseg` command."""
 
 import argparse
+import difflib
+from collections.abc import Collection, Iterator, Sequence
 
 from fastseg import __version__
+from fastseg.tasks import NAMES as TASKS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,7 +98,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("predictions", help="folder of predicted NIfTI files")
     parser.add_argument("--data", required=True, help="data set with the true labels, or images")
     parser.add_argument(
-        "--task", choices=("segmentation", "synthesis"), default="segmentation",
+        "--task", choices=TASKS, default="segmentation",
         help="what was predicted; synthesis: PSNR, SSIM per modality and subset (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -179,3 +182,46 @@ def _size(text: str) -> tuple[int, ...]:
     if len(numbers) != 3 or not all(number.isdecimal() and int(number) for number in numbers):
         raise argparse.ArgumentTypeError(f"{text!r}, wanted three numbers of voxels: 96,96,64")
     return tuple(map(int, numbers))
+
+
+def as_overrides(given: argparse.Namespace, words: Sequence[str]) -> str:
+    """Complete an error about `words` that a verb does not know, such as `--epochs 3`, by what to
+    write, `epochs=3`; empty where nothing is meant.
+    """
+    keys = _keys(given)
+    found = [(_meant(name, keys), value) for name, value in _flags(words)]
+    if not found or any(key is None for key, _ in found):
+        return ""
+    return "; a setting is written " + " ".join(f"{key}={value}" for key, value in found)
+
+
+def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if word.startswith("-"):
+            name, equals, value = word.lstrip("-").partition("=")
+            if not equals:
+                own = left and not left[0].startswith("-") and "=" not in left[0]
+                value = left.pop(0) if own else "VALUE"
+            yield name.replace("-", "_"), value
+
+
+def _keys(given: argparse.Namespace) -> Collection[str] | None:
+    """Those that the verb may take; None where only a checkpoint tells."""
+    if given.verb == "sample":
+        return None
+    from fastseg import config
+
+    name = getattr(given, "recipe", None)
+    known = name in config.recipe_names() or name in config.ALIASES
+    types = config.option_types(config.load_recipe(name if known else "fno"))
+    return [key for key in types if known or not key.startswith("model.")]
+
+
+def _meant(name: str, keys: Collection[str] | None) -> str | None:
+    if keys is None:
+        return name
+    same = [key for key in keys if name in (key, key.rpartition(".")[2])]
+    near = same or difflib.get_close_matches(name, keys, 1, 0.8)
+    return near[0] if near else None

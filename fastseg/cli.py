@@ -13,7 +13,6 @@ from pathlib import Path
 
 from fastseg import arguments
 from fastseg.errors import DataError, FastsegError, FastsegWarning, UsageError
-from fastseg.flags import as_overrides
 
 log = logging.getLogger("fastseg")
 _OVERRIDABLE = ("train", "sample", "study")
@@ -105,12 +104,10 @@ def train(given: argparse.Namespace) -> None:
 
 
 def sample(given: argparse.Namespace) -> None:
-    from fastseg import across
     from fastseg.sample import sample
     from fastseg.tasks.segmentation.label_values import noted_values
 
-    several = given.modalities is not None
-    written = (across.sample if several else sample)(
+    written = sample(
         given.checkpoint,
         given.data,
         given.out,
@@ -119,7 +116,7 @@ def sample(given: argparse.Namespace) -> None:
         kernels=given.kernels or "auto",
         suffix=given.suffix,
         overrides=given.rest,
-        **({"modalities": given.modalities} if several else {}),
+        modalities=given.modalities,
         hide=given.hide or (),
         by=given.by,
         labels=given.labels,
@@ -128,33 +125,18 @@ def sample(given: argparse.Namespace) -> None:
 
 
 def evaluate(given: argparse.Namespace) -> None:
-    if given.task == "synthesis":
-        if given.modalities or given.region or given.missing != "skip":
-            raise UsageError("--modalities, --region, --missing: are of segmentations")
-        from fastseg.tasks.modality_synthesis.score import evaluate_synthesis
-
-        evaluate_synthesis(
-            given.predictions,
-            given.data,
-            given.out,
-            truth=given.truth,
-            cases=given.cases,
-        )
-        return
-    if given.truth is not None:
-        raise UsageError("--truth: is of --task synthesis; the labels of --data are the truth here")
-    from fastseg import across
     from fastseg.evaluate import evaluate
 
-    several = given.modalities is not None
-    (across.evaluate if several else evaluate)(
+    evaluate(
         given.predictions,
         given.data,
-        out=given.out,
-        **({"modalities": given.modalities} if several else {}),
+        given.out,
+        task=given.task,
+        modalities=given.modalities,
         cases=given.cases,
         missing=given.missing,
         region=given.region,
+        truth=given.truth,
     )
 
 
@@ -199,7 +181,7 @@ def _check_rest(parser, given: argparse.Namespace, rest: list[str]) -> list[str]
     if rest and not allowed:
         hint, words = "", rest
         if given.verb in _OVERRIDABLE:
-            hint = as_overrides(given, rest)
+            hint = arguments.as_overrides(given, rest)
             words = [word for word in rest if word.startswith("-") or "=" not in word]
         parser.error(f"unrecognized arguments: {' '.join(words)}{hint}")
     return rest

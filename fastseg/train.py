@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastseg import models, report
+from fastseg import report, tasks
 from fastseg.config import Recipe
 from fastseg.errors import FastsegError, NonFiniteError
 from fastseg.host import files
+from fastseg.host.device import kernels_on, use_kernels
 from fastseg.host.processes import lost_another
 from fastseg.host.progress import progress
-from fastseg.tasks.network import kernels_on, use_kernels
 from fastseg.training import sharded
 from fastseg.training.accumulate import backward
 from fastseg.training.engine import launch, precision_of, scaler_of
@@ -124,7 +124,7 @@ def _loop(run: Run, stop: StopSignal) -> Path:
                 # not at.step: an epoch that began again with other batches has counted some twice
                 done = at.epoch * at.batches_per_epoch + at.batch
                 batch["progress"] = done / steps
-                row = _step(run, batch, lr_at(recipe, done, steps))
+                row = take_step(run, batch, lr_at(recipe, done, steps))
                 at.time_s, seen = time.monotonic() - start_s, seen + recipe.data.batch_size
                 advance(1)
                 if row:
@@ -140,7 +140,7 @@ def _loop(run: Run, stop: StopSignal) -> Path:
                     save(run)
 
 
-def _step(run: Run, batch: dict[str, Any], lr: float) -> dict[str, Any] | None:
+def take_step(run: Run, batch: dict[str, Any], lr: float) -> dict[str, Any] | None:
     """Train on one batch and advance the position; returns a row when there is something to log."""
     recipe, at, optimizer = run.recipe, run.at, run.optimizer
     for group in optimizer.param_groups:
@@ -209,8 +209,8 @@ def _end_epoch(run: Run, stop: StopSignal) -> Path | None:
     if _stopping(run, stop):
         return None
     if score is not None:
-        name = "val_psnr" if models.task(recipe.system) == "synthesis" else "val_dice"
-        _log(run, {"step": at.step, "epoch": at.epoch, name: score})
+        key = tasks.of(recipe.system).validation_key
+        _log(run, {"step": at.step, "epoch": at.epoch, key: score})
     at.validated = at.epoch
     improved = score is not None and score > at.best
     if improved:

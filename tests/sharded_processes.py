@@ -48,7 +48,7 @@ def divided(*more: str):
 
 def watched(made, data: Path, out: Path) -> None:
     """Trains, and notes the samples in this process's share of every step."""
-    step, seen = module._step, []
+    step, seen = module.take_step, []
 
     def stepping(run, batch, lr):
         seen.append([[int(number) for number in seed] for seed in batch["seed"]])
@@ -56,13 +56,14 @@ def watched(made, data: Path, out: Path) -> None:
         (out / f"seen-{rank}.json").write_text(json.dumps(seen))
         return step(run, batch, lr)
 
-    module._step = stepping
+    module.take_step = stepping
     train(made, data, out)
-    module._step = step
+    module.take_step = step
 
 
 def undrawn() -> None:
-    module.report.progress_png = validate._draw = lambda *_, **__: None
+    validate.OVERLAYS = 0
+    module.report.progress_png = lambda *_, **__: None
 
 
 def mine(tensors) -> int:
@@ -88,17 +89,17 @@ def count(run, found: dict) -> None:
 
 def train_stopped(made, data: Path, out: Path) -> None:
     """Trains to a signal, leaves a copy of that, and goes on."""
-    step = module._step
+    step = module.take_step
 
     def stepping(run, batch, lr):
         if run.at.step + 1 == STOP and run.fabric.is_global_zero:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(run, batch, lr)
 
-    module._step = stepping
+    module.take_step = stepping
     with suppress(Stopped):
         train(made, data, out)
-    module._step = step
+    module.take_step = step
     copy(out, out.with_name(f"{out.name}-stopped"))
     train(made, data, out)
 

@@ -241,9 +241,7 @@ def test_checkpoint_of_a_gpu_samples_on_a_cpu_when_told(capsys, data, tmp_path):
 def test_auto_says_once_that_a_gpu_is_idle(run_python, tmp_path):
     if torch.backends.cuda.is_built():
         pytest.skip("wants a CPU build of torch")
-    code = (
-        "from fastseg.tasks.network import pick_device as p; print(p('auto'), p('auto'), p('cpu'))"
-    )
+    code = "from fastseg.host.device import pick_device as p; print(p('auto'), p('auto'), p('cpu'))"
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     done = run_python(code, PATH=str(tmp_path), PYTHONPATH=NEAR["PYTHONPATH"])

@@ -12,17 +12,18 @@ import pytest
 import torch
 
 import fastseg.train as train_module
-from fastseg import across, checkpoint, cli, config, study
+from fastseg import checkpoint, cli, config, study
 from fastseg.config import load_recipe
 from fastseg.data import nifti, phantom
 from fastseg.data.cases import discover
 from fastseg.data.pipeline import load_case
 from fastseg.errors import DataError, UsageError
+from fastseg.evaluate import evaluate
 from fastseg.pictures import drawing
 from fastseg.sample import sample
 from fastseg.study import STUDIES
 from fastseg.tasks.network import load_network
-from fastseg.tasks.segmentation import picture
+from fastseg.tasks.segmentation import picture, validation
 from fastseg.tasks.segmentation.predict import predict_volume
 from fastseg.train import train
 from fastseg.training import validate
@@ -45,7 +46,7 @@ def data(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     monkeypatch.setattr(train_module.report, "progress_png", lambda *_: None)
-    monkeypatch.setattr(validate, "_draw", lambda *_: None)
+    monkeypatch.setattr(validate, "OVERLAYS", 0)
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +72,14 @@ def test_full_system_logs_its_reversal_and_resumes_exactly(data, tmp_path, monke
     for key in ("lr", "domain_accuracy", "domain_gradient", "reversal", "domain_weight"):
         assert len({row[key] for row in steps}) > 1, key
     assert all(row["domain_gradient"] > 0 for row in steps[1:])
-    original = train_module._step
+    original = train_module.take_step
 
     def stopping(run, batch, lr):
         if run.at.step in (1, 5):
             os.kill(os.getpid(), signal.SIGTERM)
         return original(run, batch, lr)
 
-    monkeypatch.setattr(train_module, "_step", stopping)
+    monkeypatch.setattr(train_module, "take_step", stopping)
     for _ in range(2):
         with pytest.raises(Stopped):
             train(recipe, data, tmp_path / "broken")
@@ -94,7 +95,7 @@ def test_full_system_logs_its_reversal_and_resumes_exactly(data, tmp_path, monke
 
 
 def test_each_modality_is_shown_and_recorded(run, data, tmp_path):
-    written = across.sample(run, data, tmp_path, ALL, part="test")
+    written = sample(run, data, tmp_path, modalities=ALL, part="test")
     assert len(written) == 8
     [_, state, groups] = checkpoint.load_newest(checkpoint.find(run), ("model",))
     recipe = config.from_dict(state["recipe"])
@@ -113,7 +114,7 @@ def test_each_modality_is_shown_and_recorded(run, data, tmp_path):
     (tmp_path / "t2").rename(tmp_path / "kept")
     (tmp_path / "t1").rename(tmp_path / "t2")
     with pytest.raises(DataError, match="holds predictions from t1, wanted t2"):
-        across.evaluate(tmp_path, data, ("t2",))
+        evaluate(tmp_path, data, modalities=("t2",))
 
 
 def test_table_names_what_it_shows(run, data, tmp_path, capsys):
@@ -171,11 +172,11 @@ def test_patients_whose_images_cannot_be_read_are_scored_but_not_drawn(
     (scored / "T1Gd" / "Phantom00001.nii.gz").unlink()
     drawn = []
     monkeypatch.setattr(drawing, "draw_each", lambda axes, shown, classes: drawn.append(shown))
-    found = across.evaluate(scored, data, ("t1", "T1Gd"), tmp_path / "e", quiet=True)
-    assert [len(report.rows) for report in found.values()] == [2, 1]
+    found = evaluate(scored, data, tmp_path / "e", modalities=("t1", "T1Gd"), quiet=True)
+    assert [row["modality"] for row in found.rows] == ["t1", "t1", "T1Gd"]
     assert [one["t1"].case for one in drawn] == ["Phantom00000"]
     assert (tmp_path / "e" / "overlays.png").exists()
-    across.evaluate(scored, tmp_path / "data", ("t1", "T1Gd"), tmp_path / "e", quiet=True)
+    evaluate(scored, tmp_path / "data", tmp_path / "e", modalities=("t1", "T1Gd"), quiet=True)
     assert len(drawn) == 1
     assert str(damaged) in caplog.text
     assert not (tmp_path / "e" / "overlays.png").exists()
@@ -183,24 +184,24 @@ def test_patients_whose_images_cannot_be_read_are_scored_but_not_drawn(
 
 def test_modalities_that_do_not_fit_are_usage_errors(run, data, tmp_path):
     with pytest.raises(UsageError, match="wanted 1, for the network was trained on t2"):
-        sample(run, data, tmp_path, modalities=("t1", "t2"))
+        sample(run, data, tmp_path, modalities=("t1", "t1"))
     with pytest.raises(DataError, match="no modality 'pd'"):
-        across.sample(run, data, tmp_path, ("pd",))
+        sample(run, data, tmp_path, modalities=("pd",))
     with pytest.raises(UsageError, match="wanted different names"):
-        across.evaluate(tmp_path, data, ("t1", "t1"))
+        evaluate(tmp_path, data, modalities=("t1", "t1"))
     with pytest.raises(DataError, match="no such folder"):
-        across.evaluate(tmp_path, data, ("t1",))
+        evaluate(tmp_path, data, modalities=("t1",))
 
 
 def test_a_network_of_single_modalities_validates_on_each(data, tmp_path, monkeypatch):
     seen = []
-    original = validate.predict_volume
+    original = validation.predict_volume
 
     def predicting(net, image, *rest, **options):
         seen.append(image.shape[0])
         return original(net, image, *rest, **options)
 
-    monkeypatch.setattr(validate, "predict_volume", predicting)
+    monkeypatch.setattr(validation, "predict_volume", predicting)
     several = ("modalities=t2,t1ce", "data.single_modality=true")
     train(load_recipe("segresnet_bezier", [*TINY, *several]), data, tmp_path / "run")
     assert seen == [1] * 4

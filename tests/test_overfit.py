@@ -10,9 +10,9 @@ from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.cases.labels import BRATS
 from fastseg.tasks.network import build_network
+from fastseg.tasks.segmentation.score import region_dice
 from fastseg.train import lr_at
 from fastseg.training.engine import _optimizer
-from fastseg.training.validate import region_dice
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BARS = {

@@ -47,7 +47,7 @@ def data(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     monkeypatch.setattr(train_module.report, "progress_png", lambda *_: None)
-    monkeypatch.setattr(validate, "_draw", lambda *_: None)
+    monkeypatch.setattr(validate, "OVERLAYS", 0)
 
 
 def metrics(out: Path) -> list[dict]:
@@ -106,16 +106,16 @@ def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(
                 "save_every=1", "val_every=0", "loader=torch", "optimizer=sgd"]  # fmt: skip
     command = [sys.executable, "-m", "fastseg", "train", "fno", "--data", str(data), "--out",
                str(tmp_path), *settings, "epochs=999"]  # fmt: skip
-    step = train_module._step
+    step = train_module.take_step
 
     def stopping(*given):
         os.kill(os.getpid(), signal.SIGTERM)
         return step(*given)
 
-    monkeypatch.setattr(train_module, "_step", stopping)
+    monkeypatch.setattr(train_module, "take_step", stopping)
     with pytest.raises(Stopped, match="after step 1"):
         train(load_recipe("fno", settings), data, tmp_path)
-    monkeypatch.setattr(train_module, "_step", step)
+    monkeypatch.setattr(train_module, "take_step", step)
     with srun(command) as both:
         deadline = time.monotonic() + 120
         while len(metrics(tmp_path)) < 3:

@@ -5,10 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from fastseg.pictures.page import file_html, page
 
 from fastseg import report
 from fastseg.errors import DataError, UsageError
 from fastseg.pictures import drawing
+from fastseg.pictures.tables import Table, number
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +162,36 @@ def test_drawing_leaves_no_global_state(tmp_path):
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_table_as_text_markdown_and_html():
+    table = Table("A & B", ["case", "Dice"], [["x|<1>", "0.9"], ["longer", "–"], ["mean", "0.95"]])
+    assert table.text().splitlines() == [
+        "A & B", "case    Dice", "x|<1>    0.9", "longer     –", "mean    0.95",
+    ]  # fmt: skip
+    assert table._replace(title="").text(totals=1).splitlines() == [
+        "case    Dice", "-" * 12, "x|<1>    0.9", "longer     –", "-" * 12, "mean    0.95",
+    ]  # fmt: skip
+    assert table.text(totals=0).count("---") == table.text(totals=2).count("---") // 2
+    assert table.markdown("of one run", level=3) == (
+        "### A & B\n\nof one run\n\n| case | Dice |\n| --- | --- |\n"
+        "| x\\|<1> | 0.9 |\n| longer | – |\n| mean | 0.95 |"
+    )
+    assert table._replace(rows=table.rows[:1]).html() == (
+        "<h2>A &amp; B</h2><table><tr><th>case</th><th>Dice</th></tr>"
+        "<tr><td>x|&lt;1&gt;</td><td>0.9</td></tr></table>"
+    )
+    assert Table("", [], [["k", "v"]]).html() == "<table><tr><td>k</td><td>v</td></tr></table>"
+    assert Table("", [], [["k", "1"], ["long", "2"]]).text() == "k     1\nlong  2"
+    assert [number(0.12345), number(31.25, 1), number(None), number("a")] == [
+        "0.123", "31.2", "–", "a",
+    ]  # fmt: skip
+
+
+def test_page_escapes_title_and_files(tmp_path):
+    (tmp_path / "a.json").write_text('"<b>"')
+    text = page("<run>", [file_html(tmp_path / "a.json"), file_html(tmp_path / "b.json")])
+    assert "<b>" not in text
+    assert "<run>" not in text
+    assert "a.json</summary>" in text
+    assert "b.json" not in text

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from fastseg import checkpoint, config, models
-from fastseg import sample as module
 from fastseg.cli import main
 from fastseg.config import load_recipe
 from fastseg.data import phantom
@@ -22,7 +21,9 @@ from fastseg.data.cases.labels import BRATS, BRATS_2023, BRATS_2024, scheme_from
 from fastseg.errors import DataError, UsageError
 from fastseg.host.progress import progress
 from fastseg.sample import sample
+from fastseg.tasks.base import case_noise
 from fastseg.tasks.network import load_network
+from fastseg.tasks.segmentation import label_maps
 from fastseg.tasks.segmentation.label_values import label_values
 from fastseg.tasks.segmentation.predict import predict_volume
 from fastseg.train import train
@@ -61,7 +62,7 @@ def test_a_data_set_of_other_classes_is_refused(data, run, monkeypatch):
     assert BRATS_2024.classes != BRATS.classes
     with pytest.raises(UsageError, match=f"{data}: has classes background, .*trained on backgr"):
         label_values(other, BRATS)
-    monkeypatch.setattr("fastseg.training.run.discover", lambda *_: other)
+    monkeypatch.setattr("fastseg.tasks.segmentation.discover", lambda *_, **__: other)
     with pytest.raises(UsageError, match=f"{data}: has other labels"):
         train(load_recipe("fno", [*TINY, "epochs=2"]), data, run)
 
@@ -160,10 +161,13 @@ def test_finished_cases_are_not_predicted_again(run, data, tmp_path, monkeypatch
     first[1].unlink()
     before = [path.stat().st_mtime_ns for path in (first[0], first[2])]
     predicted = []
-    original = module._predict_case
-    monkeypatch.setattr(
-        module, "_predict_case", lambda *a: predicted.append(a[2].id) or original(*a)
-    )
+    original = label_maps.LabelMaps.predict
+
+    def watched(self, case, *rest):
+        predicted.append(case.id)
+        original(self, case, *rest)
+
+    monkeypatch.setattr(label_maps.LabelMaps, "predict", watched)
     assert sample(run, data, tmp_path) == first
     assert predicted == [first[1].name.split("_")[0]]
     assert [path.stat().st_mtime_ns for path in (first[0], first[2])] == before
@@ -192,12 +196,12 @@ def test_averaged_weights_are_preferred(run):
 
 def test_predictions_that_are_all_empty_are_one_warning(run, data, tmp_path, monkeypatch, caplog):
     empty = lambda net, image, *_, **__: np.zeros(image.shape[1:], np.uint8)  # noqa: E731
-    monkeypatch.setattr(module, "predict_volume", empty)
+    monkeypatch.setattr(label_maps, "predict_volume", empty)
     sample(run, data, tmp_path / "a")
     [record] = caplog.records
     assert record.getMessage().startswith(f"{tmp_path / 'a'}: 4 of 4 predictions are empty")
     spot = lambda net, image, *_, **__: (image[0] == image[0].max()).numpy().astype("u1")  # noqa: E731
-    monkeypatch.setattr(module, "predict_volume", spot)
+    monkeypatch.setattr(label_maps, "predict_volume", spot)
     sample(run, data, tmp_path / "b")
     assert len(caplog.records) == 1
 
@@ -246,7 +250,7 @@ def test_values_are_those_of_the_data_set_or_its_layout(
 ):
     copied(data, tmp_path / "data", layout, labelled)
     everything = lambda net, image, *_, **__: np.full(image.shape[1:], 3, np.uint8)  # noqa: E731
-    monkeypatch.setattr(module, "predict_volume", everything)
+    monkeypatch.setattr(label_maps, "predict_volume", everything)
     case = discover(tmp_path / "data").cases[0].id
     words = ["--labels", ",".join(f"{k}={v}" for k, v in labels.items())] if labels else []
     out = tmp_path / "out"
@@ -323,8 +327,8 @@ def test_noise_belongs_to_the_case(noisy_run, data, tmp_path):
     assert len({volume.tobytes() for volume in whole}) == len(ids)
     alone = volumes(sample(noisy_run, data, tmp_path / "one", cases=ids[2:3]))
     assert np.array_equal(alone[0], whole[2])
-    generators = [module.case_generator(0, case_id, torch.device("cpu")) for case_id in ids]
-    generators.append(module.case_generator(1, ids[0], torch.device("cpu")))
+    generators = [case_noise(0, case_id, torch.device("cpu")) for case_id in ids]
+    generators.append(case_noise(1, ids[0], torch.device("cpu")))
     assert len({float(torch.rand((), generator=g)) for g in generators}) == len(ids) + 1
 
 
@@ -400,7 +404,7 @@ def test_backend_that_cannot_run_is_a_usage_error(run, data, tmp_path, kernels):
 
 FAULTS = """
 import resource, torch
-from fastseg.tasks.network import pick_device
+from fastseg.host.device import pick_device
 pick_device("cpu")
 for step in range(23):
     if step == 3:

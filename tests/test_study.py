@@ -16,7 +16,7 @@ import fastseg.train as train_module
 from fastseg import config, study
 from fastseg.data import phantom
 from fastseg.errors import UsageError
-from fastseg.studies import statistics
+from fastseg.studies import runs, statistics
 from fastseg.study import STUDIES, Arm, Study
 from fastseg.training import validate
 from fastseg.training.stop import Stopped
@@ -37,7 +37,7 @@ def data(tmp_path_factory):
 def pair(monkeypatch):
     monkeypatch.setitem(STUDIES, "pair", PAIR)
     monkeypatch.setattr(train_module.report, "progress_png", lambda *_: None)
-    monkeypatch.setattr(validate, "_draw", lambda *_: None)
+    monkeypatch.setattr(validate, "OVERLAYS", 0)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_wilcoxon_counts_signed_ranks():
 
 def test_stopped_study_goes_on(finished, data, tmp_path, monkeypatch):
     trained = []
-    original, step = study.train, train_module._step
+    original, step = runs.train, train_module.take_step
 
     def train(recipe, *rest, **options):
         trained.append((recipe.model["two_sided"], recipe.seed))
@@ -166,10 +166,10 @@ def test_stopped_study_goes_on(finished, data, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return step(run, batch, lr)
 
-    monkeypatch.setattr(study, "train", train)
+    monkeypatch.setattr(runs, "train", train)
     overrides = [*TINY, "data.batch_size=4"]
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "_step", stop)
+        patch.setattr(train_module, "take_step", stop)
         with pytest.raises(Stopped):
             study.study("pair", data, tmp_path, seeds=(0,), overrides=overrides)
     assert trained == [(True, 0), (False, 0)]

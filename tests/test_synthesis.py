@@ -18,20 +18,27 @@ from fastseg.data import phantom
 from fastseg.data.cases import discover
 from fastseg.data.pipeline.intensity import Rule
 from fastseg.errors import DataError, UsageError
+from fastseg.evaluate import evaluate
 from fastseg.host.processes import Place
 from fastseg.report import report as report_page
 from fastseg.sample import sample
-from fastseg.tasks.modality_synthesis import predict
+from fastseg.tasks.modality_synthesis import case as synthesis
 from fastseg.tasks.modality_synthesis.baselines import LinearRegression, MeanOfGiven
+from fastseg.tasks.modality_synthesis.images import given, views_of
 from fastseg.tasks.modality_synthesis.lpips import Lpips
+from fastseg.tasks.modality_synthesis.predict import synthesise_volume
 from fastseg.tasks.modality_synthesis.score import (
-    evaluate_synthesis,
     score_volume,
     summarise,
     tumour_box,
 )
 from fastseg.train import train
-from fastseg.training import validate
+
+
+def scored(*arguments, **options):
+    """`evaluate` of synthesised images."""
+    return evaluate(*arguments, task="synthesis", **options)
+
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,14 +66,13 @@ def run(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_module.report, "progress_png", lambda *_: None)
-        patch.setattr(validate, "_draw_synthesis", lambda *_: None)
         train(load_recipe("fgc2f_udiff", TINY), data, out)
     return out
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    monkeypatch.setattr("fastseg.tasks.modality_synthesis.sampling.synthesis_png", lambda *_: None)
+    monkeypatch.setattr("fastseg.tasks.modality_synthesis.images.synthesis_png", lambda *_: None)
 
 
 def stored(path) -> np.ndarray:
@@ -100,7 +106,7 @@ def test_an_absent_modality_is_synthesised(run, data, tmp_path, undrawn):
     _, groups = checkpoint.load(checkpoint.generations(run / "checkpoints")[0])
     low, high = groups["ema"]["intensities"][1].tolist()
     assert low - 1e-3 <= image[brain].min() < image[brain].max() <= high + 1e-3
-    row = predict.read_record(tmp_path)[written[0].name]
+    row = synthesis.read_record(tmp_path)[written[0].name]
     assert row["given"] == ["t1", "t2", "flair"]
     assert row["scale"] == pytest.approx([low, high])
     assert not row["own_scale"]
@@ -110,9 +116,9 @@ def test_an_absent_modality_is_synthesised(run, data, tmp_path, undrawn):
     sample(run, data, tmp_path)
     assert written[0].read_bytes() == before
     # killed between the images and what is noted of them
-    next(tmp_path.glob(f"*_{predict.RECORD}")).unlink()
+    next(tmp_path.glob(f"*_{synthesis.NOTES}")).unlink()
     sample(run, data, tmp_path)
-    assert predict.read_record(tmp_path)[written[0].name] == row
+    assert synthesis.read_record(tmp_path)[written[0].name] == row
 
 
 def test_a_process_without_anything_to_do_leaves_the_others_alone(
@@ -121,7 +127,7 @@ def test_a_process_without_anything_to_do_leaves_the_others_alone(
     found = []
     for rank in range(2):
         monkeypatch.setattr(
-            "fastseg.tasks.modality_synthesis.sampling.launched",
+            "fastseg.sample.launched",
             lambda rank=rank: Place(rank, rank, 2, 2),
         )
         found.append(sample(run, data, tmp_path))
@@ -132,7 +138,7 @@ def test_hidden_modalities_are_written_in_their_own_scale(run, data, tmp_path, u
     options = {"cases": ["Phantom00001"], "hide": ["T1Gd", "t2"]}
     written = sample(run, data, tmp_path, **options)
     assert [path.name.split("_")[1] for path in written] == ["t1ce", "t2"]
-    for path, row in zip(written, predict.read_record(tmp_path).values(), strict=True):
+    for path, row in zip(written, synthesis.read_record(tmp_path).values(), strict=True):
         true = stored(data / "Phantom00001" / path.name.replace("_pred", ""))
         assert row["scale"] == pytest.approx(np.percentile(true[true != 0], (0.5, 99.5)))
         assert row["own_scale"]
@@ -165,11 +171,15 @@ def test_every_subset_of_what_is_there_has_a_folder_and_scores(
 
 def test_a_complete_case_has_fourteen_subsets():
     net = MeanOfGiven(NAMES)
-    found = predict.plans(net, NAMES, np.ones(4, bool), ("every",))
-    assert len({name for name, _ in found}) == 14
-    assert all(name == "+".join(np.array(NAMES)[mask]) for name, mask in found)
-    assert predict.plans(net, NAMES, np.ones(4, bool), ()) == []
-    assert predict.plans(net, NAMES, np.array([True, False, False, False]), ("t1",)) == []
+    found = views_of(net, ("every",))
+    assert len({view.folder for view in found}) == 14
+    for view in found:
+        mask = given(view, NAMES, NAMES)
+        assert view.folder == "+".join(view.shown) == "+".join(np.array(NAMES)[mask])
+    (view,) = views_of(net, ())
+    assert given(view, NAMES, NAMES) is None
+    (view,) = views_of(net, ("t1",))
+    assert given(view, NAMES, ("t1",)) is None
 
 
 def test_bad_requests_are_named(run, data, tmp_path):
@@ -191,14 +201,14 @@ def test_bad_requests_are_named(run, data, tmp_path):
         sample(run, data, tmp_path / "b", cases=["Phantom00001"])
     with pytest.raises(UsageError, match="value_range=-1,1"):
         train(load_recipe("fgc2f_udiff", [*TINY, "data.normalise=zscore"]), data, tmp_path / "c")
-    with pytest.raises(UsageError, match=predict.RECORD):
-        evaluate_synthesis(tmp_path, data)
+    with pytest.raises(UsageError, match=synthesis.NOTES):
+        scored(tmp_path, data)
     (tmp_path / "d" / "Case_1").mkdir(parents=True)
     shutil.copy(
         data / "Phantom00000" / "Phantom00000_t1.nii.gz", tmp_path / "d/Case_1/Case_1_t1.nii.gz"
     )
     with pytest.raises(DataError, match="has none of t2, flair"):
-        predict.load_known(discover(tmp_path / "d").cases[0], ("t2", "flair"), RULE)
+        synthesis.load_known(discover(tmp_path / "d").cases[0], ("t2", "flair"), RULE)
 
 
 def gaussian_ssim(a: np.ndarray, b: np.ndarray) -> float:
@@ -247,8 +257,8 @@ def test_means_are_over_subsets():
             "psnr_tumour": None, "ssim_tumour": None, "lpips": None}  # fmt: skip
 
     found = summarise([row("t1", "t2", 10.0), row("t1", "t1ce", 20.0), row("t1+t2", "t1ce", 31.0)])
-    assert found.by_given["t1"]["psnr"] == 15
-    assert found.by_modality["t1ce"]["psnr"] == 25.5
+    assert found.groups["given"]["t1"]["psnr"] == 15
+    assert found.groups["modality"]["t1ce"]["psnr"] == 25.5
     assert found.mean["psnr"] == (15 + 31) / 2
     assert "23.00" in found.table().splitlines()[-1]
 
@@ -278,7 +288,7 @@ def test_regression_is_fitted_to_brain_voxels(data):
     dataset = discover(data)
     lacking = dataset.by_id("Phantom00004")
     net = LinearRegression.fitted(NAMES, [dataset.by_id("Phantom00000"), lacking], RULE)
-    known = predict.load_known(dataset.by_id("Phantom00000"), NAMES, RULE)
+    known = synthesis.load_known(dataset.by_id("Phantom00000"), NAMES, RULE)
     voxels = known.image[:, known.brain].astype(float)
     columns = np.stack([np.ones(voxels.shape[1]), voxels[0]])
     exact = np.linalg.lstsq(columns.T, voxels[2], rcond=None)[0]
@@ -311,19 +321,19 @@ def test_a_baseline_stands_where_the_network_does(run, data, tmp_path, undrawn, 
     words.append("device=cpu")
     assert main([*words, "--cases", "Phantom00001", "--hide", "t1ce,t2"]) == 0
     dataset = discover(data)
-    known = predict.load_known(dataset.by_id("Phantom00001"), NAMES, RULE)
+    known = synthesis.load_known(dataset.by_id("Phantom00001"), NAMES, RULE)
     given = known.image[[0, 3]]
     wanted = {"t1ce": given.mean(0), "t2": given.mean(0)}
     if by == "regression":
         ids = json.loads((run / "split.json").read_text())["train"]
-        voxels = [predict.load_known(dataset.by_id(i), NAMES, RULE) for i in ids]
+        voxels = [synthesis.load_known(dataset.by_id(i), NAMES, RULE) for i in ids]
         voxels = np.concatenate([one.image[:, one.brain] for one in voxels], 1).astype(float)
         columns = np.stack([np.ones(voxels.shape[1]), voxels[0], voxels[3]], 1)
         for place, name in ((1, "t1ce"), (2, "t2")):
             a, b, c = np.linalg.lstsq(columns, voxels[place], rcond=None)[0]
             wanted[name] = (a + b * given[0] + c * given[1]).clip(-1, 1)
     for name, image in wanted.items():
-        row = predict.read_record(tmp_path)[f"Phantom00001_{name}_pred.nii.gz"]
+        row = synthesis.read_record(tmp_path)[f"Phantom00001_{name}_pred.nii.gz"]
         low, high = row["scale"]
         found = (stored(tmp_path / f"Phantom00001_{name}_pred.nii.gz") - low) / (high - low) * 2 - 1
         np.testing.assert_allclose(found[known.brain], image[known.brain], atol=1e-4)
@@ -335,17 +345,15 @@ def test_baselines_serve_the_networks_subsets_and_scales():
     net = torch.nn.Module()
     net.intensities, net.masks = torch.rand(4, 2), lambda: torch.tensor([[True, False, True, True]])
     mean = MeanOfGiven(NAMES).like(net)
-    assert [name for name, _ in predict.plans(mean, NAMES, np.ones(4, bool), ("every",))] == [
-        "t1+t2+flair"
-    ]
+    assert [view.folder for view in views_of(mean, ("every",))] == ["t1+t2+flair"]
     assert torch.equal(mean.intensities, net.intensities)
 
 
 def test_slices_are_counted_while_a_case_is_synthesised(data):
-    known = predict.load_known(discover(data).by_id("Phantom00001"), NAMES, RULE)
+    known = synthesis.load_known(discover(data).by_id("Phantom00001"), NAMES, RULE)
     available, told = np.array([True, False, True, True]), []
     noise = torch.Generator().manual_seed(0)
-    predict.synthesise_volume(
+    synthesise_volume(
         MeanOfGiven(NAMES), known, available, (32, 32), 5, noise, lambda *a: told.append(a)
     )
     count = int(np.ptp(np.flatnonzero(known.brain.any((1, 2))))) + 1
@@ -379,10 +387,10 @@ def test_phantoms_without_noise_are_the_same_patients():
 
 
 def test_the_record_is_read_back(tmp_path):
-    assert predict.read_record(tmp_path) == {}
-    (tmp_path / f"A_{predict.RECORD}").write_text("{")
-    with pytest.raises(DataError, match=f"A_{predict.RECORD}"):
-        predict.read_record(tmp_path)
+    assert synthesis.read_record(tmp_path) == {}
+    (tmp_path / f"A_{synthesis.NOTES}").write_text("{")
+    with pytest.raises(DataError, match=f"A_{synthesis.NOTES}"):
+        synthesis.read_record(tmp_path)
 
 
 def test_three_modalities_of_a_datalist(data, tmp_path, undrawn, monkeypatch):
@@ -402,8 +410,8 @@ def test_three_modalities_of_a_datalist(data, tmp_path, undrawn, monkeypatch):
     assert [path.name for path in written] == [
         f"{path.name[:6]}_pd_pred.nii.gz" for path in written
     ]
-    report = evaluate_synthesis(tmp_path / "out", tmp_path / "ixi", quiet=True)
-    assert list(report.by_given) == ["t1+t2"]
+    report = scored(tmp_path / "out", tmp_path / "ixi", quiet=True)
+    assert list(report.groups["given"]) == ["t1+t2"]
 
 
 def test_report_shows_the_scores_of_a_folder(run, tmp_path):

@@ -15,11 +15,11 @@ from fastseg.data import phantom
 from fastseg.data.cases import discover
 from fastseg.data.pipeline.intensity import Rule
 from fastseg.errors import UsageError
-from fastseg.studies import checks
+from fastseg.evaluate import evaluate
+from fastseg.studies import checks, runs
 from fastseg.study import STUDIES, Arm, Study
-from fastseg.tasks.modality_synthesis import predict
-from fastseg.tasks.modality_synthesis.score import evaluate_synthesis, score_volume
-from fastseg.training import validate
+from fastseg.tasks.modality_synthesis import case as synthesis
+from fastseg.tasks.modality_synthesis.score import score_volume
 
 torch.set_num_threads(1)
 RULE = Rule("percentile", (0.5, 99.5), None, (-1.0, 1.0))
@@ -34,6 +34,11 @@ def data(tmp_path_factory):
     return phantom.write(tmp_path_factory.mktemp("data"), 3, size=(28, 30, 24), seed=4)
 
 
+def scored(*arguments, **options):
+    """`evaluate` of synthesised images."""
+    return evaluate(*arguments, task="synthesis", **options)
+
+
 ARMS = (Arm("both", "fgc2f_udiff"), Arm("no guide", "fgc2f_udiff", ("model.guide=none",)))
 
 
@@ -43,8 +48,7 @@ def finished(data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(STUDIES, "synthesis", Study("?", ARMS, hide=("t1ce", "t2"), checks=True))
         patch.setattr(train_module.report, "progress_png", lambda *_: None)
-        patch.setattr(validate, "_draw_synthesis", lambda *_: None)
-        patch.setattr("fastseg.tasks.modality_synthesis.sampling.synthesis_png", lambda *_: None)
+        patch.setattr("fastseg.tasks.modality_synthesis.images.synthesis_png", lambda *_: None)
         patch.setattr(checks, "LEVELS", (0.0, 0.2))
         patch.setattr(checks, "segmented", lambda *_: [
             {"modality": "t1", "images": "missing", "dice": 0.25}])  # fmt: skip
@@ -73,7 +77,7 @@ def test_baselines_are_scored_on_the_arms_patients_and_subsets(finished, data):
     record = json.loads((finished / "study.json").read_text())
     (case,) = record["split"]["test"]
     dataset = discover(data)
-    known = predict.load_known(dataset.by_id(case), dataset.modalities, RULE)
+    known = synthesis.load_known(dataset.by_id(case), dataset.modalities, RULE)
     true = (known.image.clip(-1, 1) + 1) / 2
     wanted = score_volume(true[[0, 3]].mean(0), true[2], known.brain, None)
     mean, regression = record["baselines"]
@@ -94,7 +98,7 @@ def test_another_truth_changes_scores_and_nothing_else(finished, data, tmp_path,
     shutil.copytree(finished, tmp_path / "study")
     monkeypatch.setitem(STUDIES, "synthesis", Study("?", ARMS, hide=("t1ce", "t2")))
     monkeypatch.setattr(
-        "fastseg.tasks.modality_synthesis.predict.synthesise_volume", None
+        "fastseg.tasks.modality_synthesis.images.synthesise_volume", None
     )  # nothing is sampled again
     words = ["study", "synthesis", "--data", str(data), "--out", str(tmp_path / "study"), "--seeds",
              "0", "--truth", str(clean), *TINY]  # fmt: skip
@@ -105,8 +109,8 @@ def test_another_truth_changes_scores_and_nothing_else(finished, data, tmp_path,
         for old, new in zip(before[key], after[key], strict=True):
             assert old["rows"] != new["rows"]
     for run in after["runs"]:
-        scored = evaluate_synthesis(finished / run["predictions"], data, truth=clean, quiet=True)
-        assert run["rows"][0]["psnr"] == pytest.approx(scored.mean["psnr"])
+        found = scored(finished / run["predictions"], data, truth=clean, quiet=True)
+        assert run["rows"][0]["psnr"] == pytest.approx(found.mean["psnr"])
     # the regression looks better where noise that it cannot know is no error
     assert after["baselines"][1]["rows"][0]["psnr"] > before["baselines"][1]["rows"][0]["psnr"]
     text = (tmp_path / "study" / "study.md").read_text()
@@ -117,7 +121,7 @@ def test_another_truth_changes_scores_and_nothing_else(finished, data, tmp_path,
 def test_a_truth_without_the_test_patients_stops_before_training(data, tmp_path, monkeypatch):
     phantom.write(tmp_path / "other", 1, size=(28, 30, 24), seed=4, noise=False)
     monkeypatch.setitem(STUDIES, "synthesis", Study("?", ARMS))
-    monkeypatch.setattr(study, "train", None)
+    monkeypatch.setattr(runs, "train", None)
     split = {"train": ["Phantom00000"], "val": ["Phantom00001"], "test": ["Phantom00002"]}
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "split.json").write_text(json.dumps(split))
@@ -174,7 +178,7 @@ def test_replaced_modalities_reach_the_segmenter(data, tmp_path, monkeypatch):
         seen.append(image.numpy().copy())
         return np.zeros(image.shape[1:], np.uint8)
 
-    monkeypatch.setattr(checks.volume, "predict_volume", predict)
+    monkeypatch.setattr(checks, "predict_volume", predict)
     net, recipe = torch.nn.Linear(1, 1), load_recipe("diffusion_unet")
     for replaced in ({}, {"t2": tmp_path}, {"t2": None}):
         assert checks._dice(net, recipe, dataset, [case.id], replaced) < 0.5

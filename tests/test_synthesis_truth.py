@@ -9,8 +9,14 @@ import pytest
 from fastseg.cli import main
 from fastseg.data import phantom
 from fastseg.errors import DataError
-from fastseg.tasks.modality_synthesis import predict
-from fastseg.tasks.modality_synthesis.score import evaluate_synthesis
+from fastseg.evaluate import evaluate
+from fastseg.tasks.modality_synthesis import case as synthesis
+
+
+def scored(*arguments, **options):
+    """`evaluate` of synthesised images."""
+    return evaluate(*arguments, task="synthesis", **options)
+
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = (28, 30, 24)
@@ -41,7 +47,7 @@ def predicted(folder, source, case, name) -> None:
     path = folder / f"{case}_{name}_pred.nii.gz"
     path.symlink_to(source / case / f"{case}_{name}.nii.gz")
     row = {"case": case, "modality": name, "given": ["t1"], "scale": [0.0, 1.0], "own_scale": True}
-    (folder / f"{case}_{predict.RECORD}").write_text(json.dumps({path.name: row}))
+    (folder / f"{case}_{synthesis.NOTES}").write_text(json.dumps({path.name: row}))
 
 
 def test_another_truth_is_compared_with_in_the_scale_of_the_data(data, clean, tmp_path, capsys):
@@ -62,28 +68,28 @@ def test_another_truth_is_compared_with_in_the_scale_of_the_data(data, clean, tm
     wanted = -10 * np.log10(np.square(noisy - true).mean())
     assert found[0]["mean"]["psnr_brain"] == pytest.approx(wanted, abs=1e-3)
     # against what was given the noise is no error; either way round it is the same one
-    assert evaluate_synthesis(tmp_path / "noisy", data, quiet=True).mean["psnr"] == 100
-    other = evaluate_synthesis(tmp_path / "clean", data, quiet=True)
-    assert other.truth is None
+    assert scored(tmp_path / "noisy", data, quiet=True).mean["psnr"] == 100
+    other = scored(tmp_path / "clean", data, quiet=True)
+    assert other.to_dict()["truth"] is None
     assert other.mean["psnr"] == pytest.approx(found[0]["mean"]["psnr"])
 
 
 def test_a_truth_that_the_data_lacks_has_its_own_scale(data, clean, tmp_path):
     case = "Phantom00001"
     predicted(tmp_path / "p", clean, case, "t1ce")
-    assert evaluate_synthesis(tmp_path / "p", data, truth=clean, quiet=True).mean["psnr"] == 100
+    assert scored(tmp_path / "p", data, truth=clean, quiet=True).mean["psnr"] == 100
     with pytest.raises(DataError, match="no true image of 1"):
-        evaluate_synthesis(tmp_path / "p", data, quiet=True)
+        scored(tmp_path / "p", data, quiet=True)
 
 
 def test_a_wrong_truth_is_named(data, tmp_path):
     case = "Phantom00001"
     predicted(tmp_path / "p", data, case, "t2")
     small = phantom.write(tmp_path / "small", 2, size=(28, 30, 25), seed=6, noise=False)
-    with pytest.raises(DataError, match=r"shape is \(24, 30, 28\), want \(25, 30, 28\) of .*small"):
-        evaluate_synthesis(tmp_path / "p", data, truth=small, quiet=True)
+    with pytest.raises(DataError, match=r"is \(24, 30, 28\), wanted \(25, 30, 28\) as in .*small"):
+        scored(tmp_path / "p", data, truth=small, quiet=True)
     few = phantom.write(tmp_path / "few", 1, size=SIZE, seed=6, noise=False)
     with pytest.raises(DataError, match="few: has no true image of 1"):
-        evaluate_synthesis(tmp_path / "p", data, truth=few, quiet=True)
+        scored(tmp_path / "p", data, truth=few, quiet=True)
     with pytest.raises(DataError, match="nowhere"):
-        evaluate_synthesis(tmp_path / "p", data, truth=tmp_path / "nowhere", quiet=True)
+        scored(tmp_path / "p", data, truth=tmp_path / "nowhere", quiet=True)

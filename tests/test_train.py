@@ -31,6 +31,7 @@ from fastseg.data.pipeline import Loader, LoaderConfig, dali
 from fastseg.errors import DataError, NonFiniteError, UsageError
 from fastseg.sample import sample
 from fastseg.tasks.network import build_network
+from fastseg.tasks.segmentation import Segmentation
 from fastseg.train import lr_at, train
 from fastseg.training import engine, validate
 from fastseg.training.feed import Feed, choose_labelled
@@ -70,7 +71,7 @@ def straight(data, tmp_path_factory):
 def undrawn(straight, monkeypatch):
     """Only the first run draws its pictures; they take longer than all its steps."""
     monkeypatch.setattr(module.report, "progress_png", lambda *_: None)
-    monkeypatch.setattr(validate, "_draw", lambda *_: None)
+    monkeypatch.setattr(validate, "OVERLAYS", 0)
 
 
 def tiny(*overrides: str, name: str = "fno"):
@@ -139,14 +140,14 @@ def test_batches_of_dali_train_alike(data, straight, tmp_path, monkeypatch):
 
 def stop_at(monkeypatch, *steps: int) -> None:
     """Send this process a SIGTERM in the middle of those steps."""
-    original = module._step
+    original = module.take_step
 
     def step(run, batch, lr):
         if run.at.step in steps:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(run, batch, lr)
 
-    monkeypatch.setattr(module, "_step", step)
+    monkeypatch.setattr(module, "take_step", step)
 
 
 def test_run_leaves_its_files(straight):
@@ -284,7 +285,7 @@ def test_patient_of_the_run_that_is_gone_is_a_data_error(straight, tmp_path):
 
 def spoil(monkeypatch, steps, how) -> None:
     """Let the gradients of those steps go wrong; the loss too when `how` says so."""
-    original = module._step
+    original = module.take_step
     cls = type(initial_network())
     honest = cls.training_loss
     now = []
@@ -297,7 +298,7 @@ def spoil(monkeypatch, steps, how) -> None:
         loss, parts = honest(self, batch, generator)
         return (how(loss), parts) if now[0] in steps else (loss, parts)
 
-    monkeypatch.setattr(module, "_step", step)
+    monkeypatch.setattr(module, "take_step", step)
     monkeypatch.setattr(cls, "training_loss", training_loss)
 
 
@@ -357,14 +358,14 @@ def test_cosine_schedule_falls_from_lr_to_lr_min():
 
 def test_averaged_weights_follow_the_recursion_and_are_used(data, tmp_path, monkeypatch):
     steps = []
-    original = module._step
+    original = module.take_step
 
     def step(run, batch, lr):
         row = original(run, batch, lr)
         steps.append([parameter.detach().clone() for parameter in run.module.parameters()])
         return row
 
-    monkeypatch.setattr(module, "_step", step)
+    monkeypatch.setattr(module, "take_step", step)
     start = [p.detach().clone() for p in initial_network().parameters()]
     train(tiny("ema=0.5", "schedule=cosine"), data, tmp_path)
     mean = start
@@ -496,13 +497,13 @@ def test_validation_repeats_and_leaves_training_as_it_is(data, tmp_path, monkeyp
 
 
 def test_validation_sees_the_validation_patients_alone(data, tmp_path, monkeypatch):
-    seen, original = set(), validate._segment
+    seen, original = set(), Segmentation.validate
 
-    def watched(run, net, case_id, *others):
+    def watched(task, net, recipe, dataset, case_id, number):
         seen.add(case_id)
-        return original(run, net, case_id, *others)
+        return original(task, net, recipe, dataset, case_id, number)
 
-    monkeypatch.setattr(validate, "_segment", watched)
+    monkeypatch.setattr(Segmentation, "validate", watched)
     train(tiny("val_every=1"), data, tmp_path)
     split = json.loads((tmp_path / "split.json").read_text())
     assert seen == set(split["val"])

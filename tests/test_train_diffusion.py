@@ -47,8 +47,7 @@ def data(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     monkeypatch.setattr(module.report, "progress_png", lambda *_: None)
-    monkeypatch.setattr(validate, "_draw", lambda *_: None)
-    monkeypatch.setattr(validate, "_draw_synthesis", lambda *_: None)
+    monkeypatch.setattr(validate, "OVERLAYS", 0)
 
 
 def tiny(name: str, *more: str):
@@ -65,14 +64,14 @@ def newest(out) -> tuple[dict, dict]:
 
 
 def stop_after(monkeypatch, *steps: int) -> None:
-    original = module._step
+    original = module.take_step
 
     def step(run, batch, lr):
         if run.at.step + 1 in steps:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(run, batch, lr)
 
-    monkeypatch.setattr(module, "_step", step)
+    monkeypatch.setattr(module, "take_step", step)
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -1,12 +1,17 @@
-"""Why torch has no GPU to compute on here, and what would change that."""
+"""The device a network runs on, the kernels it uses there, and why there is no GPU."""
 
 import ctypes
 import functools
 import logging
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+
+from fastseg import backends, use_backend
+from fastseg.errors import UsageError
+from fastseg.host.processes import Place
 
 log = logging.getLogger("fastseg")
 # CUDA 13 has dropped compute capability 7.0 and needs the drivers that came with it
@@ -54,3 +59,55 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def pick_device(name: str) -> torch.device:
+    """Choose the device that a user names "auto", "cpu" or "cuda"; "auto" is the first GPU.
+
+    Prepares memory management for the CPU. UsageError for "cuda" where torch has none, with the
+    reason.
+    """
+    reason = why_no_gpu() if name != "cpu" else None
+    if name == "cuda" and reason:
+        raise UsageError(f"device: is cuda, wanted device=auto or device=cpu: {reason}")
+    if reason:
+        warn_of_idle_gpu()
+    if name == "auto":
+        name = "cpu" if reason else "cuda"
+    if name == "cpu":
+        keep_freed_memory()
+    return torch.device(name)
+
+
+def own_device(name: str, place: Place) -> torch.device:
+    """Choose as `pick_device` does, of several GPUs the one of this process."""
+    device = pick_device(name)
+    if device.type == "cuda" and place.world > 1:
+        # under srun a task may see its own GPU alone
+        return torch.device("cuda", place.local_rank % torch.cuda.device_count())
+    return device
+
+
+def kernels_on(device_type: str, name: str) -> str:
+    """Name the backend that serves tensors of a device where it has kernels worth it."""
+    from fastseg.ops import context, dispatch, impl
+
+    name = context.setting() if name == "auto" else name
+    if name != "auto":
+        return name
+    return dispatch.select(impl.SPECTRAL, name, device_type, torch.float32)
+
+
+def use_kernels(name: str) -> AbstractContextManager:
+    """Apply `fastseg.use_backend` to a user's choice; "auto" leaves FASTSEG_BACKEND its word.
+
+    UsageError when this machine cannot serve it.
+    """
+    if name == "auto":
+        return nullcontext()
+    status = backends().get(name)
+    if status is None:
+        raise UsageError(f"kernels: is {name!r}, wanted auto, {', '.join(backends())}")
+    if not status:
+        raise UsageError(f"kernels: {name} cannot run here: {status.detail}")
+    return use_backend(name)

@@ -12,20 +12,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastseg import checkpoint, config, sample
+from fastseg import config, sample
 from fastseg.config import Recipe
 from fastseg.data import nifti
-from fastseg.data.cases import Case, Dataset, LabelScheme, save_split
+from fastseg.data.cases import Case, Dataset, save_split
 from fastseg.data.pipeline import load_case
+from fastseg.evaluate import evaluate
+from fastseg.host.device import pick_device
 from fastseg.host.files import write_json
 from fastseg.pictures import drawing
-from fastseg.tasks import network
-from fastseg.tasks.base import case_generator
-from fastseg.tasks.modality_synthesis import predict
-from fastseg.tasks.modality_synthesis.score import MEASURES, evaluate_synthesis, score_volume
+from fastseg.tasks.base import case_noise
+from fastseg.tasks.modality_synthesis.case import Known, load_known, read_record
+from fastseg.tasks.modality_synthesis.predict import synthesise_volume
+from fastseg.tasks.modality_synthesis.score import MEASURES, score_volume
+from fastseg.tasks.network import Trained
 from fastseg.tasks.segmentation.predict import predict_volume
+from fastseg.tasks.segmentation.score import region_dice
 from fastseg.train import train
-from fastseg.training.validate import region_dice
 
 LEVELS = (0.0, 0.05, 0.1, 0.2)  # of noise (its deviation) and ghosts, as shares of the range
 CHECKED_CASES = 4
@@ -45,17 +48,19 @@ def scores(
     sample.sample(
         best, dataset.root, predictions, part="test", kernels=kernels, hide=list(hide), by=by
     )
-    report = evaluate_synthesis(predictions, dataset, folder, truth=truth, cases=test, quiet=True)
+    report = evaluate(
+        predictions, dataset, folder, task="synthesis", truth=truth, cases=test, quiet=True
+    )
     rows = []
     for case in test:
         mine = [row for row in report.rows if row["case"] == case]
         found = {key: _mean(mine, "given", key) for key in MEASURES}
         found |= {
             f"psnr_{name}": _mean([row for row in mine if row["modality"] == name], "given", "psnr")
-            for name in report.by_modality
+            for name in report.groups["modality"]
         }
         rows.append({"case": case} | {key: x for key, x in found.items() if x is not None})
-    return rows, list(report.by_modality)
+    return rows, list(report.groups["modality"])
 
 
 def _mean(rows: Sequence[Mapping], group: str, key: str) -> float | None:
@@ -69,10 +74,14 @@ def _mean(rows: Sequence[Mapping], group: str, key: str) -> float | None:
 def baselines(
     record: Mapping[str, Any], dataset: Dataset, out: Path, hide: Sequence[str],
     truth: Dataset | None,
-) -> list[dict]:  # fmt: skip
-    """Rows of what the arms have to beat, on the first run's subsets, read where they are finished:
-    out/baselines/NAME/result.json.
+) -> dict[str, list[dict]]:  # fmt: skip
+    """Score what the arms of synthesis have to beat, on the first run's subsets.
+
+    Gives {"baselines": rows}, read where they are finished, out/baselines/NAME/result.json; nothing
+    for studies of another task.
     """
+    if record["task"] != "synthesis":
+        return {}
     run, found = record["runs"][0], []
     identity = {"predictions": run["predictions"], "truth": record["truth"]}
     for by, arm in BASELINES.items():
@@ -86,7 +95,7 @@ def baselines(
             rows, _ = scores(best, dataset, predictions, folder, test, "auto", hide, truth, by)
             write_json(path, known := identity | {"rows": rows})
         found.append({"arm": arm, "rows": known["rows"]})
-    return found
+    return {"baselines": found}
 
 
 def checks(
@@ -128,26 +137,23 @@ def degraded(metrics: Path, dataset: Dataset, cases: Sequence[str]) -> list[dict
 
 
 def _network(run: Path) -> tuple[nn.Module, Recipe]:
-    _, state, groups = checkpoint.load_newest(checkpoint.find(run), ("model", "ema"))
-    recipe, names = config.from_dict(state["recipe"]), tuple(state["modalities"])
-    scheme = LabelScheme.from_dict(state["scheme"])
-    net = network.load_network(recipe, len(names), scheme, groups, names)
-    return net.to(network.pick_device(recipe.device)), recipe
+    trained = Trained.load(run)
+    return trained.network().to(pick_device(trained.recipe.device)), trained.recipe
 
 
 def _degraded_case(
     net: nn.Module, recipe: Recipe, case: Case, kind: str, level: float
 ) -> list[dict]:
-    known = predict.load_known(case, net.modalities, recipe.data.rule)
-    worse = predict.Known(
+    known = load_known(case, net.modalities, recipe.data.rule)
+    worse = Known(
         degrade(known.image, known.brain, kind, level, recipe.seed), known.available, known.brain,
         known.scales, known.header,
     )  # fmt: skip
     found, truth = [], (known.image.clip(-1, 1) + 1) / 2
     for mask in [mask for mask in net.masks().numpy() if mask.sum() == len(mask) - 1]:
-        noise = case_generator(recipe.seed, case.id, torch.device("cpu"))
+        noise = case_noise(recipe.seed, case.id, torch.device("cpu"))
         options = recipe.data.patch, recipe.data.at_once, noise
-        filled = predict.synthesise_volume(net, worse, mask, *options)
+        filled = synthesise_volume(net, worse, mask, *options)
         place = int(np.flatnonzero(~mask)[0])
         made = (filled[place].clip(-1, 1) + 1) / 2
         found.append(score_volume(made, truth[place], known.brain, None))
@@ -258,7 +264,7 @@ def draw(record: Mapping, dataset: Dataset, out: Path) -> Path:
 def _shown_subset(predictions: Path, dataset: Dataset) -> tuple[str, str]:
     """The folder of predictions where about half is missing, and a modality that is."""
     places = [predictions, *sorted(path for path in predictions.iterdir() if path.is_dir())]
-    records = [(path, predict.read_record(path)) for path in places]
+    records = [(path, read_record(path)) for path in places]
     records = [(path, next(iter(rows.values()))) for path, rows in records if rows]
     half = len(dataset.modalities) / 2
     path, row = min(records, key=lambda item: abs(len(item[1]["given"]) - half))

@@ -10,8 +10,8 @@ from torch import nn
 
 from fastseg.config import Recipe
 from fastseg.errors import UsageError
+from fastseg.host.device import pick_device
 from fastseg.host.processes import launched
-from fastseg.tasks.network import pick_device
 from fastseg.training import sharded
 
 log = logging.getLogger("fastseg")

@@ -9,13 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from fastseg import checkpoint, config, models
+from fastseg import checkpoint, config, tasks
 from fastseg.config import Recipe
 from fastseg.data import cases
 from fastseg.data.cases import notices
 from fastseg.errors import DataError, UsageError
 from fastseg.host import environment, files
-from fastseg.tasks.modality_synthesis import predict
 from fastseg.tasks.network import build_network, input_channels
 from fastseg.training import sharded
 from fastseg.training.engine import precision_of, scaler_of, set_up
@@ -89,6 +88,7 @@ def prepare(
     saved: Saved | None,
 ) -> Run:
     """Data, network and optimiser, fresh or as `saved` left them; writes the run's small files."""
+    tasks.of(recipe.system).check_recipe(recipe)
     dataset, parts = _data(recipe, data, split, saved)
     feed = Feed(dataset, parts, recipe, fabric)
     channels = input_channels(recipe, dataset.modalities)
@@ -96,8 +96,8 @@ def prepare(
     _check_fit(module, recipe)
     if fabric.is_global_zero:
         notices.warn(dataset, parts["train"], recipe.data.patch)
-    if models.task(recipe.system) == "synthesis" and not saved:
-        predict.learn_scales(module, dataset, parts["train"], recipe.data.rule)
+    if not saved:
+        tasks.of(recipe.system).begin(module, dataset, parts["train"], recipe.data.rule)
     ema = copy.deepcopy(module).requires_grad_(False) if recipe.ema is not None else None
     if saved:  # weights while they are whole
         module.load_state_dict(saved[2]["model"])
@@ -123,11 +123,7 @@ def _check_fit(module: nn.Module, recipe: Recipe) -> None:
     domains, classes = len(recipe.data.bezier_domains or ()), recipe.model.get("domains", 0)
     if classes and classes != domains:
         raise UsageError(f"model.domains: is {classes}, data.bezier_domains are {domains}")
-    if recipe.labelled_fraction is None:
-        return
-    if models.task(recipe.system) == "synthesis":
-        raise UsageError("labelled_fraction: synthesis uses no labels; wanted null")
-    if recipe.model.get("mode") != "ssl":
+    if recipe.labelled_fraction is not None and recipe.model.get("mode") != "ssl":
         log.warning("labelled_fraction: system %s learns nothing of the others", recipe.system)
 
 
@@ -163,23 +159,13 @@ def save(run: Run, kind: str = "last") -> Path:
     return path
 
 
-def discover(recipe: Recipe, data: str | Path, modalities: tuple[str, ...] | None) -> cases.Dataset:
-    """The cases of a data set that the recipe can train on."""
-    segments = models.task(recipe.system) != "synthesis"
-    dataset = cases.discover(data, modalities, require_labels=segments, region=recipe.region)
-    if segments:
-        return dataset
-    looks = recipe.data.foreground_fraction is not None
-    return predict.trainable(dataset, recipe.data.rule, looks)
-
-
 def _data(
     recipe: Recipe, data: str | Path, split: str | Path | None, saved: Saved | None
 ) -> tuple[cases.Dataset, dict[str, list[str]]]:
     modalities = recipe.modalities
     if saved:
         modalities = tuple(saved[1]["modalities"])
-    dataset = discover(recipe, data, modalities)
+    dataset = tasks.of(recipe.system).training_data(recipe, data, modalities)
     if saved:
         if tuple(saved[1]["scheme"]["classes"]) != dataset.scheme.classes:
             raise UsageError(

@@ -16,7 +16,7 @@ from fastseg.data.pipeline.intensity import Rule
 from fastseg.errors import DataError, UsageError
 from fastseg.host.progress import progress
 from fastseg.models.fgc2f_udiff import all_masks
-from fastseg.tasks.modality_synthesis.predict import readable
+from fastseg.tasks.modality_synthesis.case import readable
 
 
 class _Baseline(nn.Module):

@@ -1,11 +1,6 @@
-"""Score synthesised modalities against the true ones: PSNR and SSIM, by modality and by subset.
-
-fastseg evaluate PREDICTIONS --data DATA --task synthesis
-fastseg evaluate PREDICTIONS --data DATA --task synthesis --truth CLEAN    # DATA without noise
-"""
+"""Scores of synthesised images against the true ones: PSNR and SSIM, by modality and by subset."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +11,10 @@ from fastseg.data.cases.labels import read_classes
 from fastseg.data.geometry import Box, bounding_box, grid_difference
 from fastseg.data.pipeline.decode import statistics
 from fastseg.errors import DataError, UsageError, offered
-from fastseg.host.files import write_csv, write_json
-from fastseg.host.processes import company
-from fastseg.host.shares import score_all
+from fastseg.pictures.tables import Table, number
+from fastseg.tasks.base import Criteria, Report, Scoring
+from fastseg.tasks.modality_synthesis.case import NOTES, read_record
 from fastseg.tasks.modality_synthesis.lpips import Lpips
-from fastseg.tasks.modality_synthesis.predict import RECORD, read_record
 
 MEASURES = {
     "psnr": "PSNR", "ssim": "SSIM", "psnr_brain": "PSNR brain",
@@ -41,87 +35,95 @@ _WINDOW = 11
 _LEAST_ERROR = 1e-10
 
 
-@dataclass(frozen=True)
-class Report:
-    """Scores of every synthesised volume and their means.
+class ImageScoring(Scoring):
+    """The images of a folder that are to be scored. DataError where none has a true image,
+    UsageError for a folder of something else.
 
-    rows: one dict a volume: "given" ("t1+flair"), "case", "modality", and `MEASURES`, None where
-    there is no label (or no LPIPS). by_given and by_modality: mean measures by name; mean: over
-    subsets. missing: what of the record has no true image. truth: the data set of the true images,
-    None where it is that of the given ones.
+    LPIPS is there if its package and weights are; nothing is downloaded.
     """
 
-    rows: list[dict]
-    by_given: dict[str, dict]
-    by_modality: dict[str, dict]
-    mean: dict[str, float | None]
-    missing: list[str]
-    truth: str | None = None
+    def __init__(self, folder: Path, data, criteria: Criteria):
+        self.folder, self.truth, self.lpips = folder, criteria.truth, Lpips.at_hand()
+        self.dataset = _found(data)
+        self.true = self.dataset if criteria.truth is None else _found(criteria.truth)
+        self.work, self.missing = self._work(criteria.cases)
 
-    def to_dict(self) -> dict:
-        """JSON-able form, with the conventions that the figures follow."""
-        return {
-            "task": "synthesis", "conventions": CONVENTIONS, "truth": self.truth,
-            "mean": self.mean, "by_given": self.by_given, "by_modality": self.by_modality,
-            "rows": self.rows, "missing": self.missing,
-        }  # fmt: skip
+    def score(self, item: tuple[Path, dict, Case, Path]) -> dict:
+        """Measure one image."""
+        path, row, case, image = item
+        names = {"given": "+".join(row["given"]), "case": case.id, "modality": row["modality"]}
+        return names | _score_file(path, row, case, image, self.dataset.scheme, self.lpips)
 
-    def table(self) -> str:
-        """A plain-text table: a line for each subset, each modality, and the mean."""
-        keys = [key for key in MEASURES if self.mean[key] is not None]
-        lines = [["given", *(MEASURES[key] for key in keys)]]
-        named = [*self.by_given.items(), *((f"→ {k}", v) for k, v in self.by_modality.items())]
-        for name, row in [*named, ("mean", self.mean)]:
-            lines.append([name, *(_shown(row[key], key) for key in keys)])
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-            for line in lines
-        )
+    def report(self, rows: list[dict]) -> Report:
+        """Sum up; the mean is over the means of subsets."""
+        truth = None if self.truth is None else str(self.true.root)
+        return summarise(rows, self.missing, truth)
+
+    def _work(self, only: Sequence[str] | None) -> tuple[dict[str, tuple], list[str]]:
+        """What to score by file name, and files of which there is no true image."""
+        cases = {case.id: case for case in self.dataset.cases}
+        images = {case.id: case.images for case in self.true.cases}
+        work, missing = {}, []
+        for path, row in _predicted(self.folder, only):
+            name = str(path.relative_to(self.folder))
+            image = images.get(row["case"], {}).get(row["modality"])
+            if row["case"] in cases and image is not None and image.exists():
+                work[name] = path, row, cases[row["case"]], image
+            else:
+                missing.append(name)
+        if not work:
+            raise DataError(
+                f"{self.true.root}: has no true image of {len(missing)} synthesised ones"
+            )
+        return work, missing
 
 
-def evaluate_synthesis(
-    predictions: str | Path,
-    data: str | Path | Dataset,
-    out: str | Path | None = None,
-    *,
-    truth: str | Path | Dataset | None = None,
-    cases: Sequence[str] | None = None,
-    threads: int | None = None,
-    quiet: bool = False,
-) -> Report:
-    """Score the folder that `fastseg sample` of a system of synthesis wrote and print the table.
+def summarise(rows: list[dict], missing: Sequence[str] = (), truth: str | None = None) -> Report:
+    """Average rows by subset and by modality; the mean is over the means of subsets.
 
-    data: the data set that was sampled, which has labels, brain and scale of the images. truth:
-    data set of the same cases with the images to compare with, in the same intensities, such as
-    phantoms without noise; default `data`. out: folder for evaluation.csv and evaluation.json, or
-    None. cases: ids to score, default all. LPIPS is there if its package and weights are; nothing
-    is downloaded. Several processes share the files out, as `fastseg.evaluate.evaluate` has it.
-    DataError, naming the file, where a prediction does not lie on the true image's grid, or nothing
-    can be scored; UsageError for a folder of something else.
+    missing: images that have no true one. truth: where the true images are, if elsewhere.
     """
-    lpips = Lpips.at_hand()
-    with company() as processes:
-        dataset, true, work, missing = processes.each(
-            lambda: _plan(Path(predictions), data, truth, cases)
-        )
+    groups = {name: _means_by(name, rows) for name in ("given", "modality")}
+    mean = _means(list(groups["given"].values()))
+    document = {"task": "synthesis", "conventions": CONVENTIONS, "truth": truth, "mean": mean}
+    document |= {f"by_{name}": found for name, found in groups.items()}
+    document |= {"rows": rows, "missing": list(missing)}
+    notes = [] if truth is None else [f"against the images of {truth}"]
+    if missing:
+        notes.append(f"no true image of {len(missing)}: {', '.join(missing[:5])}")
+    text = _text(groups["given"], groups["modality"], mean)
+    return Report(rows, mean, list(missing), text, document, groups=groups, notes=notes)
 
-        def score(item: tuple[Path, dict, Case, Path]) -> dict:
-            path, row, case, image = item
-            names = {"given": "+".join(row["given"]), "case": case.id, "modality": row["modality"]}
-            return names | _score_file(path, row, case, image, dataset.scheme, lpips)
 
-        report = summarise(score_all(work, score, processes, threads, quiet), missing)
-        if truth is not None:
-            report = replace(report, truth=str(true.root))
-        processes.first(lambda: _publish(report, out, quiet))
-    return report
+def _found(data) -> Dataset:
+    return data if isinstance(data, Dataset) else discover(data)
+
+
+def _means(rows: Sequence[dict]) -> dict[str, float | None]:
+    columns = {key: [row[key] for row in rows if row[key] is not None] for key in MEASURES}
+    return {key: float(np.mean(column)) if column else None for key, column in columns.items()}
+
+
+def _means_by(key: str, rows: Sequence[dict]) -> dict[str, dict]:
+    names = dict.fromkeys(row[key] for row in rows)
+    return {name: _means([row for row in rows if row[key] == name]) for name in names}
+
+
+def _text(given: dict[str, dict], modality: dict[str, dict], mean: dict) -> str:
+    """A line for each subset, each modality, and the mean."""
+    keys = [key for key in MEASURES if mean[key] is not None]
+    named = [*given.items(), *((f"→ {name}", row) for name, row in modality.items())]
+    cells = [
+        [name, *(number(row[key], 2 if key.startswith("psnr") else 3) for key in keys)]
+        for name, row in [*named, ("mean", mean)]
+    ]
+    return Table("", ["given", *(MEASURES[key] for key in keys)], cells).text()
 
 
 def score_volume(
     pred: np.ndarray, true: np.ndarray, brain: np.ndarray, label: np.ndarray | None, lpips=None
 ) -> dict:
-    """All measures of one volume from images (D, H, W) in 0 … 1; brain, label > 0: where."""
+    """Measure one volume from images (D, H, W) in 0 … 1; brain, label > 0: where."""
     slices = brain.any((1, 2))
     row = {"psnr": _psnr(pred[slices], true[slices]), "ssim": _ssim(pred[slices], true[slices])}
     error = np.square(pred[brain] - true[brain]).mean()
@@ -136,7 +138,7 @@ def score_volume(
 
 
 def tumour_box(label: np.ndarray) -> Box:
-    """The box around label > 0 (D, H, W), in the plane at least as wide as SSIM's window."""
+    """Find the box around label > 0 (D, H, W), in the plane at least as wide as SSIM's window."""
     box = []
     for least, tight, size in zip(
         (1, _WINDOW, _WINDOW), bounding_box(label), label.shape, strict=True
@@ -163,71 +165,19 @@ def _ssim(pred: np.ndarray, true: np.ndarray) -> float:
     return float(metric(*pair).mean())
 
 
-def summarise(rows: list[dict], missing: Sequence[str] = ()) -> Report:
-    """The means of rows."""
-
-    def means(some: Sequence[dict]) -> dict[str, float | None]:
-        columns = {key: [row[key] for row in some if row[key] is not None] for key in MEASURES}
-        return {key: float(np.mean(column)) if column else None for key, column in columns.items()}
-
-    def by(key: str) -> dict[str, dict]:
-        names = dict.fromkeys(row[key] for row in rows)
-        return {name: means([row for row in rows if row[key] == name]) for name in names}
-
-    given = by("given")
-    return Report(rows, given, by("modality"), means(list(given.values())), list(missing))
-
-
-def _plan(
-    folder: Path, data: str | Path | Dataset, truth: str | Path | Dataset | None,
-    only: Sequence[str] | None,
-):  # fmt: skip
-    """The data set, that of the true images, what to score by file name, and files of which there
-    is no true image.
-    """
-    dataset = data if isinstance(data, Dataset) else discover(data)
-    true = dataset if truth is None else truth if isinstance(truth, Dataset) else discover(truth)
-    cases = {case.id: case for case in dataset.cases}
-    images = {case.id: case.images for case in true.cases}
-    work, missing = {}, []
-    for path, row in _predicted(folder, only):
-        name, image = (
-            str(path.relative_to(folder)),
-            images.get(row["case"], {}).get(row["modality"]),
-        )
-        if row["case"] in cases and image is not None and image.exists():
-            work[name] = path, row, cases[row["case"]], image
-        else:
-            missing.append(name)
-    if not work:
-        raise DataError(f"{true.root}: has no true image of {len(missing)} synthesised ones")
-    return dataset, true, work, missing
-
-
 def _predicted(folder: Path, cases: Sequence[str] | None) -> list[tuple[Path, dict]]:
     """Files and what was recorded of them, in the folder and those for subsets."""
     found = []
     for place in [folder, *sorted(path for path in folder.glob("*/") if path.is_dir())]:
         found += [(place / name, row) for name, row in sorted(read_record(place).items())]
     if not found:
-        raise UsageError(f"{folder}: has no CASE_{RECORD}; wanted what fastseg sample writes")
+        raise UsageError(f"{folder}: has no CASE_{NOTES}; wanted what fastseg sample writes")
     known = {row["case"] for _, row in found}
     if unknown := sorted(set(cases or ()) - known):
         there = offered(unknown[0], known)
         raise UsageError(f"{folder}: nothing of case {', '.join(unknown[:5])}{there}")
     found = [(path, row) for path, row in found if cases is None or row["case"] in cases]
     return sorted(found, key=lambda item: (-len(item[1]["given"]), item[0]))
-
-
-def _publish(report: Report, out: str | Path | None, quiet: bool) -> None:
-    if not quiet:
-        print(report.table())
-        if report.truth is not None:
-            print(f"\nagainst the images of {report.truth}")
-        if report.missing:
-            print(f"\nno true image of {len(report.missing)}: {', '.join(report.missing[:5])}")
-    if out is not None:
-        _save(report, Path(out))
 
 
 def _score_file(path: Path, row: dict, case: Case, true_path: Path, scheme, lpips) -> dict:
@@ -250,13 +200,3 @@ def _score_file(path: Path, row: dict, case: Case, true_path: Path, scheme, lpip
 def _unit(image: np.ndarray, scale: Sequence[float]) -> np.ndarray:
     low, high = scale
     return ((image - low) / max(high - low, 1e-6)).clip(0, 1)
-
-
-def _save(report: Report, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    write_csv(out / "evaluation.csv", report.rows)
-    write_json(out / "evaluation.json", report.to_dict())
-
-
-def _shown(value: float | None, key: str) -> str:
-    return "–" if value is None else f"{value:.2f}" if key.startswith("psnr") else f"{value:.3f}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastseg.data.cases import Dataset, LabelScheme
 from fastseg.errors import UsageError
-from fastseg.tasks.segmentation.predictions import RECORD
+from fastseg.tasks.segmentation.files import RECORD
 
 log = logging.getLogger("fastseg")
 _DESCRIBED = ("nnunet", "datalist")

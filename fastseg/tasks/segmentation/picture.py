@@ -1,7 +1,7 @@
-"""What a network made of each modality alone, in one picture."""
+"""Pictures of label maps over the images they are of."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,20 @@ from fastseg.data.cases.labels import read_classes
 from fastseg.data.cases.layouts import canonical
 from fastseg.data.pipeline import load_case
 from fastseg.errors import DataError
-from fastseg.evaluate import Report
 from fastseg.pictures import drawing
-from fastseg.tasks.segmentation.predictions import find_prediction, labelled, noted_region
+from fastseg.tasks.base import Report
+from fastseg.tasks.segmentation.files import find_prediction, labelled, noted_region
 
 log = logging.getLogger(__name__)
 SHOWN_PATIENTS = 4
+CLASS_NAMES = ("background", "NCR", "ED", "ET")
+MODALITIES = ("t1", "t1ce", "t2", "flair")
 
 
-def draw(
-    folder: Path, data: Any, reports: Mapping[str, Report], region: str | None, out: Path
+def draw_modalities(
+    reports: Mapping[str, Report], folder: Path, data: Any, region: str | None, out: Path
 ) -> None:
-    """out/overlays.png: the first patients that all modalities were scored on, a row each.
+    """Draw out/overlays.png: the first patients that all modalities were scored on, a row each.
 
     A patient whose images cannot be read, which scores do not need, is left out with a warning.
     """
@@ -51,10 +53,33 @@ def draw(
 
 
 def overlay(folder: Path, dataset: Dataset, case_id: str, name: str) -> drawing.Overlay:
-    """One modality of a patient and its prediction in `folder`, nothing where there is none."""
+    """Read one modality of a patient and its prediction in `folder`, empty where there is none."""
     arrays = load_case(replace(dataset, modalities=(canonical(name),)), case_id)
     path = find_prediction(folder, case_id)
     found = np.zeros_like(arrays.label)
     if path is not None:
         found, _ = read_classes(path, dataset.scheme)
     return drawing.Overlay(case_id, arrays.image, arrays.label, found)
+
+
+def overlay_png(
+    image: np.ndarray,
+    label: np.ndarray | None,
+    prediction: np.ndarray | None,
+    out: str | Path,
+    *,
+    title: str = "",
+    modalities: Sequence[str] = MODALITIES,
+    classes: Sequence[str] = CLASS_NAMES,
+) -> Path:
+    """Draw the most informative axial slice: every modality with the outlines of truth (solid) and
+    prediction (dashed), then both as filled maps. Returns `out`.
+
+    image: (C, D, H, W) float; label, prediction: class indices (D, H, W), either may be None.
+    """
+    overlay = drawing.Overlay(title, image, label, prediction)
+    panels = len(image) + 2
+    figure = drawing.new_figure(2.1 * panels, 2.75)
+    drawing.draw_overlay(figure.subplots(1, panels), overlay, modalities, classes)
+    drawing.draw_legend(figure, classes)
+    return drawing.save(figure, out)

@@ -7,23 +7,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fastseg.data import cases
+from fastseg.data.cases.layouts import canonical
 from fastseg.errors import DataError, UsageError, offered
+from fastseg.tasks.base import RECORD, Criteria
 
 SUFFIXES = ("_pred.nii.gz", "_seg.nii.gz", "_pred.nii", "_seg.nii", ".nii.gz", ".nii")
-RECORD = "sample.json"  # of what `fastseg sample` predicted
 MISSING_RULES = ("skip", "empty", "error")
 ALL_EMPTY = "%d of %d predictions are empty (nothing but background)"
 
 
-def plan(folder: Path, data, wanted: Sequence[str] | None, missing: str, region: str | None):
-    """The data set, the predictions to score by case id, None for empty ones, and absent ids.
+def to_score(folder: Path, data, criteria: Criteria):
+    """Find the data set, the predictions to score by case id, None for empty ones, and absent ids.
 
-    Arguments and errors are those of `fastseg.evaluate.evaluate`.
+    Errors are those of `fastseg.evaluate.evaluate`.
     """
+    missing = criteria.missing
     if missing not in MISSING_RULES:
         raise UsageError(f"missing: got {missing!r}, want one of {', '.join(MISSING_RULES)}")
-    dataset = labelled(data, noted_region(folder, region))
-    found, absent = _match(folder, dataset, wanted)
+    dataset = labelled(data, noted_region(folder, criteria.region))
+    found, absent = _match(folder, dataset, criteria.cases)
     if absent and missing == "error":
         raise DataError(f"{folder}: no prediction for {', '.join(absent)}")
     if missing == "empty":
@@ -31,10 +34,24 @@ def plan(folder: Path, data, wanted: Sequence[str] | None, missing: str, region:
     return dataset, found, absent
 
 
-def labelled(data, region: str | None):
-    """The data set to score against, its classes merged to `region` if there is one."""
-    from fastseg.data import cases
+def check_different(modalities: Sequence[str]) -> None:
+    """Raise UsageError unless there are some, all different."""
+    if not modalities or len(set(modalities)) < len(modalities):
+        raise UsageError(f"modalities: is {', '.join(modalities)!r}, wanted different names")
 
+
+def check_shown(folder: Path, name: str) -> None:
+    """Raise DataError unless a folder holds predictions from the modality `name` alone."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; `fastseg sample --modalities {name}` makes it")
+    record = json.loads((folder / RECORD).read_text()) if (folder / RECORD).exists() else {}
+    shown = record.get("modalities", [name])
+    if [*map(canonical, shown)] != [canonical(name)]:
+        raise DataError(f"{folder}: holds predictions from {', '.join(shown)}, wanted {name}")
+
+
+def labelled(data, region: str | None):
+    """Find the data set to score against, its classes merged to `region` if there is one."""
     if not isinstance(data, cases.Dataset):
         return cases.discover(data, require_labels=True, region=region)
     if region is None or data.scheme.merged:
@@ -43,7 +60,7 @@ def labelled(data, region: str | None):
 
 
 def noted_region(folder: Path, region: str | None) -> str | None:
-    """The region that predictions are of: what was asked for, or what was noted beside them."""
+    """Tell which region predictions are of: what was asked for, or what was noted beside them."""
     path = folder / RECORD
     try:
         noted = json.loads(path.read_text()).get("region") if path.exists() else None
@@ -55,7 +72,7 @@ def noted_region(folder: Path, region: str | None) -> str | None:
 
 
 def find_prediction(folder: Path, case_id: str) -> Path | None:
-    """The case's label map in a folder of predictions, under the first of `SUFFIXES` it has."""
+    """Find the case's label map in a folder, under the first of `SUFFIXES` it has."""
     candidates = (folder / f"{case_id}{suffix}" for suffix in SUFFIXES)
     return next((path for path in candidates if path.is_file()), None)
 
