@@ -112,17 +112,17 @@ class Report:
 
     @property
     def regions(self) -> tuple[str, ...]:
-        """Names of the regions that were scored."""
+        """List the regions that were scored."""
         return self.columns.get("regions", ())
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes that were scored, without the background."""
+        """List the classes that were scored, without the background."""
         return self.columns.get("classes", ())
 
     @property
     def lines(self) -> list[dict]:
-        """The rows of a CSV file, with the means below where they have the same columns."""
+        """Give the rows of a CSV file, with the means below where they have the same columns."""
         mean = {"case": "mean", **self.mean}
         return [*self.rows, mean] if mean.keys() == self.rows[0].keys() else self.rows
 
