@@ -52,6 +52,11 @@ def overlay_png(
 
     Returns:
         `out`, as a path.
+
+    >>> label = np.zeros((3, 16, 16), int)
+    >>> label[1, 4:8, 4:8] = 1
+    >>> overlay_png(label[None].astype(float), label, None, "a.png", modalities=["t1"]).name
+    'a.png'
     """
     overlay = drawing.Overlay(title, image, label, prediction)
     panels = len(image) + 2
@@ -101,8 +106,15 @@ def summary_png(
 def report(run_dir: str | Path) -> Path:
     """Write RUN/report.html, one self-contained page: curves, scores, overlays, settings.
 
-    Raises UsageError when the folder is not that of a training run, DataError, naming the file,
-    where its metrics or a record of `fastseg evaluate` cannot be read.
+    Raises:
+        UsageError: the folder is not that of a training run.
+        DataError: naming the file, where its metrics or a record of `fastseg evaluate` cannot be
+            read.
+
+    >>> Path("run").mkdir()
+    >>> write_text(Path("run/metrics.jsonl"), '{"step": 1, "loss": 0.5}')
+    >>> report("run").name
+    'report.html'
     """
     run = Path(run_dir)
     if not (run / "metrics.jsonl").is_file():
