@@ -1,7 +1,7 @@
 """Errors a user can cause. The command line prints them as one line and exits with `exit_code`."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 _OFFERED = 6  # names
@@ -55,3 +55,15 @@ def offered(word: str, known: Collection[str]) -> str:
     names = [*near, *sorted(set(known) - set(near))]
     more = f" and {len(names) - _OFFERED} more" if len(names) > _OFFERED else ""
     return f"; it has {', '.join(names[:_OFFERED]) or 'none'}{more}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of an error: "; did you mean …?" with the nearest of `known`, or all of them.
+
+    >>> did_you_mean("batch_size", ["lr", "data.batch_size"])
+    '; did you mean data.batch_size?'
+    """
+    known, last = list(known), word.rpartition(".")[2]
+    near = [key for key in known if key.rpartition(".")[2] == last]
+    near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else f"; it has {', '.join(sorted(known))}"

@@ -1,17 +1,27 @@
-"""Fields of dataclasses that carry their own help: the source of every `--help` text of a key."""
+"""Fields of dataclasses that carry their own help and limits, and dataclasses that check them."""
 
 import dataclasses
-from dataclasses import MISSING
-from typing import Any
+import math
+import types
+import typing
+from dataclasses import MISSING, dataclass
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, Literal
+
+from fastseg.errors import UsageError
 
 
-def documented(help: str, default: Any = MISSING, *, sampling: bool = False) -> Any:
+def documented(
+    help: str, default: Any = MISSING, *, sampling: bool = False, least: float | None = None
+) -> Any:
     """Make a dataclass field with a help line, and optionally a default.
 
     Args:
         help: one line, what the field means and in which unit.
         default: the field's value where none is given; without it the field is required.
         sampling: mark the field as one that only changes how a trained network predicts.
+        least: the smallest value that a `Checked` dataclass lets the field have.
 
     Returns:
         what stands right of the `=` in the class.
@@ -23,7 +33,14 @@ def documented(help: str, default: Any = MISSING, *, sampling: bool = False) -> 
     >>> Options().width, help_of(Options)
     (16, {'width': 'channels of the finest level'})
     """
-    return dataclasses.field(default=default, metadata={"help": help, "sampling": sampling})
+    metadata = {"help": help, "sampling": sampling, "least": least}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def inherited(cls: type, name: str, default: Any) -> Any:
+    """Make the field `name` of dataclass `cls` anew for a subclass, with another default."""
+    field = cls.__dataclass_fields__[name]
+    return dataclasses.field(default=default, metadata=field.metadata)
 
 
 def help_of(cls: type) -> dict[str, str]:
@@ -35,3 +52,83 @@ def for_sampling(cls: type) -> frozenset[str]:
     """Return the names of the fields of dataclass `cls` that `documented` marks `sampling`."""
     marked = (field for field in dataclasses.fields(cls) if field.metadata.get("sampling"))
     return frozenset(field.name for field in marked)
+
+
+@cache
+def types_of(cls: type) -> dict[str, Any]:
+    """Return the type of each field of dataclass `cls`."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Base of dataclasses that refuse wrong values when they are made.
+
+    Each field's value is held against its type and its `least`; then `check` is called.
+    Raises UsageError, one line that begins with the field's name.
+
+    >>> @dataclass(frozen=True)
+    ... class Options(Checked):
+    ...     width: int = documented("channels of the finest level", 16, least=1)
+    >>> Options(width=0)
+    Traceback (most recent call last):
+    fastseg.errors.UsageError: width: is 0, wanted at least 1
+    """
+
+    def __post_init__(self):
+        kinds = types_of(type(self))
+        for field in dataclasses.fields(self):
+            name, value, least = field.name, getattr(self, field.name), field.metadata.get("least")
+            self.want(fits(value, kinds[name]), name, type_name(kinds[name]))
+            if least is not None and value is not None:
+                self.want(value >= least, name, f"at least {least}")
+        self.check()
+
+    def check(self) -> None:
+        """Raise UsageError for values that do not go together; a subclass calls super's."""
+
+    def want(self, good: bool, name: str, wanted: str) -> None:
+        """Raise UsageError about the field `name` unless `good`."""
+        if not good:
+            raise UsageError(f"{name}: is {getattr(self, name)!r}, wanted {wanted}")
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Tell whether `value` is of the type `kind`: int, float (finite, or an int), bool, str, a
+    Literal, a union, a dictionary or a tuple of one type (a list will do), any other class.
+
+    >>> fits(3, float), fits(True, int), fits([4, 3], tuple[int, ...]), fits("a", Literal["b"])
+    (True, False, True, False)
+    """
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is Literal:
+        return any(value == one and type(value) is type(one) for one in inner)
+    if origin is tuple:
+        return isinstance(value, (tuple, list)) and all(fits(item, inner[0]) for item in value)
+    if kind in (int, float):
+        number = isinstance(value, Integral if kind is int else Real)
+        return number and not isinstance(value, bool) and math.isfinite(value)
+    return kind is Any or isinstance(value, origin or kind)
+
+
+def type_name(kind: Any) -> str:
+    """Say in words what values of a type are.
+
+    >>> type_name(int), type_name(float | None), type_name(Literal["mean", "staple"])
+    ('a whole number', 'a number or null', 'one of mean, staple')
+    """
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if set(inner) == {int, float}:
+            return "a number"
+        return " or ".join(map(type_name, inner))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, inner))
+    if origin is tuple:
+        plain = type_name(inner[0]).removeprefix("a ")
+        return f"a list, each {plain}" if plain.startswith("one of") else f"{plain}s"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    return names.get(kind) or ("null" if kind is types.NoneType else kind.__name__)

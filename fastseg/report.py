@@ -7,13 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from fastseg.errors import DataError, UsageError
 from fastseg.host.files import write_text
 from fastseg.pictures import charts, drawing
-from fastseg.pictures.page import (  # noqa: F401  (PAGE: for those who still build pages by hand)
-    PAGE,
+from fastseg.pictures.page import (
     file_html,
     page,
     picture_html,
@@ -21,49 +18,9 @@ from fastseg.pictures.page import (  # noqa: F401  (PAGE: for those who still bu
     read_metrics,
 )
 from fastseg.pictures.tables import Table, number
+from fastseg.tasks.segmentation.picture import CLASS_NAMES, MODALITIES
 
-CLASS_NAMES = ("background", "NCR", "ED", "ET")
 LAST_OVERLAYS = 6  # a long run draws hundreds
-MODALITIES = ("t1", "t1ce", "t2", "flair")
-
-
-def overlay_png(
-    image: np.ndarray,
-    label: np.ndarray | None,
-    prediction: np.ndarray | None,
-    out: str | Path,
-    *,
-    title: str = "",
-    modalities: Sequence[str] = MODALITIES,
-    classes: Sequence[str] = CLASS_NAMES,
-) -> Path:
-    """Draw the most informative axial slice of one patient.
-
-    Every modality with the outlines of truth (solid) and prediction (dashed), then both as filled
-    maps.
-
-    Args:
-        image: float (C, D, H, W).
-        label, prediction: class indices (D, H, W); one of them may be None.
-        out: where the PNG goes.
-        title: beside the slice's number.
-        modalities: names of the channels.
-        classes: names of the classes, background first.
-
-    Returns:
-        `out`, as a path.
-
-    >>> label = np.zeros((3, 16, 16), int)
-    >>> label[1, 4:8, 4:8] = 1
-    >>> overlay_png(label[None].astype(float), label, None, "a.png", modalities=["t1"]).name
-    'a.png'
-    """
-    overlay = drawing.Overlay(title, image, label, prediction)
-    panels = len(image) + 2
-    figure = drawing.new_figure(2.1 * panels, 2.75)
-    drawing.draw_overlay(figure.subplots(1, panels), overlay, modalities, classes)
-    drawing.draw_legend(figure, classes)
-    return drawing.save(figure, out)
 
 
 def summary_png(

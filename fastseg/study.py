@@ -22,7 +22,7 @@ from fastseg.errors import UsageError
 from fastseg.host import files
 from fastseg.host.device import pick_device
 from fastseg.host.processes import Place, launched
-from fastseg.studies import checks, runs, tables
+from fastseg.studies import checks, pictures, runs, tables
 from fastseg.studies import data as study_data
 from fastseg.studies.arms import STUDIES, Arm, Study
 
@@ -73,7 +73,7 @@ def study(
         if plan.checks:
             record["checks"] = checks.checks(record, dataset, out, overrides)
             tables.write_tables(record, out)
-        return tables.write_pictures(record, true or dataset, out)
+        return pictures.write_pictures(record, true or dataset, out)
 
 
 def _run(

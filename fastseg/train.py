@@ -160,7 +160,7 @@ def take_step(run: Run, batch: dict[str, Any], lr: float) -> dict[str, Any] | No
     if finite or scaler_of(run.fabric):  # the loss scaler must see overflows to shrink
         optimizer.step()
     optimizer.zero_grad()
-    if finite and hasattr(run.module, "after_step"):
+    if finite:
         run.module.after_step()
     if finite and run.ema is not None:
         _average(run.ema, run.module, recipe.ema, at.step)

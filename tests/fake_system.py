@@ -4,34 +4,46 @@ Noise and masks from the step's generator, dropout from torch's own, a state in 
 module that moves after the step, a batch of unlabelled images, and a prediction that draws noise.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fastseg import models
+from fastseg.fields import documented
 
-class System(nn.Module):
-    SAMPLING = frozenset({"steps", "noise", "sampler"})
+
+@dataclass(frozen=True)
+class Options(models.Options):
+    width: int = documented("channels of the hidden layer", 4)
+    steps: int = documented("forward passes of one prediction", 2, sampling=True)
+    noise: float = documented("deviation of the noise in each", 0.1, sampling=True)
+    sampler: str = documented("a word that nothing depends on", "ddim", sampling=True)
+
+
+class System(models.System):
+    Options = Options
     seen: ClassVar[list[dict]] = []  # what the last trainings were given, step by step
 
-    def __init__(self, in_channels, classes, width=4, steps=2, noise=0.1, sampler="ddim"):
-        super().__init__()
+    def __init__(self, channels, options):
+        super().__init__(options)
+        classes, width = channels.classes, options.width
         self.body = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(width),
+            nn.Conv2d(channels.images, width, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(width),
             nn.Dropout2d(0.1),
         )  # fmt: skip
         self.head = nn.Conv2d(width, classes, 1)
         self.theta = nn.Conv2d(width, classes, 1)
         self.register_buffer("weights", torch.ones(classes))
-        self.steps, self.noise, self.sampler = steps, noise, sampler
 
     def training_loss(self, batch, generator):
         image, label, progress = batch["image"], batch["label"].long(), batch["progress"]
         self.seen.append({key: batch.get(key) for key in ("progress", "seed", "unlabelled")})
         self.seen[-1]["dtype"] = self.head(self.body[:1](image)).dtype
         noise = torch.randn(image.shape, generator=generator, device=image.device)
-        logits = self.head(self.body(image + self.noise * noise)).float()
+        logits = self.head(self.body(image + self.options.noise * noise)).float()
         supervised = F.cross_entropy(logits, label, self.weights.clone())
         hits = F.one_hot(logits.argmax(1), len(self.weights)).float().mean((0, 1, 2))
         self.weights.mul_(0.9).add_(0.1 * (2 - hits.detach()))
@@ -49,7 +61,7 @@ class System(nn.Module):
     def predict(self, image, generator=None):
         if generator is None:
             generator = torch.Generator(image.device).manual_seed(0)
-        for _ in range(self.steps):
+        for _ in range(self.options.steps):
             noise = torch.randn(image.shape, generator=generator, device=image.device)
-            logits = self.theta(self.body(image + self.noise * noise))
+            logits = self.theta(self.body(image + self.options.noise * noise))
         return logits.float().softmax(1)

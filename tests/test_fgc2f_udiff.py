@@ -7,7 +7,8 @@ import torch
 
 from fastseg import diffusion, models, use_backend
 from fastseg.config import load_recipe
-from fastseg.models.fgc2f_udiff import GUIDES, all_masks
+from fastseg.fields import types_of
+from fastseg.models.fgc2f_udiff import Options, all_masks
 
 pytestmark = pytest.mark.usefixtures("seeded", "one_thread")
 
@@ -117,7 +118,7 @@ def test_one_task_has_one_mask():
     assert net.draw_masks(3, 0.0, generator()).tolist() == mask("t1", "t2").tolist() * 3
 
 
-@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("guide", types_of(Options)["guide"].__args__)
 @pytest.mark.parametrize("selection", ["dynamic", "fixed"])
 def test_sampling_sees_the_guides_of_training(guide, selection):
     net, x = build(guide=guide, selection=selection, timesteps=24), images(1, 24)

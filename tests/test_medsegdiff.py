@@ -233,7 +233,7 @@ def test_sampling_a_network_that_knows_gives_the_label_back(kind, parameterisati
     net.denoise = denoise
     image = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 2, 8, 8)
     for fuse in ("mean", "staple"):
-        net.scheme = dataclasses.replace(net.scheme, fuse=fuse)
+        net.options = dataclasses.replace(net.options, fuse=fuse)
         p, variance = net.predict_with_variance(image)
         assert torch.equal(net.decide(p), label)
         torch.testing.assert_close(p.sum(1), torch.ones(2, 8, 8))
@@ -290,7 +290,7 @@ def test_the_checkpoint_knows_whether_variance_is_learnt():
         for sampler in ("ddpm", "ddim", "dpm++"):
             net = moved(tiny(parameterisation=parameterisation, sampler=sampler)).eval()
             assert net.predict(batch()["image"]).isfinite().all()
-    assert "parameterisation" not in medsegdiff.MedSegDiff.SAMPLING
+    assert "parameterisation" not in models.sampling_options("medsegdiff-v2")
 
 
 # --- parts
@@ -362,17 +362,17 @@ def test_the_highway_is_the_product(enhance):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"anchor": "add"}, "anchor: got 'add', want one of none, sa, usa"),
-        ({"ssformer": "on"}, "ssformer: got 'on', want off, nofilter, nbp"),
+        ({"anchor": "add"}, "model.anchor: is 'add', wanted one of none, sa, usa"),
+        ({"ssformer": "on"}, "ssformer: is 'on', wanted one of off, nofilter, nbp"),
         ({"parameterisation": "eps"}, "parameterisation.*epsilon"),
         ({"fuse": "vote"}, "fuse.*mean, staple"),
         ({"sampler": "euler"}, "sampler"),
-        ({"anchor_every": 0}, "anchor_every: got 0"),
-        ({"ensemble": 0}, "ensemble: got 0"),
-        ({"sampling_steps": 101}, "sampling_steps: got 101, want at most 100"),
-        ({"anchor_levels": 3}, "anchor_levels: got 3, want 1 to 2"),
-        ({"head": "region"}, "head: got 'region', want one of softmax, regions"),
-        ({"ssformer_heads": 3}, "heads: got 3"),
+        ({"anchor_every": 0}, "anchor_every: is 0"),
+        ({"ensemble": 0}, "ensemble: is 0"),
+        ({"sampling_steps": 101}, "sampling_steps: is 101, wanted at most timesteps, 100"),
+        ({"anchor_levels": 3}, "anchor_levels: is 3, wanted 1 to 2"),
+        ({"head": "region"}, "head: is 'region', wanted one of softmax, regions"),
+        ({"ssformer_heads": 3}, "heads: is 3"),
     ],
 )
 def test_wrong_options_are_named(options, match):
@@ -381,7 +381,7 @@ def test_wrong_options_are_named(options, match):
 
 
 def test_v1_refuses_sizes_its_levels_do_not_fit():
-    with pytest.raises(ValueError, match=r"size: got \(18, 16\), want two multiples of 4"):
+    with pytest.raises(ValueError, match=r"size: is \(18, 16\), wanted two multiples of 4"):
         tiny("medsegdiff-v1", size=(18, 16))
 
 

@@ -467,9 +467,9 @@ def test_the_default_model_is_the_two_sided_one():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("unet", {}, "system: got 'unet', want one of .*fno"),
+        ("unet", {}, "system: is 'unet', wanted one of .*fno"),
         ("fno", {"depth": 3}, "depth"),
-        ("fno", {"branches": "both"}, "branches: got 'both'"),
+        ("fno", {"branches": "both"}, "model.branches: is 'both', wanted one of per_class, shared"),
         ("fno", {"modes": (2, 2, 2, 2)}, "modes"),
     ],
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastseg import models
 from fastseg.cli import main
 from fastseg.data import phantom
 from fastseg.data.cases import check, discover
@@ -149,7 +150,7 @@ def test_boxes_of_two_windows_are_not_mixed_in_a_cache(folder, tmp_path):
     assert len(list(tmp_path.glob("*.json"))) == 2
 
 
-class Brightest:
+class Brightest(models.System):
     """A network that finds organ 1 wherever there is anything."""
 
     def predict(self, windows, generator=None):
@@ -159,7 +160,7 @@ class Brightest:
 
 def test_a_volume_is_predicted_inside_the_body(folder):
     case = load_case(discover(folder), "Phantom00000", Rule("window", window=(-160, 240)))
-    found = predict_volume(Brightest(), torch.from_numpy(case.image), (32, 32), 8)
+    found = predict_volume(Brightest(models.Options()), torch.from_numpy(case.image), (32, 32), 8)
     assert np.array_equal(found, case.image[0] > 0.9)
 
 

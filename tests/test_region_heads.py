@@ -1,5 +1,7 @@
 """Diffusion systems whose label maps are nested regions."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -45,7 +47,7 @@ def test_trains_and_predicts_three_regions(name, mode):
     assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
     net.eval()
     for decoder in ("psi", "diffusion"):
-        object.__setattr__(net.scheme, "decoder", decoder)
+        net.options = dataclasses.replace(net.options, decoder=decoder)
         p = net.predict(given["image"], torch.Generator().manual_seed(1))
         torch.testing.assert_close(p.sum(1), torch.ones(2, 16, 16))
         assert net.decide(p).shape == (2, 16, 16)

@@ -11,6 +11,7 @@ from fastseg.errors import DataError, UsageError
 from fastseg.pictures import drawing
 from fastseg.pictures.page import file_html, page
 from fastseg.pictures.tables import Table, number
+from fastseg.tasks.segmentation.picture import overlay_png
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +93,12 @@ def test_metrics_may_end_in_the_middle_of_a_line_but_nowhere_else(tmp_path):
 def test_overlay_draws_truth_and_prediction(volume, tmp_path):
     image, label = volume
     shifted = np.roll(label, 4, 2)
-    both = pixels(report.overlay_png(image, label, shifted, tmp_path / "both.png", title="A"))
+    both = pixels(overlay_png(image, label, shifted, tmp_path / "both.png", title="A"))
     for colour in drawing.CLASS_COLOURS[:3]:
         assert has_colour(both, colour, 50)
-    exact = pixels(report.overlay_png(image, label, label, tmp_path / "exact.png", title="A"))
+    exact = pixels(overlay_png(image, label, label, tmp_path / "exact.png", title="A"))
     assert (both != exact).any()
-    alone = pixels(report.overlay_png(image, None, label, tmp_path / "alone.png", title="A"))
+    alone = pixels(overlay_png(image, None, label, tmp_path / "alone.png", title="A"))
     third = both.shape[1] // 6
     assert has_colour(both[:, -2 * third : -third], drawing.CLASS_COLOURS[1], 50)
     assert not has_colour(alone[:-60, -2 * third : -third], drawing.CLASS_COLOURS[1])
@@ -105,7 +106,7 @@ def test_overlay_draws_truth_and_prediction(volume, tmp_path):
 
 def test_overlay_of_one_channel_and_flat_image(volume, tmp_path):
     _, label = volume
-    out = report.overlay_png(
+    out = overlay_png(
         np.zeros((1, *label.shape), np.float32), label, label * 0, tmp_path / "o.png",
         modalities=("ct",), classes=("background", "a", "b", "c"),
     )  # fmt: skip
@@ -129,7 +130,7 @@ def test_report_page_is_self_contained(volume, tmp_path):
     run = tmp_path / "run <1>"
     run.mkdir()
     write_metrics(run / "metrics.jsonl", [*rows(), {"step": 61, "skipped": "loss nan"}])
-    report.overlay_png(image, label, label, run / "overlays" / "a.png")
+    overlay_png(image, label, label, run / "overlays" / "a.png")
     (run / "config.json").write_text('{"note": "<script>"}')
     scores = {"dice_WT": 0.875, "hd95_mm_WT": 2.0, "dice_regions": 0.8, "legacy_slice_dice": 0.6}
     found = {"regions": ["WT"], "cases": [{"case": "Q7", **scores}], "mean": scores}

@@ -67,11 +67,11 @@ def test_a_data_set_of_other_classes_is_refused(data, run, monkeypatch):
         train(load_recipe("fno", [*TINY, "epochs=2"]), data, run)
 
 
-class Copycat(torch.nn.Module):
+class Copycat(models.System):
     """Gives each voxel the class that its first channel names, wherever the window lies."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(models.Options())
         self.windows = []
 
     def predict(self, image, generator=None):
@@ -425,14 +425,14 @@ def test_feature_maps_on_the_cpu_reuse_their_memory():
 def test_windows_larger_than_a_slice_are_filled_with_background():
     seen = []
 
-    class Looker(torch.nn.Module):
+    class Looker(models.System):
         def predict(self, image, generator=None):
             seen.append(image)
             return torch.nn.functional.one_hot((image[:, 0] > 0).long(), 2).movedim(-1, 1).float()
 
     image = -torch.ones(1, 3, 20, 24)
     image[:, 1, 5:9, 6:10] = 1
-    found = predict_volume(Looker(), image, (32, 32), 4, background=-1.0)
+    found = predict_volume(Looker(models.Options()), image, (32, 32), 4, background=-1.0)
     assert np.array_equal(found, (image[0] > 0).numpy())
     [windows] = seen
     assert windows.shape == (1, 1, 32, 32)  # nothing but the box of what is not background

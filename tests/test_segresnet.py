@@ -1,5 +1,6 @@
 """SegResNet with its Fourier bottleneck and domain head, and the 3-D U-Net."""
 
+import dataclasses
 import itertools
 import math
 
@@ -238,16 +239,16 @@ def test_domains_that_do_not_fit_are_named():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("segresnet", {"domains": 3, "domain_weight": 0.0}, "domain_weight: got 0.0"),
-        ("segresnet", {"domains": 1}, "domains: got 1"),
+        ("segresnet", {"domains": 3, "domain_weight": 0.0}, "model.domain_weight: is 0.0"),
+        ("segresnet", {"domains": 1}, "model.domains: is 1"),
         ("segresnet", {"domains": 2, "domain_schedule": "off"}, "domain_schedule"),
-        ("segresnet", {"width": 12}, "width: got 12, want a multiple of 8"),
-        ("segresnet", {"blocks_up": (1, 1)}, "blocks_up: got 2 levels"),
-        ("segresnet", {"vffc_norm": "layer"}, "vffc_norm: got 'layer'"),
-        ("segresnet-vffc", {"vffc_blocks": 0}, "vffc_blocks: got 0"),
-        ("unet3d", {"levels": 1}, "width, levels"),
-        ("unet3d", {"head": "mask"}, "head: got 'mask'"),
-        ("segresnet", {"prior": 1.5}, "prior: got 1.5"),
+        ("segresnet", {"width": 12}, "model.width: is 12, wanted a multiple of 8"),
+        ("segresnet", {"blocks_up": (1, 1)}, "model.blocks_up: is \\(1, 1\\), wanted 3"),
+        ("segresnet", {"vffc_norm": "layer"}, "model.vffc_norm: is 'layer', wanted one of group"),
+        ("segresnet-vffc", {"vffc_blocks": 0}, "model.vffc_blocks: is 0"),
+        ("unet3d", {"levels": 1}, "model.levels: is 1, wanted at least 2"),
+        ("unet3d", {"head": "mask"}, "model.head: is 'mask'"),
+        ("segresnet", {"prior": 1.5}, "model.prior: is 1.5"),
     ],
 )
 def test_wrong_options_are_named(name, options, message):
@@ -271,7 +272,7 @@ def test_flips_change_a_networks_prediction_and_are_a_sampling_option():
     net, image = tiny("segresnet").eval(), torch.randn(1, 1, 8, 8, 16)
     assert models.sampling_options("segresnet-vffc") == {"flips"}
     plain = net.predict(image)
-    net.flips = True
+    net.options = dataclasses.replace(net.options, flips=True)
     both = net.predict(image)
     assert not torch.allclose(plain, both, atol=1e-4)
     torch.testing.assert_close(net.predict(image.flip(2, 4)).flip(2, 4), both)

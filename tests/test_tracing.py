@@ -7,8 +7,7 @@ import torch
 from tolerances import NEURALOP, relative_error
 
 import fastseg
-from fastseg import nn
-from fastseg.models import fno
+from fastseg import models, nn
 
 PLANE, VOLUME = (2, 4, 16, 18), (1, 8, 8, 10, 12)
 WIDE = (1, 16, 8, 10, 12)
@@ -33,7 +32,10 @@ MODULES = {
     "TimeShift": (lambda: nn.TimeShift(8, 4), [PLANE, FEATURES]),
     "TimeFiLM": (lambda: nn.TimeFiLM(8, 4), [PLANE, FEATURES]),
     "FrequencyGuide": (lambda: nn.FrequencyGuide(), [PLANE]),  # and what the test adds
-    "a whole system": (lambda: fno.System(4, 3, (6, 4), width=4), [PLANE]),
+    "a whole system": (
+        lambda: models.build("fno", in_channels=4, classes=3, modes=(6, 4), width=4),
+        [PLANE],
+    ),
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fastseg.train as module
-from fastseg import checkpoint, config
+from fastseg import checkpoint, config, models
 from fastseg.config import load_recipe
 from fastseg.data import phantom
 from fastseg.data.cases.labels import BRATS
@@ -131,7 +131,9 @@ def test_sampled_label_maps_follow_the_options():
     image = torch.rand(1, 4, 32, 32)
 
     def predicted(*overrides: str, seed: int = 1) -> torch.Tensor:
-        changed = config.override_sampling(recipe, net.SAMPLING, overrides)
+        changed = config.override_sampling(
+            recipe, models.sampling_options(recipe.system), overrides
+        )
         noise = torch.Generator().manual_seed(seed)
         return load_network(changed, 4, BRATS, weights).predict(image, noise)
 

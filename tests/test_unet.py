@@ -3,16 +3,17 @@
 import pytest
 import torch
 
-from fastseg.models.parts.unet import ResidualBlock, SelfAttention, UNet
+from fastseg.models.parts.unet import ResidualBlock, SelfAttention, UNet, UNetOptions
 
 pytestmark = pytest.mark.usefixtures("seeded", "one_thread")
 
 T = torch.tensor([3, 150])
 
 
-def build(**options):
+def build(film=True, **sizes):
     torch.manual_seed(0)
-    net = UNet(3, 2, **{"base": 8, "multipliers": (1, 2), "attention_levels": (1,)} | options)
+    sizes = {"width": 8, "multipliers": (1, 2), "attention_levels": (1,)} | sizes
+    net = UNet(3, 2, UNetOptions(**sizes), film=film)
     for module in net.modules():  # what starts at zero would hide everything before it
         for p in module.parameters(recurse=False):
             if not p.any():
@@ -32,7 +33,7 @@ def block_parameters(inputs: int, outputs: int, embedding: int) -> int:
 
 def test_parameters_follow_the_formula():
     with torch.device("meta"):
-        net, block = UNet(5, 4), ResidualBlock(64, 128, 256, film=True)
+        net, block = UNet(5, 4, UNetOptions()), ResidualBlock(64, 128, 256, film=True)
         attention = SelfAttention(192, 1)
     assert count(block) == block_parameters(64, 128, 256)
     assert count(attention) == 2 * 192 + 4 * (192 * 192 + 192)
@@ -56,17 +57,18 @@ def test_parameters_follow_the_formula():
 def test_any_divisible_size_and_a_zero_start(sizes, film):
     x = torch.randn(2, 3, *sizes)
     assert build(film=film)(x, T).shape == (2, 2, *sizes)
-    assert not UNet(3, 2, 8, (1, 2), attention_levels=(), film=film)(x, T).any()
+    small = UNetOptions(width=8, multipliers=(1, 2), attention_levels=())
+    assert not UNet(3, 2, small, film=film)(x, T).any()
 
 
 def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match=r"\(10, 9\).*multiples of 2"):
         build()(torch.randn(1, 3, 10, 9), T[:1])
     for options, name in (
-        ({"base": 3}, "base: got 3"),
+        ({"width": 3}, "width: is 3"),
         ({"attention_levels": (2,)}, "attention_levels"),
-        ({"heads": 3}, "heads: got 3 for 16"),
-        ({"blocks": 0}, "blocks: got 0"),
+        ({"heads": 3}, "heads: is 3, wanted a divisor of 16"),
+        ({"blocks": 0}, "blocks: is 0"),
     ):
         with pytest.raises(ValueError, match=name):
             build(**options)

@@ -1,35 +1,34 @@
-"""One file a system. Every system is a module with two methods, which the driver calls:
-
-`training_loss(batch, generator) -> (loss, parts)`: a scalar and a dictionary of scalars to log;
-`predict(image, generator=None) -> (B, K, *S)`: class probabilities. Where the answer is not the
-most probable class, `decide(probabilities) -> (B, *S)` gives it (`heads.Head` serves both).
-
-Next to "image", "label", "case" and "seed" a batch has "progress", the share of the run that is
-done, in [0, 1), with `labelled_fraction` "unlabelled", images of other patients, and with
-`data.bezier_domains` "domain". A system may have `after_step()`, called after each step of the
-optimiser, `SAMPLING`, the names of options that only change how it predicts, and
-`predict_with_variance(image, generator)`, which gives the variance of an ensemble, (B, 1, *S), with
-the probabilities. One that samples in steps has `on_step`, None or what its user wants called in
-each (t, x_t, x̂_0). `axes` and `multiple`, where it has them, are those
-of the patches that it takes. What it keeps between steps lives in registered float buffers; a step
-has as many calls of `training_loss` as parts of its batch.
-
-A system whose `TASK` is "synthesis" fills in missing modalities instead of segmenting: in the place
-of `predict` it has `synthesise(images, available, generator=None) -> images` (B, M, *S) and
-`masks()`, the choices of available modalities (N, M) that it serves.
-"""
+"""One file a system; `build` makes one by its name. What all have in common is `System`."""
 
 import importlib
+from collections.abc import Mapping
+from typing import Any
 
 from fastseg.errors import UsageError
+from fastseg.fields import for_sampling
+from fastseg.models.system import Channels, Options, SynthesisSystem, System
 
+__all__ = [
+    "SYSTEMS",
+    "Channels",
+    "Options",
+    "SynthesisSystem",
+    "System",
+    "build",
+    "check",
+    "options",
+    "sampling_options",
+    "task",
+]
+
+# module, or module:class
 SYSTEMS = {
     "fno": "fastseg.models.fno",
     "diffusion-unet": "fastseg.models.diffusion_unet",
     "fno-diffusion": "fastseg.models.fno_diffusion",
     "fno-unet": "fastseg.models.fno_unet",
     "segresnet": "fastseg.models.segresnet",
-    "segresnet-vffc": "fastseg.models.segresnet_vffc",
+    "segresnet-vffc": "fastseg.models.segresnet:FourierSystem",
     "unet3d": "fastseg.models.unet3d",
     "medsegdiff-v1": "fastseg.models.medsegdiff_v1",
     "medsegdiff-v2": "fastseg.models.medsegdiff_v2",
@@ -37,35 +36,75 @@ SYSTEMS = {
 }
 
 
-def build(name: str, *, in_channels: int, classes: int, regions=(), modalities=(), **options):
-    """The system `name` for images of `in_channels` modalities and `classes` label classes,
-    background included. `regions`, the class indices of each, go to a system with a `head`, the
-    names of the `modalities` to one of synthesis.
+def build(
+    name: str, *, in_channels: int, classes: int, regions=(), modalities=(), **options
+) -> System:
+    """Make a system with untrained weights, drawn from torch's generator.
 
-    Raises UsageError for an unknown name or an option the system does not have.
+    Args:
+        name: one of `SYSTEMS`.
+        in_channels: channels of the images.
+        classes: label classes, background included.
+        regions: class indices of each nested region, for systems with a `head` of regions.
+        modalities: names of the images' channels, for systems that fill in missing ones.
+        options: fields of the system's `Options`; the others have their defaults.
+
+    Raises:
+        UsageError: an unknown name, an option that the system does not have, or a wrong value.
+
+    >>> import torch
+    >>> net = build("fno", in_channels=4, classes=3, modes=(4, 3), width=4, blocks=1)
+    >>> net.predict(torch.zeros(1, 4, 16, 16)).shape
+    torch.Size([1, 3, 16, 16])
     """
     system = _system(name)
-    if options.get("head", "softmax") != "softmax":
-        options["regions"] = regions
-    if task(name) == "synthesis":
-        options["modalities"] = modalities
+    checked = system.Options.from_dict(options)
+    channels = Channels(in_channels, classes, tuple(regions), tuple(modalities))
     try:
-        return system(in_channels, classes, **options)
+        return system(channels, checked)
+    except UsageError:
+        raise
     except (TypeError, ValueError) as error:
         raise UsageError(f"model: {error}") from error
 
 
+def options(name: str) -> type[Options]:
+    """Return the class of a system's options: its fields have types, defaults and help.
+
+    >>> options("fno")().width
+    16
+    """
+    return _system(name).Options
+
+
+def check(name: str, values: Mapping[str, Any]) -> None:
+    """Raise UsageError, one line that begins with `model.NAME`, unless the system takes `values`.
+
+    >>> check("fno", {"width": 16, "blocks": 2})
+    """
+    options(name).from_dict(values)
+
+
 def sampling_options(name: str) -> frozenset[str]:
-    """Names of the system's options that only change how it predicts: its `SAMPLING`."""
-    return getattr(_system(name), "SAMPLING", frozenset())
+    """Return the names of the system's options that only change how it predicts.
+
+    >>> sorted(sampling_options("segresnet"))
+    ['flips']
+    """
+    return for_sampling(options(name))
 
 
 def task(name: str) -> str:
-    """What the system does: "segmentation", or its `TASK`."""
-    return getattr(_system(name), "TASK", "segmentation")
+    """Return what the system does: "segmentation" or "synthesis".
+
+    >>> task("fno")
+    'segmentation'
+    """
+    return _system(name).task
 
 
-def _system(name: str):
+def _system(name: str) -> type[System]:
     if name not in SYSTEMS:
-        raise UsageError(f"system: got {name!r}, want one of {', '.join(sorted(SYSTEMS))}")
-    return importlib.import_module(SYSTEMS[name]).System
+        raise UsageError(f"system: is {name!r}, wanted one of {', '.join(sorted(SYSTEMS))}")
+    module, _, found = SYSTEMS[name].partition(":")
+    return getattr(importlib.import_module(module), found or "System")

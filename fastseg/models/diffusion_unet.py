@@ -7,14 +7,17 @@ probabilities, 2·softmax − 1, not from clamped logits, and pseudo-labels are 
 mode. Time projections that no output depends on are allocated, as there, and frozen.
 """
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from fastseg.fields import documented
+from fastseg.models.parts import generic_ssl
 from fastseg.models.parts.generic_ssl import TIME, GenericSSL, Joint, convolved
 from fastseg.models.parts.heads import Head
+from fastseg.models.system import Channels
 from fastseg.nn.time import TimeShift
 
 CONVOLUTIONS = (1, 2, 3, 3, 3)  # of the block of each level, finest first
@@ -26,19 +29,13 @@ _BY_AXES = {
 }
 
 
-def check_axes(axes: int) -> None:
-    """ValueError for other than 2 or 3."""
-    if axes not in _BY_AXES:
-        raise ValueError(f"axes: got {axes}, want 2 or 3")
-
-
 def convolution(axes: int, inputs: int, outputs: int, kernel: int, **options) -> nn.Module:
-    """A convolution over 2 or 3 axes."""
+    """Make a convolution over 2 or 3 axes; `options` are torch's."""
     return _BY_AXES[axes][0](inputs, outputs, kernel, **options)
 
 
 def channel_dropout(axes: int, p: float) -> nn.Module:
-    """Dropout of whole channels."""
+    """Make a dropout of whole channels, each with probability p."""
     return _BY_AXES[axes][3](p)
 
 
@@ -84,7 +81,7 @@ Block = Callable[..., nn.Module]  # (level, inputs, outputs, *, timed) → modul
 
 
 def conv_blocks(axes: int) -> Block:
-    """The blocks of the diffusion U-shape."""
+    """Return what makes the blocks of the diffusion U-shape."""
 
     def block(level: int, inputs: int, outputs: int, *, timed: bool) -> nn.Module:
         return ConvBlock(axes, inputs, outputs, CONVOLUTIONS[level], timed=timed)
@@ -145,32 +142,35 @@ class Decoder(nn.Module):
 
 
 def level_widths(width: float) -> list[int]:
-    """Channels of each level: doubled from one to the next."""
+    """Return the channels of each level, finest first: doubled from one to the next.
+
+    >>> level_widths(32)
+    [32, 64, 128, 256, 512]
+    """
     return [round(width * 2**level) for level in range(len(CONVOLUTIONS))]
 
 
+@dataclass(frozen=True)
+class Options(generic_ssl.Options):
+    """Options of the diffusion U-shape."""
+
+    width: int | float = documented(
+        "channels of the finest level, doubled at each of the others", 32, least=1
+    )
+
+
 class System(GenericSSL):
-    """The diffusion U-shape with its losses and predictions.
+    """The diffusion U-shape with its losses and predictions. Sizes must be divisible by 16."""
 
-    width: channels of the finest level; head: "softmax" over classes or nested "regions"; options:
-    those of `generic_ssl.Scheme`. Sizes must be divisible by 16. ValueError for other axes than 2
-    or 3.
-    """
+    Options = Options
 
-    def __init__(
-        self, in_channels: int, classes: int, *, axes: int = 2, width: float = 32,
-        block: Block | None = None, head: str = "softmax", regions: Sequence[Sequence[int]] = (),
-        **options,
-    ):  # fmt: skip
-        check_axes(axes)
-        if not (math.isfinite(width) and width >= 1):
-            raise ValueError(f"width: got {width}, want at least 1")
-        widths, block = level_widths(width), block or conv_blocks(axes)
-        self.axes, kind = axes, Head(head, classes, regions)
+    def __init__(self, channels: Channels, options: Options, block: Block | None = None):
+        axes, widths = options.axes, level_widths(options.width)
+        block = block or conv_blocks(axes)
+        head = Head(options.head, channels.classes, channels.regions)
         super().__init__(
-            in_channels, kind,
+            channels, options, head,
             make_block=lambda inputs: block(0, inputs, widths[0], timed=True),
             encoder=Encoder(axes, widths, block),
-            make_decoder=lambda timed: Decoder(axes, widths, kind.outputs, block, timed),
-            **options,
+            make_decoder=lambda timed: Decoder(axes, widths, head.outputs, block, timed),
         )  # fmt: skip

@@ -9,111 +9,103 @@ There is no public implementation. The source fixes the five channels, T = 200 s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from fastseg import diffusion
-from fastseg.models.parts.unet import UNet
+from fastseg.diffusion import Sampling
+from fastseg.fields import documented, inherited
+from fastseg.models import system
+from fastseg.models.parts.unet import UNet, UNetOptions
+from fastseg.models.system import Channels, own_generator
 from fastseg.nn.gaussian import FrequencyGuide
 
-GUIDES = ("both", "none", "low", "high", "swapped", "unfiltered")
-SELECTIONS = ("dynamic", "fixed")
 # chance of 1, 2 and 3 missing modalities in each third of a run
 CURRICULUM = ((1.0, 0.0, 0.0), (0.3, 0.7, 0.0), (0.2, 0.3, 0.5))
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options of training and sampling. ValueError naming a wrong one."""
+class Options(UNetOptions, Sampling, system.Options):
+    """Options of training and sampling."""
 
-    guide: str = "both"  # one of GUIDES; "unfiltered" has a single stage, "none" a channel of zeros
-    selection: str = "dynamic"  # "fixed": the low-pass source in both stages
-    kernel_size: int = 21  # taps of the guides
-    availability_code: bool = True  # tell the network beside the images which are available
-    missing: str = "any"  # or the modalities of one task, all that is trained: "t1ce,t2"
-    curriculum: bool = True  # off: the mix of the last third all along
-    timesteps: int = 200
-    parameterisation: str = "epsilon"
-    sampler: str = "ddpm"
-    sampling_steps: int = 0  # 0: all
-    eta: float = 0.0
-    ensemble: int = 1  # samples whose mean is the answer
-    max_batch: int = 64  # of them at a time
+    scaled_betas = True
 
-    def __post_init__(self):
-        for name, known in (
-            ("guide", GUIDES),
-            ("selection", SELECTIONS),
-            ("parameterisation", ("epsilon", "x0", "v")),
-        ):
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name}: got {value!r}, want one of {', '.join(known)}")
-        diffusion.check_sampler(self.sampler, self.eta)
-        for name, least in (("sampling_steps", 0), ("ensemble", 1), ("max_batch", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: got {getattr(self, name)}, want at least {least}")
-        if self.timesteps <= 20:
-            raise ValueError(f"timesteps: got {self.timesteps}, want more than 20: betas below 1")
-        if self.sampling_steps > self.timesteps:
-            raise ValueError(
-                f"sampling_steps: got {self.sampling_steps}, want at most timesteps, "
-                f"{self.timesteps}"
-            )
+    guide: Literal["both", "none", "low", "high", "swapped", "unfiltered"] = documented(
+        "the frequencies of the guide; unfiltered has a single stage, none a channel of zeros",
+        "both",
+    )
+    selection: Literal["dynamic", "fixed"] = documented(
+        "the guide's source in each stage; fixed: the low-pass one in both", "dynamic"
+    )
+    order: tuple[str, ...] = documented(
+        "modalities from the most to the least low-frequency content; others are passed over",
+        ("t1", "t2", "flair", "pd", "t1ce"),
+    )
+    kernel_size: int = documented("taps of the guides' filters, an odd number", 21, least=1)
+    availability_code: bool = documented(
+        "tell the network beside the images which are available", True
+    )
+    missing: str = documented("any, or the modalities of one task, all that is trained", "any")
+    curriculum: bool = documented(
+        "first one modality missing, then more; off: the mix of the last third all along", True
+    )
+    timesteps: int = inherited(Sampling, "timesteps", 200)
+    parameterisation: Literal["epsilon", "x0", "v"] = documented(
+        "what the network predicts: the noise, the image, or a mix of the two", "epsilon"
+    )
+    sampler: Literal["ddpm", "ddim", "dpm++"] = inherited(Sampling, "sampler", "ddpm")
+    sampling_steps: int = inherited(Sampling, "sampling_steps", 0)
+    attention_levels: tuple[int, ...] = inherited(UNetOptions, "attention_levels", (3,))
+    dropout: float = documented("dropout inside residual blocks", 0.0, least=0)
+
+    def check(self) -> None:
+        """Raise UsageError for values beyond their range."""
+        super().check()
+        self.want(self.kernel_size % 2 == 1, "kernel_size", "an odd count")
+        self.want(self.dropout <= 1, "dropout", "0 to 1")
 
 
 def all_masks(modalities: int) -> Tensor:
-    """Every choice of available modalities but none and all, bool (2^M − 2, M), the fewest missing
-    first: 14 for four modalities.
+    """Return every choice of available modalities but none and all, bool (2^M − 2, M), the fewest
+    missing first.
+
+    >>> all_masks(4).shape
+    torch.Size([14, 4])
     """
     numbers = torch.arange(1, 2**modalities - 1)
     masks = (numbers[:, None] >> torch.arange(modalities) & 1).bool()
     return masks[masks.sum(1).argsort(descending=True, stable=True)]
 
 
-class System(nn.Module):
-    """The denoiser with its loss and its sampler.
-
-    `modalities` are the names of the images' channels, `order` names (others are passed over) from
-    the most to the least low-frequency content; the guide's sources follow it. width, multipliers,
-    blocks, attention_levels, heads and dropout are those of `unet.UNet`, the rest `Options`.
-    ValueError for fewer than 2 or more than 4 modalities, or one that `order` lacks.
+class System(system.SynthesisSystem):
+    """The denoiser with its loss and its sampler. UsageError for fewer than 2 or more than 4
+    modalities, or one that the option `order` lacks.
     """
 
-    TASK = "synthesis"
-    on_step: diffusion.OnStep = None
+    Options = Options
     axes = 2
-    SAMPLING = frozenset({"sampler", "sampling_steps", "eta", "ensemble", "max_batch"})
 
-    def __init__(
-        self, in_channels: int, classes: int = 0, *, modalities: Sequence[str],
-        order: Sequence[str] = ("t1", "t2", "flair", "pd", "t1ce"), width: int = 64,
-        multipliers: Sequence[int] = (1, 2, 3, 4), blocks: int = 2,
-        attention_levels: Sequence[int] = (3,), heads: int = 1, dropout: float = 0.0, **options,
-    ):  # fmt: skip
-        super().__init__()
-        self.options, self.modalities = Options(**options), tuple(modalities)
-        ranks = _ranks(self.modalities, order)
-        self._task = _task(self.options.missing, self.modalities)
-        if not 2 <= in_channels == len(self.modalities) <= len(CURRICULUM) + 1:
+    def __init__(self, channels: Channels, options: Options):
+        super().__init__(options)
+        self.modalities, count = channels.modalities, channels.images
+        ranks = _ranks(self.modalities, options.order)
+        self._task = _task(options.missing, self.modalities)
+        if not 2 <= count == len(self.modalities) <= len(CURRICULUM) + 1:
             raise ValueError(f"modalities: got {self.modalities}, want 2 to {len(CURRICULUM) + 1}")
-        with torch.device("cpu"):
-            self.schedule = diffusion.linear_schedule(self.options.timesteps, scaled=True)
-        stage = self.options.guide if self.options.guide in ("low", "high") else "both"
+        self.schedule = options.schedule()
         self.guide = FrequencyGuide(
-            ranks, timesteps=self.options.timesteps, kernel_size=self.options.kernel_size,
-            stage=stage,
+            ranks, timesteps=options.timesteps, kernel_size=options.kernel_size,
+            stage=options.guide if options.guide in ("low", "high") else "both",
         )  # fmt: skip
-        self.unet = UNet(
-            in_channels + 1, in_channels, width, multipliers, blocks, attention_levels, heads,
-            dropout=dropout,
-        )  # fmt: skip
+        self.unet = UNet(count + 1, count, options, dropout=options.dropout)
         self.code = None
-        if self.options.availability_code:
-            self.code = nn.Linear(in_channels, self.unet.embedding)
+        if options.availability_code:
+            self.code = nn.Linear(count, self.unet.embedding)
         # where the lowest and the highest value of each modality lie in stored intensities, on
         # the average of the training volumes: the scale of an image that never was
-        self.register_buffer("intensities", torch.tensor([[0.0, 1.0]]).repeat(in_channels, 1))
+        self.register_buffer("intensities", torch.tensor([[0.0, 1.0]]).repeat(count, 1))
 
     @property
     def multiple(self) -> int:
@@ -126,7 +118,7 @@ class System(nn.Module):
             return all_masks(len(self.modalities))
         return torch.tensor([[name not in self._task for name in self.modalities]])
 
-    def draw_masks(self, count: int, progress: float, generator: torch.Generator) -> Tensor:
+    def draw_masks(self, count: int, progress: float, generator: Generator) -> Tensor:
         """Which modalities are available in training, bool (count, M), on the generator's device:
         the number missing by the curriculum at `progress`, which ones at random.
         """
@@ -171,7 +163,7 @@ class System(nn.Module):
         return self.unet(torch.cat([x, guide], 1), t, code)
 
     def training_loss(
-        self, batch: dict, generator: torch.Generator
+        self, batch: dict[str, Any], generator: Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of the prediction over the voxels of the missing modalities."""
         images = batch["image"]
@@ -192,14 +184,12 @@ class System(nn.Module):
 
     @torch.no_grad()
     def synthesise(
-        self, images: Tensor, available: Tensor, generator: torch.Generator | None = None
+        self, images: Tensor, available: Tensor, generator: Generator | None = None
     ) -> Tensor:
         """Images (B, M, H, W) in −1 … 1 with those not in `available` (B, M) bool filled in, the
         mean of `ensemble` samples; what they held is not looked at. float32.
         """
-        options = self.options
-        if generator is None:
-            generator = torch.Generator(images.device).manual_seed(0)
+        generator = own_generator(generator, images.device)
         given = available[:, :, None, None]
         images = torch.where(given, images, 0).float()
         coarse, fine = self.guides(images, available)
@@ -214,11 +204,9 @@ class System(nn.Module):
 
             return model
 
-        found = diffusion.ensemble(
-            model_for, images.shape, self.schedule, members=options.ensemble,
-            generator=generator, max_batch=options.max_batch, device=images.device,
-            steps=options.sampling_steps or None, sampler=options.sampler, eta=options.eta,
-            parameterisation=options.parameterisation, on_step=self.on_step,
+        found = self.options.draw(
+            model_for, images.shape, self.schedule, generator, device=images.device,
+            parameterisation=self.options.parameterisation, on_step=self.on_step,
         ).mean(0)  # fmt: skip
         return torch.where(given, images, found)
 

@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,49 +19,47 @@ from torch.nn import functional as F
 
 from fastseg import ops
 from fastseg.errors import FastsegWarning
+from fastseg.fields import documented
 from fastseg.models import diffusion_unet
 from fastseg.models.diffusion_unet import CONVOLUTIONS, Block, convolution, level_widths
 from fastseg.models.fno_diffusion import kept_modes
 from fastseg.models.parts.generic_ssl import TIME, Joint, convolved
+from fastseg.models.system import Channels
 from fastseg.nn import FNOBlock, TimeFiLM
 from fastseg.nn.fusion import FUSIONS, NEEDS_ZERO, zeroed
 
 ATTENTION_FROM = 2  # the finest level whose maps are small enough to attend from every point
-WORDS = {
-    "arm": ("local", "local-wide", "spectral", "fused"),
-    "weights": ("dense", "shared", "depthwise"),
-    "fusion": tuple(FUSIONS),
-    "placement": ("encoder", "bottleneck", "decoder"),
-    "path": ("both", "denoiser", "supervised"),
-}
 
 
 @dataclass(frozen=True)
-class Branches:
-    """Where spectral branches are and what they are made of. ValueError for unknown words."""
+class Options(diffusion_unet.Options):
+    """Options of the fused network and of the arms it is compared with. Arm "spectral" takes modes
+    and weights of those of branches, "local" none.
+    """
 
-    modes: Sequence[int] = (16, 12, 8, 6, 4)  # of each level, non-negative frequencies on each axis
-    reduction: int = 4  # of the channels of a level, inside a branch
-    weights: str = "dense"  # or "shared" by all modes, or "depthwise"
-    fusion: str = "gate"  # "attn" is gate on the two finest levels
-    placement: Sequence[str] = ("encoder", "bottleneck")
-    path: str = "both"  # what uses them: "denoiser", "supervised" or both
+    arm: Literal["local", "local-wide", "spectral", "fused"] = documented(
+        "the U-shape, as many parameters as fused has, spectral branches alone, or both", "fused"
+    )
+    modes: tuple[int, ...] = documented(
+        "non-negative frequencies kept on each axis, of each level, finest first", (16, 12, 8, 6, 4)
+    )
+    reduction: int = documented("a level's channels over those of its branch", 4, least=1)
+    weights: Literal["dense", "shared", "depthwise"] = documented(
+        "a matrix for each frequency, one for all, or a factor a channel", "dense"
+    )
+    fusion: Literal[tuple(FUSIONS)] = documented(
+        "how branch and convolutions become one; attn is gate on the two finest levels", "gate"
+    )
+    placement: tuple[Literal["encoder", "bottleneck", "decoder"], ...] = documented(
+        "where branches are", ("encoder", "bottleneck")
+    )
+    path: Literal["both", "denoiser", "supervised"] = documented("what uses branches", "both")
 
-    def __post_init__(self):
-        for name in ("weights", "fusion", "path"):
-            check_word(name, getattr(self, name))
-        for place in self.placement:
-            check_word("placement", place)
-        if len(self.modes) != len(CONVOLUTIONS) or min(self.modes) < 1:
-            raise ValueError(f"modes: got {self.modes}, want {len(CONVOLUTIONS)} positive counts")
-        if self.reduction < 1:
-            raise ValueError(f"reduction: got {self.reduction}, want at least 1")
-
-
-def check_word(name: str, word: str) -> None:
-    """ValueError for a word that the option does not know."""
-    if word not in WORDS[name]:
-        raise ValueError(f"{name}: got {word!r}, want one of {', '.join(WORDS[name])}")
+    def check(self) -> None:
+        """Raise UsageError for modes of other than all levels."""
+        super().check()
+        counts = len(self.modes) == len(CONVOLUTIONS) and min(self.modes) >= 1
+        self.want(counts, "modes", f"{len(CONVOLUTIONS)} positive counts, one a level")
 
 
 class SharedBlock(nn.Module):
@@ -122,33 +121,35 @@ class Fused(nn.Module):
         return self.fusion(local, self.branch(x, temb))
 
 
-def spectral_blocks(axes: int, branches: Branches) -> Block:
-    """Branches of full width as the blocks of a U-shape."""
+def spectral_blocks(options: Options) -> Block:
+    """Return what makes branches of full width as the blocks of a U-shape."""
 
     def block(level: int, inputs: int, outputs: int, *, timed: bool) -> nn.Module:
-        modes, weights = branches.modes[level], branches.weights
-        return SpectralBranch(axes, inputs, outputs, outputs, modes, weights, timed)
+        modes, weights = options.modes[level], options.weights
+        return SpectralBranch(options.axes, inputs, outputs, outputs, modes, weights, timed)
 
     return block
 
 
 def fuse(
-    block: nn.Module, axes: int, level: int, inputs: int, outputs: int, timed: bool,
-    branches: Branches,
-) -> Fused:  # fmt: skip
-    """`block` with a branch beside it; what the two give is what `block` gives, at first."""
-    width, modes = max(outputs // branches.reduction, 1), branches.modes[level]
-    branch = SpectralBranch(axes, inputs, outputs, width, modes, branches.weights, timed)
+    block: nn.Module, level: int, inputs: int, outputs: int, timed: bool, options: Options
+) -> Fused:
+    """Put a branch beside a level's `block`; what the two give is what `block` gives, at first."""
+    width, modes, axes = max(outputs // options.reduction, 1), options.modes[level], options.axes
+    branch = SpectralBranch(axes, inputs, outputs, width, modes, options.weights, timed)
     coarse = level >= ATTENTION_FROM
-    kind = branches.fusion if coarse or branches.fusion != "attn" else "gate"
+    kind = options.fusion if coarse or options.fusion != "attn" else "gate"
     if kind in NEEDS_ZERO:
         zeroed(branch.expand)
-    return Fused(block, branch, FUSIONS[kind](axes, outputs), branches.path)
+    return Fused(block, branch, FUSIONS[kind](axes, outputs), options.path)
 
 
 def matching_width(want: int, width: float, count: Callable[[float], int]) -> float:
-    """The width at which a network has `want` parameters: secants of √count, which is near linear
-    in the width.
+    """Find the width at which a network has `want` parameters, `count(width)` being its number: by
+    secants of √count, which is near linear in the width.
+
+    >>> round(matching_width(6400, 32, lambda width: int(width**2)))
+    80
     """
     for _ in range(4):
         width *= math.sqrt(want / count(width))
@@ -156,63 +157,55 @@ def matching_width(want: int, width: float, count: Callable[[float], int]) -> fl
 
 
 class System(diffusion_unet.System):
-    """The fused network, or another arm, with its losses and predictions.
-
-    Options: arm, axes and width, those of `Branches` (arm "spectral": modes and weights only) and
-    of `generic_ssl.Scheme`. Sizes must be divisible by 16; modes beyond a size's bins are clipped
-    with one warning. ValueError for unknown words.
+    """The fused network, or another arm, with its losses and predictions. Sizes must be divisible
+    by 16; modes beyond a size's bins are clipped with one warning.
     """
 
-    def __init__(
-        self, in_channels: int, classes: int, *, arm: str = "fused", axes: int = 2,
-        width: float = 32, **options,
-    ):  # fmt: skip
-        check_word("arm", arm)
-        known = {field.name for field in dataclasses.fields(Branches)}
-        branches = Branches(**{name: options.pop(name) for name in known & options.keys()})
-        block = spectral_blocks(axes, branches) if arm == "spectral" else None
-        if arm == "local-wide":
-            head = {name: options[name] for name in ("head", "regions") if name in options}
-            width = self._wide(in_channels, classes, axes, width, branches, head)
-        super().__init__(in_channels, classes, axes=axes, width=width, block=block, **options)
-        if arm == "fused":
+    Options = Options
+
+    def __init__(self, channels: Channels, options: Options):
+        if options.arm == "local-wide":
+            options = dataclasses.replace(options, width=self._wide(channels, options))
+        block = spectral_blocks(options) if options.arm == "spectral" else None
+        super().__init__(channels, options, block)
+        if options.arm == "fused":
             # after the U-shape, whose first weights so are those of arm "local"
-            self._embeddings(axes, in_channels, width, branches)
-            self._levels(axes, level_widths(width), branches)
+            self._embeddings(channels.images, options)
+            self._levels(level_widths(options.width), options)
             self.freeze()
 
     @classmethod
-    def _wide(cls, in_channels, classes, axes, width, branches, head) -> float:
-        def count(width: float, arm: str = "local", **options) -> int:
-            options |= head
+    def _wide(cls, channels: Channels, options: Options) -> float:
+        def count(width: float, arm: str = "local") -> int:
             with torch.device("meta"):
-                net = cls(in_channels, classes, arm=arm, axes=axes, width=width, **options)
+                net = cls(channels, dataclasses.replace(options, arm=arm, width=width))
             return sum(p.numel() for p in net.parameters())
 
-        return matching_width(count(width, "fused", **vars(branches)), width, count)
+        return matching_width(count(options.width, "fused"), options.width, count)
 
-    def _embeddings(self, axes: int, in_channels: int, width: float, branches: Branches) -> None:
-        if "encoder" not in branches.placement:
+    def _embeddings(self, images: int, options: Options) -> None:
+        if "encoder" not in options.placement:
             return
-        if branches.path != "supervised":
-            joint, inputs = self.embed_joint, in_channels + self.head.outputs
-            joint.block = fuse(joint.block, axes, 0, inputs, round(width), True, branches)
-        if branches.path != "denoiser":
+        width = round(options.width)
+        if options.path != "supervised":
+            joint, inputs = self.embed_joint, images + self.head.outputs
+            joint.block = fuse(joint.block, 0, inputs, width, True, options)
+        if options.path != "denoiser":
             image = self.embed_image
-            image.block = fuse(image.block, axes, 0, in_channels, round(width), False, branches)
+            image.block = fuse(image.block, 0, images, width, False, options)
 
-    def _levels(self, axes: int, widths: list[int], branches: Branches) -> None:
+    def _levels(self, widths: list[int], options: Options) -> None:
         def wrap(blocks: nn.ModuleList, index: int, level: int, timed: bool) -> None:
-            channels = widths[level], widths[level]
-            blocks[index] = fuse(blocks[index], axes, level, *channels, timed, branches)
+            width = widths[level]
+            blocks[index] = fuse(blocks[index], level, width, width, timed, options)
 
-        coarsest, denoiser = len(widths) - 1, branches.path != "supervised"
+        coarsest, denoiser = len(widths) - 1, options.path != "supervised"
         for level in range(1, len(widths)):
-            if ("bottleneck" if level == coarsest else "encoder") in branches.placement:
+            if ("bottleneck" if level == coarsest else "encoder") in options.placement:
                 wrap(self.encoder.blocks, level - 1, level, denoiser)
-        if "decoder" in branches.placement:
+        if "decoder" in options.placement:
             decoders = [(self.xi, True)] if denoiser else []
-            if branches.path != "denoiser":
+            if options.path != "denoiser":
                 decoders += [(self.psi, False), (self.theta, False)]
             for decoder, timed in decoders:
                 for index in range(coarsest):

@@ -11,14 +11,17 @@ on the step: nothing of it is known before sampling.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastseg.fields import documented
+from fastseg.models.parts import medsegdiff
 from fastseg.models.parts.condition_net import ConditionNet
 from fastseg.models.parts.medsegdiff import MedSegDiff
-from fastseg.models.parts.unet import UNet
+from fastseg.models.system import Channels
 from fastseg.nn import FFParser
 
 
@@ -43,38 +46,44 @@ class Highway(nn.Module):
         return x * passed * feature.mean((2, 3), keepdim=True)
 
 
+@dataclass(frozen=True)
+class Options(medsegdiff.Options):
+    """Options of MedSegDiff."""
+
+    size: tuple[int, ...] = documented(
+        "H and W of the images whose spectra the FF-Parsers' weights are for; others are"
+        " interpolated",
+        (256, 256),
+    )
+    enhance: bool = documented("modulate by the layer-normed product, else a plain one", False)
+
+    def check(self) -> None:
+        """Raise UsageError for a size that the levels cannot halve."""
+        super().check()
+        multiple = 2 ** (len(self.multipliers) - 1)
+        halved = len(self.size) == 2 and all(n > 0 and not n % multiple for n in self.size)
+        self.want(halved, "size", f"two multiples of {multiple}")
+
+
 class System(MedSegDiff):
     """The network with its losses and predictions, for any H and W divisible by
     2^(len(multipliers) − 1).
-
-    size: of the images whose spectra the FF-Parsers' weights are for; others are interpolated. The
-    other options: those of `unet.UNet`, `ConditionNet` and `medsegdiff.Scheme`.
     """
 
-    def __init__(
-        self, in_channels: int, classes: int, *, regions: Sequence[Sequence[int]] = (),
-        width: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4, 4), blocks: int = 2,
-        attention_levels: Sequence[int] = (4,), heads: int = 1, film: bool = False,
-        size: Sequence[int] = (256, 256), condition_width: int = 32, enhance: bool = False,
-        **options,
-    ):  # fmt: skip
-        super().__init__(classes, regions, **options)
-        levels, self.blocks = len(multipliers), blocks
-        self.unet = UNet(
-            in_channels + self.head.outputs, self.outputs_of_net, width, multipliers, blocks,
-            attention_levels, heads, film,
-        )  # fmt: skip
-        if len(size) != 2 or any(n % self.unet.multiple or n < 1 for n in size):
-            multiple = self.unet.multiple
-            raise ValueError(f"size: got {tuple(size)}, want two multiples of {multiple}")
+    Options = Options
+
+    def __init__(self, channels: Channels, options: Options):
+        super().__init__(channels, options)
+        levels, self.blocks = len(options.multipliers), options.blocks
         self.condition = ConditionNet(
-            in_channels, self.head.outputs, width=condition_width, levels=levels, anchor_levels=1
-        )
+            channels.images, self.head.outputs, width=options.condition_width, levels=levels,
+            anchor_levels=1,
+        )  # fmt: skip
         # between the finest level and the deepest: the source's four
         self.highways = nn.ModuleList(
             Highway(
                 self.unet.widths[level - 1], self.condition.widths[level - 1],
-                [n // 2**level for n in size], enhance,
+                [n // 2**level for n in options.size], options.enhance,
             )
             for level in range(1, levels - 1)
         )  # fmt: skip

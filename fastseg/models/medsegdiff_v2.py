@@ -9,18 +9,20 @@ semantic side is not.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from fastseg.fields import documented
+from fastseg.models.parts import medsegdiff
 from fastseg.models.parts.condition_net import Condition, ConditionNet
 from fastseg.models.parts.medsegdiff import MedSegDiff
 from fastseg.models.parts.ss_former import SSFormer
-from fastseg.models.parts.unet import UNet
+from fastseg.models.system import Channels
 from fastseg.nn import AnchorGate
-
-ANCHORS = ("none", "sa", "usa")
+from fastseg.nn.gate import SMALLEST_SIGMA
 
 
 class PlainGate(nn.Module):
@@ -37,46 +39,66 @@ class PlainGate(nn.Module):
         return feat * (1 + torch.sigmoid(self.conv(cond)))
 
 
+@dataclass(frozen=True)
+class Options(medsegdiff.Options):
+    """Options of MedSegDiff-V2."""
+
+    anchor: Literal["none", "sa", "usa"] = documented(
+        "gate of the first feature: none, spatial attention, or its uncertain form (U-SA)", "usa"
+    )
+    radius: int = documented("radius of U-SA's Gaussian, in pixels", 2, least=1)
+    sigma: float = documented("its width at the start, in pixels", 1.0)
+    anchor_levels: int = documented("decoder levels of the condition net in the anchor", 2)
+    ssformer: Literal["off", "nofilter", "nbp"] = documented(
+        "transformer in Fourier space: none, without its filter, or with it", "nbp"
+    )
+    ssformer_channels: int = documented("channels of its tokens", 512, least=1)
+    ssformer_blocks: int = documented("its blocks, of two halves each", 4, least=1)
+    ssformer_heads: int = documented("its heads", 8, least=1)
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether there is a condition net: without anchor and transformer nothing asks it."""
+        return self.anchor != "none" or self.ssformer != "off"
+
+    def check(self) -> None:
+        """Raise UsageError for parts that do not go together."""
+        super().check()
+        self.want(self.sigma > SMALLEST_SIGMA, "sigma", f"more than {SMALLEST_SIGMA}")
+        most = len(self.multipliers) - 1
+        within = 1 <= self.anchor_levels <= most or not self.conditioned
+        self.want(within, "anchor_levels", f"1 to {most}")
+        split = self.ssformer == "off" or not self.ssformer_channels % self.ssformer_heads
+        self.want(split, "ssformer_heads", f"a divisor of ssformer_channels, "
+                  f"{self.ssformer_channels}")  # fmt: skip
+
+
 class System(MedSegDiff):
     """The network with its losses and predictions, for any H and W divisible by
     2^(len(multipliers) − 1).
-
-    anchor: "usa", "sa" or "none"; radius and sigma: of U-SA's Gaussian, in pixels. ssformer: "nbp",
-    "nofilter" or "off". The other options: those of `unet.UNet`, `ConditionNet`, `SSFormer` and
-    `medsegdiff.Scheme`.
     """
 
-    def __init__(
-        self, in_channels: int, classes: int, *, regions: Sequence[Sequence[int]] = (),
-        width: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4, 4), blocks: int = 2,
-        attention_levels: Sequence[int] = (4,), heads: int = 1, film: bool = False,
-        anchor: str = "usa", radius: int = 2, sigma: float = 1.0, condition_width: int = 32,
-        anchor_levels: int = 2, ssformer: str = "nbp", ssformer_channels: int = 512,
-        ssformer_blocks: int = 4, ssformer_heads: int = 8, **options,
-    ):  # fmt: skip
-        super().__init__(classes, regions, **options)
-        if anchor not in ANCHORS:
-            raise ValueError(f"anchor: got {anchor!r}, want one of {', '.join(ANCHORS)}")
-        self.unet = UNet(
-            in_channels + self.head.outputs, self.outputs_of_net, width, multipliers, blocks,
-            attention_levels, heads, film,
-        )  # fmt: skip
+    Options = Options
+
+    def __init__(self, channels: Channels, options: Options):
+        super().__init__(channels, options)
         self.condition = self.gate = self.ssformer = None
-        if anchor != "none" or ssformer != "off":
+        if options.conditioned:
             self.condition = ConditionNet(
-                in_channels, self.head.outputs, width=condition_width, levels=len(multipliers),
-                anchor_levels=anchor_levels,
+                channels.images, self.head.outputs, width=options.condition_width,
+                levels=len(options.multipliers), anchor_levels=options.anchor_levels,
             )  # fmt: skip
-        if anchor != "none":
-            channels = self.condition.anchor_channels
-            usa = anchor == "usa"
-            self.gate = AnchorGate(channels, radius=radius, sigma=sigma) if usa else None
-            self.gate = self.gate or PlainGate(channels)
-        if ssformer != "off":
+        if options.anchor == "usa":
+            anchor = self.condition.anchor_channels
+            self.gate = AnchorGate(anchor, radius=options.radius, sigma=options.sigma)
+        elif options.anchor == "sa":
+            self.gate = PlainGate(self.condition.anchor_channels)
+        if options.ssformer != "off":
             self.ssformer = SSFormer(
                 self.unet.widths[-1], self.condition.widths[-1],
-                time_channels=self.unet.embedding, kind=ssformer, channels=ssformer_channels,
-                blocks=ssformer_blocks, heads=ssformer_heads,
+                time_channels=self.unet.embedding, kind=options.ssformer,
+                channels=options.ssformer_channels, blocks=options.ssformer_blocks,
+                heads=options.ssformer_heads,
             )  # fmt: skip
 
     def known(self, image: Tensor) -> Condition | None:

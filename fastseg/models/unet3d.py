@@ -6,10 +6,15 @@ convolutions of a decoder block, mixing their statistics; here each has its own.
 parameters is the same, since the transposed convolutions have no bias.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from fastseg.fields import documented
+from fastseg.models.parts import segmenter
 from fastseg.models.parts.segmenter import Segmenter, check_sizes, fourier_bottleneck
+from fastseg.models.system import Channels
 
 
 def _convolutions(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -20,43 +25,49 @@ def _convolutions(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+@dataclass(frozen=True)
+class Options(segmenter.Options):
+    """Options of the 3-D U-Net. With vffc_blocks they follow a 1×1×1 convolution on the coarsest
+    level, in place of its two.
+    """
+
+    width: int = documented("channels of the finest level, doubled at each of the others", 64)
+    levels: int = documented("levels, the coarsest included", 4, least=2)
+
+    def check(self) -> None:
+        """Raise UsageError for an odd width."""
+        super().check()
+        self.want(self.width > 0 and not self.width % 2, "width", "an even count")
+
+
 class System(Segmenter):
     """3-D U-Net of volumes (B, in_channels, D, H, W), sizes divisible by 2^(levels − 1).
-
-    width: channels of the finest level, doubled at each of the others. vffc_blocks, vffc_ratio,
-    vffc_norm: those of `segmenter.fourier_bottleneck`, which then follows a 1×1×1 convolution on
-    the coarsest level; options: those of `Segmenter`. ValueError for values out of their range.
 
     Parameters: those of downs, bottom, ups, blocks, out and domain.
     """
 
-    def __init__(
-        self, in_channels: int, classes: int, *, width: int = 64, levels: int = 4,
-        vffc_blocks: int = 0, vffc_ratio: float = 0.5, vffc_norm: str = "group", **options,
-    ):  # fmt: skip
-        if width < 2 or width % 2 or levels < 2:
-            raise ValueError(
-                f"width, levels: got {width}, {levels}, want an even width and at least 2 levels"
-            )
-        widths = [width * 2**level for level in range(levels)]
-        super().__init__(classes, widths[-1], **options)
-        self.multiple = 2 ** (levels - 1)
-        inputs = [in_channels, *widths]
+    Options = Options
+
+    def __init__(self, channels: Channels, options: Options):
+        widths = [options.width * 2**level for level in range(options.levels)]
+        super().__init__(channels, options, widths[-1])
+        self.multiple = 2 ** (options.levels - 1)
+        inputs = [channels.images, *widths]
         self.downs = nn.ModuleList(
             _convolutions(before, after // 2, after)
             for before, after in zip(inputs[:-2], widths[:-1], strict=True)
         )
         finer, widest = widths[-2:]
         self.bottom = _convolutions(finer, widest // 2, widest)
-        if vffc_blocks:
-            fourier = fourier_bottleneck(widest, vffc_blocks, vffc_ratio, vffc_norm)
+        if options.vffc_blocks:
+            fourier = fourier_bottleneck(widest, options)
             self.bottom = nn.Sequential(nn.Conv3d(finer, widest, 1), fourier)
         self.ups, self.blocks = nn.ModuleList(), nn.ModuleList()
         for finer in reversed(widths[:-1]):
             self.ups.append(nn.ConvTranspose3d(2 * finer, 2 * finer, 2, stride=2, bias=False))
             self.blocks.append(_convolutions(3 * finer, finer, finer))
-        self.out = nn.Conv3d(width, self.head.outputs, 1)
-        self.head.start_at(self.prior, self.out)
+        self.out = nn.Conv3d(options.width, self.head.outputs, 1)
+        self.head.start_at(options.prior, self.out)
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         check_sizes(image, self.multiple)

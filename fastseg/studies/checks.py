@@ -14,15 +14,13 @@ from torch import nn
 
 from fastseg import config, sample
 from fastseg.config import Recipe
-from fastseg.data import nifti
 from fastseg.data.cases import Case, Dataset, save_split
 from fastseg.data.pipeline import load_case
 from fastseg.evaluate import evaluate
 from fastseg.host.device import pick_device
 from fastseg.host.files import write_json
-from fastseg.pictures import drawing
 from fastseg.tasks.base import case_noise
-from fastseg.tasks.modality_synthesis.case import Known, load_known, read_record
+from fastseg.tasks.modality_synthesis.case import Known, load_known
 from fastseg.tasks.modality_synthesis.predict import synthesise_volume
 from fastseg.tasks.modality_synthesis.score import MEASURES, score_volume
 from fastseg.tasks.network import Trained
@@ -235,37 +233,3 @@ def _dice(
         classes = predict_volume(net, image, *options, background=rule.background)
         found.append(region_dice(dataset.scheme, classes, arrays.label))
     return float(np.mean(found))
-
-
-def draw(record: Mapping, dataset: Dataset, out: Path) -> Path:
-    """One missing modality of the same patients: truth, then each arm's, by its first run."""
-    firsts = {run["arm"]: run for run in reversed(record["runs"])}
-    firsts = {name: firsts[name] for name in dict.fromkeys(run["arm"] for run in record["runs"])}
-    shown = record["split"]["test"][:3]
-    folder, name = _shown_subset(out / next(iter(firsts.values()))["predictions"], dataset)
-    figure = drawing.new_figure(2.1 * (len(firsts) + 1), 2.3 * len(shown) + 0.2)
-    grid = figure.subplots(len(shown), len(firsts) + 1, squeeze=False)
-    for axes, case_id in zip(grid, shown, strict=True):
-        true = nifti.read(dataset.by_id(case_id).images[name]).scaled(np.float32)
-        index = int((true != 0).sum((1, 2)).argmax())
-        limits = {"cmap": "gray", "vmin": 0, "vmax": np.percentile(true[true != 0], 99.5)}
-        pictures = {f"{name}, truth": true}
-        for arm, run in firsts.items():
-            path = out / run["predictions"] / folder / f"{case_id}_{name}_pred.nii.gz"
-            pictures[arm] = nifti.read(path).scaled(np.float32)
-        for axis, (title, image) in zip(axes, pictures.items(), strict=True):
-            axis.imshow(image[index], **limits)
-            axis.set_title(title, fontsize=9)
-            axis.set(xticks=[], yticks=[])
-        axes[0].set_ylabel(f"{case_id}\nslice {index}", fontsize=9)
-    return drawing.save(figure, out / "overlays.png")
-
-
-def _shown_subset(predictions: Path, dataset: Dataset) -> tuple[str, str]:
-    """The folder of predictions where about half is missing, and a modality that is."""
-    places = [predictions, *sorted(path for path in predictions.iterdir() if path.is_dir())]
-    records = [(path, read_record(path)) for path in places]
-    records = [(path, next(iter(rows.values()))) for path, rows in records if rows]
-    half = len(dataset.modalities) / 2
-    path, row = min(records, key=lambda item: abs(len(item[1]["given"]) - half))
-    return ("" if path == predictions else path.name), row["modality"]

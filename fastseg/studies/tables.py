@@ -1,31 +1,24 @@
-"""What a study found: tables in Markdown and HTML, the same figures as JSON, pictures."""
+"""What a study found, in tables: Markdown, and the same figures as JSON."""
 
-import html
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from fastseg import config, report
-from fastseg.data import nifti
-from fastseg.data.cases import Dataset
-from fastseg.data.pipeline import load_case
+from fastseg import config
 from fastseg.host import files
 from fastseg.host.files import write_text
-from fastseg.pictures import drawing
-from fastseg.studies import checks
+from fastseg.pictures.tables import Table
 from fastseg.studies.statistics import (
     by_arm,
     columns,
-    seed_average,
     summarise,
     synthesises,
     titles,
 )
 
-SHOWN_PATIENTS = 3
 NOTES = (
     "Scores of the test patients with each run's best checkpoint on the validation patients. Mean "
     "over patients, then mean ± sample standard deviation over seeds.",
@@ -52,52 +45,21 @@ TRUTH_NOTE = (
 )
 
 
-class Table(NamedTuple):
-    """A titled table of texts."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-def write_tables(record: dict[str, Any], out: Path) -> None:
+def writetables_of(record: dict[str, Any], out: Path) -> None:
     """Write out/study.json and out/study.md: `record` of `fastseg.study` and what follows from it.
 
     Arms and seeds that have not run yet are left out.
     """
     summary = summarise(record)
     files.write_json(out / "study.json", record | {"summary": summary})
-    parts = [f"# Study {record['study']}", record["question"], _counts(record)]
-    parts += [f"```\n{_command(record)}\n```"]
-    tables = _tables(record, summary)
-    parts += ["\n".join([f"## {table.title}", "", *_markdown(table)]) for table in tables]
-    parts += ["\n".join(f"- {note}" for note in _notes(record))]
+    parts = [f"# Study {record['study']}", record["question"], counts(record)]
+    parts += [f"```\n{command(record)}\n```"]
+    parts += [table.markdown() for table in tables_of(record, summary)]
+    parts += ["\n".join(f"- {note}" for note in notes(record))]
     write_text(out / "study.md", "\n\n".join(parts) + "\n")
 
 
-def write_pictures(record: dict[str, Any], dataset: Dataset, out: Path) -> Path:
-    """Draw out/curves.png and out/overlays.png, write out/study.html; returns study.md's path."""
-    curves = drawing.new_figure(9, 3.4)
-    titles = ("PSNR, dB", "subsets") if synthesises(record) else ("Dice", "regions")
-    drawing.draw_arms(*curves.subplots(1, 2), _curves(record, out), _patients(record), *titles)
-    pictures = [drawing.save(curves, out / "curves.png")]
-    draw = checks.draw if synthesises(record) else _draw_overlays
-    pictures.append(draw(record, dataset, out))
-    title = html.escape(f"Study {record['study']}")
-    texts = [record["question"], _counts(record)]
-    parts = [f"<h1>{title}</h1>", *(f"<p>{html.escape(text)}</p>" for text in texts)]
-    parts += [f"<pre>{html.escape(_command(record))}</pre>"]
-    parts += [_html(table) for table in _tables(record, summarise(record))]
-    parts += [f"<p>{html.escape(note)}</p>" for note in _notes(record)]
-    parts += [report.picture_html(path) for path in pictures]
-    write_text(out / "study.html", report.PAGE.format(title=title, body="\n".join(parts)))
-    text = (out / "study.md").read_text()
-    names = "\n\n".join(f"![{path.stem}]({path.name})" for path in pictures)
-    write_text(out / "study.md", f"{text}\n{names}\n")
-    return out / "study.md"
-
-
-def _tables(record: Mapping, summary: Sequence[Mapping]) -> list[Table]:
+def tables_of(record: Mapping, summary: Sequence[Mapping]) -> list[Table]:
     measures = titles(record)
     head = ["arm", "seeds", "parameters"]
     head += [title for name in measures.values() for title in (name, "p")]
@@ -172,12 +134,12 @@ def _settings(record: Mapping) -> Table:
     return Table("Settings in which the arms differ", ["key", *flat], rows)
 
 
-def _counts(record: Mapping) -> str:
+def counts(record: Mapping) -> str:
     sizes = ", ".join(f"{len(record['split'][part])} {part}" for part in ("train", "val", "test"))
     return f"Data: {Path(record['data']).name}; patients: {sizes}."
 
 
-def _command(record: Mapping) -> str:
+def command(record: Mapping) -> str:
     seeds = ",".join(map(str, record["seeds"]))
     truth = ["--truth TRUTH"] if record.get("truth") else []
     arms = [f"--arms {shlex.quote(','.join(record['chosen']))}"] if record.get("chosen") else []
@@ -186,68 +148,17 @@ def _command(record: Mapping) -> str:
     return f"fastseg study {' '.join(words)}"
 
 
-def _notes(record: Mapping) -> list[str]:
+def notes(record: Mapping) -> list[str]:
     patients = len(record["runs"][0]["rows"])
     values = {"regions": ", ".join(record["runs"][0]["regions"]) or "the classes",
               "first": record["runs"][0]["arm"], "patients": patients,
               "least": min(1.0, 2.0 ** (1 - patients))}  # fmt: skip
-    notes = SYNTHESIS_NOTES if synthesises(record) else NOTES
+    texts = SYNTHESIS_NOTES if synthesises(record) else NOTES
     if record.get("truth"):
         values["truth"] = Path(record["truth"]).name
-        notes = (*notes, TRUTH_NOTE)
-    return [note.format(**values) for note in notes]
+        texts = (*texts, TRUTH_NOTE)
+    return [text.format(**values) for text in texts]
 
 
 def _spread(found: Mapping) -> str:
     return f"{found['mean']:.3f}" + ("" if found["sd"] is None else f" ± {found['sd']:.3f}")
-
-
-def _markdown(table: Table) -> list[str]:
-    return [
-        f"| {' | '.join(row)} |" for row in (table.head, ["---"] * len(table.head), *table.rows)
-    ]
-
-
-def _html(table: Table) -> str:
-    def row(tag: str, cells: Sequence[str]) -> str:
-        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
-
-    lines = [row("th", table.head), *(row("td", cells) for cells in table.rows)]
-    return f"<h2>{html.escape(table.title)}</h2><table>{''.join(lines)}</table>"
-
-
-def _curves(record: Mapping, out: Path) -> dict[str, list[list[tuple[int, float]]]]:
-    """For each arm, for each seed, the validation scores by epoch."""
-    curves: dict[str, list] = {}
-    for run in record["runs"]:
-        rows = report.read_metrics(out / run["metrics"])
-        key = "val_psnr" if synthesises(record) else "val_dice"
-        points = [(row["epoch"], row[key]) for row in rows if key in row]
-        curves.setdefault(run["arm"], []).append(points)
-    return curves
-
-
-def _patients(record: Mapping) -> dict[str, np.ndarray]:
-    return {
-        name: seed_average(list(runs.values()), next(iter(titles(record))))
-        for name, runs in by_arm(record).items()
-    }
-
-
-def _draw_overlays(record: Mapping, dataset: Dataset, out: Path) -> Path:
-    """The same patients for every arm, as the first seed's runs predicted them."""
-    firsts = {name: next(iter(runs.values())) for name, runs in by_arm(record).items()}
-    shown = record["split"]["test"][:SHOWN_PATIENTS]
-    figure = drawing.new_figure(2.1 * (len(firsts) + 2), 2.3 * len(shown) + 0.4)
-    for axes, case_id in zip(
-        figure.subplots(len(shown), len(firsts) + 2, squeeze=False), shown, strict=True
-    ):
-        arrays = load_case(dataset, case_id)
-        found = {}
-        for name, run in firsts.items():
-            volume = nifti.read(out / run["predictions"] / f"{case_id}_pred.nii.gz")
-            found[name] = dataset.scheme.to_classes(volume.data)
-        overlay = drawing.Overlay(case_id, arrays.image, arrays.label, None)
-        drawing.draw_predictions(axes, overlay, found, dataset.modalities)
-    drawing.draw_legend(figure, dataset.scheme.classes, outlines=False)
-    return drawing.save(figure, out / "overlays.png")

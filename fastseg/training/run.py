@@ -115,8 +115,8 @@ def prepare(
 
 def _check_fit(module: nn.Module, recipe: Recipe) -> None:
     """UsageError where the network cannot take what the recipe's loader gives."""
-    patch, multiple = recipe.data.patch, getattr(module, "multiple", 1)
-    axes = getattr(module, "axes", len(patch))
+    patch, multiple = recipe.data.patch, module.multiple
+    axes = module.axes or len(patch)
     if len(patch) != axes or any(n % multiple for n in patch):
         raise UsageError(f"data.patch: is {patch}, system {recipe.system} wants {axes} multiples "
                          f"of {multiple}")  # fmt: skip

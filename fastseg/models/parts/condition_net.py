@@ -46,10 +46,6 @@ class ConditionNet(nn.Module):
         anchor_levels: int = 2,
     ):  # fmt: skip
         super().__init__()
-        if not 1 <= anchor_levels < levels:
-            raise ValueError(f"anchor_levels: got {anchor_levels}, want 1 to {levels - 1}")
-        if width < 1:
-            raise ValueError(f"condition_width: got {width}, want at least 1")
         self.widths = [min(width * 2**i, MOST_CHANNELS) for i in range(levels)]
         self.anchor_levels, self.anchor_channels = anchor_levels, sum(self.widths[:anchor_levels])
         before = [in_channels, *self.widths]

@@ -7,47 +7,52 @@ follow xi's progress, theta learns from pseudo-labels that xi and psi agree on.
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastseg import diffusion, losses, ops
+from fastseg.diffusion import Sampling
+from fastseg.fields import documented
 from fastseg.losses import ramp
+from fastseg.models import system
 from fastseg.models.parts.heads import Head
+from fastseg.models.system import Channels, own_generator
 from fastseg.nn.time import TimeEmbedding, freeze_time
 
 TIME = 512  # channels of the time embedding
-DECODERS = ("psi", "theta", "diffusion")
 
 
 @dataclass(frozen=True)
-class Scheme:
-    """Options of training and prediction. ValueError for values that do not go together."""
+class Options(Sampling, system.Options):
+    """Options of training and prediction that all systems of the scheme have."""
 
-    mode: str = "supervised"  # or "ssl": with pseudo-labels on unlabelled images
-    decoder: str | None = None  # what predicts; None: psi when supervised, else theta
-    timesteps: int = 1000
-    sampler: str = "ddim"
-    sampling_steps: int = 10
-    eta: float = 0.0  # noise of DDIM, 0 for none
-    ensemble: int = 1  # label maps sampled for one prediction
-    max_batch: int = 64  # of them at a time
-    unsupervised_weight: float = 10.0  # of the loss on pseudo-labels, at the end of its ramp
-    theta_decay: float = 0.99  # of theta's average of xi and psi
-    weight_memory: int = 50  # steps over which class weights average
+    axes: Literal[2, 3] = documented("2 for slices, 3 for volumes", 2)
+    head: Literal["softmax", "regions"] = documented(
+        "one class a voxel, or a sigmoid for each nested region", "softmax"
+    )
+    mode: Literal["supervised", "ssl"] = documented(
+        "labels alone, or pseudo-labels on unlabelled images too", "supervised"
+    )
+    decoder: Literal["psi", "theta", "diffusion"] | None = documented(
+        "what predicts; null: psi when supervised, else theta", None, sampling=True
+    )
+    unsupervised_weight: float = documented(
+        "weight of the loss on pseudo-labels, at the end of its ramp", 10.0
+    )
+    theta_decay: float = documented("decay of theta's average of xi and psi", 0.99)
+    weight_memory: int = documented("steps over which class weights average", 50, least=1)
 
-    def __post_init__(self):
-        decoders = DECODERS if self.mode == "ssl" else ("psi", "diffusion")
-        for name, known in (("mode", ("supervised", "ssl")), ("decoder", (None, *decoders))):
-            if (value := getattr(self, name)) not in known:
-                listed = ", ".join(map(repr, known))
-                raise ValueError(f"{name}: got {value!r}, want {listed} in mode {self.mode}")
-        diffusion.check_sampler(self.sampler, self.eta)
-        for name in ("timesteps", "sampling_steps", "ensemble", "max_batch", "weight_memory"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1")
+    def check(self) -> None:
+        """Raise UsageError for a decoder that the mode does not train."""
+        super().check()
+        self.want(
+            self.mode == "ssl" or self.decoder != "theta", "decoder",
+            "one of psi, diffusion in mode supervised, which trains no theta",
+        )  # fmt: skip
 
 
 class Joint:
@@ -135,38 +140,34 @@ def evaluating(module: nn.Module):
         module.train(was)
 
 
-class GenericSSL(nn.Module):
+class GenericSSL(system.System):
     """The training scheme around a network.
 
-    make_block(inputs) makes the first block, of images or of [image, noisy mask]; encoder is a
-    module (x, temb) → features; make_decoder(timed) makes one (features, temb) → logits (B, K, *S),
-    K being the outputs of `head`: classes or nested regions, in label maps as in logits.
+    head: what the outputs mean, in label maps as in logits; make_block(inputs) makes the first
+    block, of images or of [image, noisy mask]; encoder is a module (x, temb) → features, with
+    `multiple`; make_decoder(timed) makes one (features, temb) → logits (B, head.outputs, *S).
     """
 
-    on_step: diffusion.OnStep = None
-    SAMPLING = frozenset({"decoder", "sampler", "sampling_steps", "eta", "ensemble", "max_batch"})
-
     def __init__(
-        self, in_channels: int, head: Head, make_block: Callable[[int], nn.Module],
-        encoder: nn.Module, make_decoder: Callable[[bool], nn.Module], **options,
+        self, channels: Channels, options: Options, head: Head, *,
+        make_block: Callable[[int], nn.Module], encoder: nn.Module,
+        make_decoder: Callable[[bool], nn.Module],
     ):  # fmt: skip
-        super().__init__()
-        self.scheme, self.head = Scheme(**options), head
-        self.multiple = getattr(encoder, "multiple", 1)
-        with torch.device("cpu"):
-            self.schedule = diffusion.linear_schedule(self.scheme.timesteps)
-        self.embed_image = Embedding(make_block(in_channels))
-        self.embed_joint = Embedding(make_block(in_channels + head.outputs))
+        super().__init__(options)
+        self.axes, self.multiple, self.head = options.axes, encoder.multiple, head
+        self.schedule = options.schedule()
+        self.embed_image = Embedding(make_block(channels.images))
+        self.embed_joint = Embedding(make_block(channels.images + head.outputs))
         self.encoder = encoder
         self.xi, self.psi, self.theta = map(make_decoder, (True, False, False))
-        self.class_weights = ClassWeights(head.outputs, self.scheme.weight_memory)
+        self.class_weights = ClassWeights(head.outputs, options.weight_memory)
         self.freeze()
 
     def freeze(self) -> None:
         """No gradients where none will ever come: data parallel training waits for the others."""
         for blind in (self.embed_image, self.psi, self.theta):
             freeze_time(blind)
-        if self.scheme.mode == "supervised":
+        if self.options.mode == "supervised":
             self.theta.requires_grad_(False)
 
     def denoise(self, x: Tensor | Joint, t: Tensor) -> Tensor:
@@ -177,7 +178,8 @@ class GenericSSL(nn.Module):
     def segment(self, image: Tensor, decoder: str = "psi") -> Tensor:
         """Logits (B, K, *S) of decoder psi or theta from images (B, C, *S)."""
         x, _ = self.embed_image(image)
-        return getattr(self, decoder)(self.encoder(x, None), None)
+        chosen = {"psi": self.psi, "theta": self.theta}[decoder]
+        return chosen(self.encoder(x, None), None)
 
     def training_loss(
         self, batch: dict, generator: torch.Generator
@@ -191,13 +193,13 @@ class GenericSSL(nn.Module):
         diff = self._loss(self.segment(image), label, weights)
         parts = {"deno": deno.detach(), "diff": diff.detach()}
         parts |= {f"weight_{index}": weight for index, weight in enumerate(weights)}
-        if self.scheme.mode == "supervised":
+        if self.options.mode == "supervised":
             return deno + diff, parts
         if "unlabelled" not in batch:
             raise ValueError("mode ssl wants unlabelled images: set labelled_fraction below 1")
         chosen = self.pseudo_labels(batch["unlabelled"], generator)
         unsup = self._loss(self.segment(batch["unlabelled"], "theta"), chosen)
-        mu = self.scheme.unsupervised_weight * ramp(batch["progress"])
+        mu = self.options.unsupervised_weight * ramp(batch["progress"])
         return deno + diff + mu * unsup, parts | {"unsup": unsup.detach(), "mu": torch.tensor(mu)}
 
     def _loss(self, logits: Tensor, label: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -213,7 +215,7 @@ class GenericSSL(nn.Module):
     def _noised(self, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         clean = 2 * self.head.target(label) - 1
         options = {"generator": generator, "device": label.device}
-        t = torch.randint(self.scheme.timesteps, (len(label),), **options)
+        t = torch.randint(self.options.timesteps, (len(label),), **options)
         return diffusion.add_noise(self.schedule, clean, torch.randn(clean.shape, **options), t), t
 
     def pseudo_labels(self, image: Tensor, generator: torch.Generator) -> Tensor:
@@ -234,8 +236,8 @@ class GenericSSL(nn.Module):
 
     @torch.no_grad()
     def sample(self, image: Tensor, generator: torch.Generator, members: int) -> Tensor:
-        """The mean of `members` label maps in −1 … 1, (B, K, *S) float32, sampled for images."""
-        joint, scheme = Joint(image), self.scheme
+        """Return the mean of `members` label maps in −1 … 1, (B, K, *S) float32, for images."""
+        joint = Joint(image)
 
         def model_for(rows: Tensor) -> diffusion.Model:
             def clean(x_t: Tensor, t: Tensor) -> Tensor:
@@ -244,21 +246,19 @@ class GenericSSL(nn.Module):
 
             return clean
 
-        return diffusion.ensemble(
-            model_for, (len(image), self.head.outputs, *image.shape[2:]), self.schedule,
-            members=members, generator=generator, max_batch=scheme.max_batch, device=image.device,
-            steps=scheme.sampling_steps, sampler=scheme.sampler, eta=scheme.eta,
+        shape = len(image), self.head.outputs, *image.shape[2:]
+        return replace(self.options, ensemble=members).draw(
+            model_for, shape, self.schedule, generator, device=image.device,
             parameterisation="x0", on_step=self.on_step,
         ).mean(0)  # fmt: skip
 
     def predict(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Class probabilities (B, K, *S) float32, by the scheme's decoder."""
-        decoder = self.scheme.decoder or ("psi" if self.scheme.mode == "supervised" else "theta")
+        """Return class probabilities (B, K, *S) float32, by the decoder of the options."""
+        decoder = self.options.decoder or ("psi" if self.options.mode == "supervised" else "theta")
         if decoder != "diffusion":
             return self.head.classes_of(self.head.probabilities(self.segment(image, decoder)))
-        if generator is None:
-            generator = torch.Generator(image.device).manual_seed(0)
-        return self.head.classes_of((self.sample(image, generator, self.scheme.ensemble) + 1) / 2)
+        generator = own_generator(generator, image.device)
+        return self.head.classes_of((self.sample(image, generator, self.options.ensemble) + 1) / 2)
 
     def decide(self, probabilities: Tensor) -> Tensor:
         """Class indices (B, *S) from probabilities of the classes (B, K, *S)."""
@@ -267,11 +267,11 @@ class GenericSSL(nn.Module):
     @torch.no_grad()
     def after_step(self) -> None:
         """Move theta towards the mean of xi and psi, parameters that all three have."""
-        if self.scheme.mode == "supervised":
+        if self.options.mode == "supervised":
             return
         xi, psi = dict(self.xi.named_parameters()), dict(self.psi.named_parameters())
         for name, mean in self.theta.named_parameters():
             both = xi.get(name), psi.get(name)
             # time conditioning is frozen in theta
             if mean.requires_grad and all(p is not None and p.shape == mean.shape for p in both):
-                mean.lerp_((both[0] + both[1]) / 2, 1 - self.scheme.theta_decay)
+                mean.lerp_((both[0] + both[1]) / 2, 1 - self.options.theta_decay)

@@ -14,53 +14,64 @@ interpolated. A loss that is cross-entropy alone drowns small regions: Dice come
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from fastseg import diffusion
-from fastseg.diffusion.schedules import PARAMETERISATIONS
-from fastseg.models.parts.heads import KINDS, Head
+from fastseg.diffusion import Sampling
+from fastseg.fields import documented, inherited
+from fastseg.models import system
+from fastseg.models.parts.heads import Head
 from fastseg.models.parts.staple import staple
-
-ANCHOR_LOSSES, FUSES = ("dice_ce", "mse"), ("mean", "staple")
+from fastseg.models.parts.unet import UNet, UNetOptions
+from fastseg.models.system import Channels, own_generator
 
 
 @dataclass(frozen=True)
-class Scheme:
-    """Options of training and prediction. ValueError for values that cannot be."""
+class Options(UNetOptions, Sampling, system.Options):
+    """Options of training and prediction that both systems have."""
 
-    head: str = "softmax"
-    timesteps: int = 1000
-    parameterisation: str = "epsilon"  # or v, or x0: logits of the clean map, no learnt variance
-    anchor_loss: str = "dice_ce"  # of the condition net; or "mse"
-    anchor_every: int = 5  # it counts for steps t divisible by this
-    anchor_weight: float = 1.0
-    ce_weight: float = 10.0  # of the cross-entropy in it
-    sampler: str = "dpm++"
-    sampling_steps: int = 20
-    eta: float = 0.0
-    dynamic_quantile: float = 0.0  # 0: x̂_0 is clamped
-    ensemble: int = 5
-    fuse: str = "mean"
-    max_batch: int = 64
+    scaled_betas = True
 
-    def __post_init__(self):
-        words = {"head": KINDS, "parameterisation": PARAMETERISATIONS, "fuse": FUSES}
-        words |= {"anchor_loss": ANCHOR_LOSSES}
-        for name, known in words.items():
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name}: got {value!r}, want one of {', '.join(known)}")
-        diffusion.check_sampler(self.sampler, self.eta)
-        for name in ("timesteps", "anchor_every", "sampling_steps", "ensemble", "max_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1")
-        if self.sampling_steps > self.timesteps:
-            raise ValueError(
-                f"sampling_steps: got {self.sampling_steps}, want at most {self.timesteps}"
-            )
+    width: int = inherited(UNetOptions, "width", 128)
+    multipliers: tuple[int, ...] = inherited(UNetOptions, "multipliers", (1, 1, 2, 2, 4, 4))
+    attention_levels: tuple[int, ...] = inherited(UNetOptions, "attention_levels", (4,))
+    film: bool = documented("time scales a block's second norm too, else it is added", False)
+    condition_width: int = documented(
+        "channels of the condition net's finest level, doubled at each of the others", 32, least=1
+    )
+    head: Literal["softmax", "regions"] = documented(
+        "one class a voxel, or a sigmoid for each nested region; two classes are one region",
+        "softmax",
+    )
+    parameterisation: Literal["epsilon", "x0", "v"] = documented(
+        "what the network predicts; x0: logits of the label map, without a learnt variance",
+        "epsilon",
+    )
+    anchor_loss: Literal["dice_ce", "mse"] = documented("loss of the condition net", "dice_ce")
+    anchor_every: int = documented("it counts for steps t divisible by this", 5, least=1)
+    anchor_weight: float = documented("its weight", 1.0)
+    ce_weight: float = documented("weight of the cross-entropy in it", 10.0)
+    sampler: Literal["ddpm", "ddim", "dpm++"] = inherited(Sampling, "sampler", "dpm++")
+    sampling_steps: int = inherited(Sampling, "sampling_steps", 20)
+    dynamic_quantile: float = documented(
+        "share of a sample's values kept in proportion when x̂_0 is held to its range; 0: clamped",
+        0.0, sampling=True, least=0,
+    )  # fmt: skip
+    ensemble: int = inherited(Sampling, "ensemble", 5)
+    fuse: Literal["mean", "staple"] = documented(
+        "what makes one label map of the draws", "mean", sampling=True
+    )
+
+    def check(self) -> None:
+        """Raise UsageError for values beyond their range."""
+        super().check()
+        self.want(self.dynamic_quantile <= 1, "dynamic_quantile", "0 to 1")
+        self.want(len(self.multipliers) > 1, "multipliers", "at least two levels")
 
     @property
     def learned_variance(self) -> bool:
@@ -68,7 +79,7 @@ class Scheme:
         return self.parameterisation != "x0"
 
 
-class MedSegDiff(nn.Module):
+class MedSegDiff(system.System):
     """The training scheme and the ensemble around a denoiser.
 
     A subclass has `denoise(image, x_t, t, known)` → (output (B, outputs_of_net, H, W), logits of
@@ -76,22 +87,19 @@ class MedSegDiff(nn.Module):
     alone, with `rows`, or None.
     """
 
-    on_step: diffusion.OnStep = None
-    axes = 2
-    SAMPLING = frozenset(
-        {"sampler", "sampling_steps", "eta", "dynamic_quantile", "ensemble", "fuse", "max_batch"}
-    )
+    axes, predicts_variance = 2, True
 
-    def __init__(self, classes: int, regions=(), **options):
-        super().__init__()
-        self.scheme = Scheme(**options)
+    def __init__(self, channels: Channels, options: Options):
+        super().__init__(options)
         # two classes are one region: one channel, one sigmoid
-        one = {"kind": "regions", "regions": ((1,),)}
-        kind = one if classes == 2 else {"kind": self.scheme.head, "regions": regions}
-        self.head = Head(kind["kind"], classes, kind["regions"])
-        self.outputs_of_net = self.head.outputs * (2 if self.scheme.learned_variance else 1)
-        with torch.device("cpu"):
-            self.schedule = diffusion.linear_schedule(self.scheme.timesteps, scaled=True)
+        kind, regions = options.head, channels.regions
+        if channels.classes == 2:
+            kind, regions = "regions", ((1,),)
+        self.head = Head(kind, channels.classes, regions)
+        self.outputs_of_net = self.head.outputs * (2 if options.learned_variance else 1)
+        self.schedule = options.schedule()
+        inputs = channels.images + self.head.outputs
+        self.unet = UNet(inputs, self.outputs_of_net, options, film=options.film)
 
     @property
     def multiple(self) -> int:
@@ -99,30 +107,30 @@ class MedSegDiff(nn.Module):
         return self.unet.multiple
 
     def training_loss(
-        self, batch: dict, generator: torch.Generator
+        self, batch: dict[str, Any], generator: Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L_noise + anchor_weight·L_anchor, the latter of the samples with t ≡ 0 mod anchor_every,
         times their share of the batch.
         """
         image, target = batch["image"], self.head.target(batch["label"])
         options = {"generator": generator, "device": image.device}
-        t = torch.randint(self.scheme.timesteps, (len(image),), **options)
+        t = torch.randint(self.options.timesteps, (len(image),), **options)
         noise, clean = torch.randn(target.shape, **options), 2 * target - 1
         x_t = diffusion.add_noise(self.schedule, clean, noise, t)
         output, cal = self.denoise(image, x_t, t, None)
         loss, parts = self._noise_loss(output.float(), clean, noise, x_t, t)
         if cal is not None:
-            due = t % self.scheme.anchor_every == 0
+            due = t % self.options.anchor_every == 0
             anchor = 0 * cal.float().sum()  # a gradient of 0: processes wait for one another's
             if due.any():
                 anchor = due.float().mean() * self._anchor_loss(cal[due].float(), target[due])
-            loss, parts = loss + self.scheme.anchor_weight * anchor, parts | {"anchor": anchor}
+            loss, parts = loss + self.options.anchor_weight * anchor, parts | {"anchor": anchor}
         return loss, {name: part.detach() for name, part in parts.items()}
 
     def _noise_loss(
         self, output: Tensor, clean: Tensor, noise: Tensor, x_t: Tensor, t: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        how = self.scheme.parameterisation
+        how = self.options.parameterisation
         if how == "x0":
             mask = dice_ce(self.head, output, (clean + 1) / 2, 1.0)
             error = F.mse_loss(self._clean(output), clean)
@@ -134,54 +142,51 @@ class MedSegDiff(nn.Module):
         return error + bound, {"mse": error, "bound": bound}
 
     def _anchor_loss(self, cal: Tensor, target: Tensor) -> Tensor:
-        if self.scheme.anchor_loss == "mse":
+        if self.options.anchor_loss == "mse":
             return F.mse_loss(self.head.probabilities(cal), target)
-        return dice_ce(self.head, cal, target, self.scheme.ce_weight)
+        return dice_ce(self.head, cal, target, self.options.ce_weight)
 
     def _clean(self, logits: Tensor) -> Tensor:
         return 2 * self.head.probabilities(logits) - 1
 
     @torch.no_grad()
-    def sample(self, image: Tensor, generator: torch.Generator) -> Tensor:
+    def sample(self, image: Tensor, generator: Generator) -> Tensor:
         """Probabilities of the head's outputs by each member, (members, B, K, H, W) float32."""
-        known, scheme = self.known(image), self.scheme
+        known, options = self.known(image), self.options
 
         def model_for(rows: Tensor) -> diffusion.Model:
             images, mine = image[rows], None if known is None else known.rows(rows)
 
             def model(x_t: Tensor, t: Tensor) -> Tensor:
                 output = self.denoise(images, x_t, t, mine)[0].float()
-                return output if scheme.learned_variance else self._clean(output)
+                return output if options.learned_variance else self._clean(output)
 
             return model
 
-        found = diffusion.ensemble(
-            model_for, (len(image), self.head.outputs, *image.shape[2:]), self.schedule,
-            members=scheme.ensemble, generator=generator, max_batch=scheme.max_batch,
-            device=image.device, steps=scheme.sampling_steps,
-            sampler=scheme.sampler, eta=scheme.eta, parameterisation=scheme.parameterisation,
-            dynamic_quantile=scheme.dynamic_quantile or None,
-            learned_variance=scheme.learned_variance, on_step=self.on_step,
+        shape = len(image), self.head.outputs, *image.shape[2:]
+        found = options.draw(
+            model_for, shape, self.schedule, generator, device=image.device,
+            parameterisation=options.parameterisation, on_step=self.on_step,
+            dynamic_quantile=options.dynamic_quantile or None,
+            learned_variance=options.learned_variance,
         )  # fmt: skip
         return (found + 1) / 2
 
-    def predict(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def predict(self, image: Tensor, generator: Generator | None = None) -> Tensor:
         """Class probabilities (B, classes, H, W) float32, fused from the ensemble."""
         return self.predict_with_variance(image, generator)[0]
 
     def predict_with_variance(
-        self, image: Tensor, generator: torch.Generator | None = None
+        self, image: Tensor, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """`predict`'s result, and the members' variance (B, 1, H, W), a mean over the outputs."""
-        if generator is None:
-            generator = torch.Generator(image.device).manual_seed(0)
-        members = self.sample(image, generator)
+        members = self.sample(image, own_generator(generator, image.device))
         variance = members.var(0, unbiased=False).mean(1, keepdim=True)
         return self.head.classes_of(self._fused(members)), variance
 
     def _fused(self, members: Tensor) -> Tensor:
         softmax = self.head.kind == "softmax"
-        if self.scheme.fuse == "mean":
+        if self.options.fuse == "mean":
             p = members.mean(0)
         elif softmax:
             chosen = F.one_hot(members.argmax(2), self.head.classes).movedim(-1, 2)
@@ -227,10 +232,3 @@ def variational_bound(
     distance = (true - mean).square() * (-log_own).exp()
     kl = 0.5 * (log_own - log_true - 1 + (log_true - log_own).exp() + distance)
     return kl.flatten(1).mean(1) / math.log(2)
-
-
-def split_options(options: dict) -> tuple[dict, dict]:
-    """Those of `Scheme`, and the others."""
-    mine = {field.name for field in fields(Scheme)}
-    scheme = {name: value for name, value in options.items() if name in mine}
-    return scheme, {name: value for name, value in options.items() if name not in mine}

@@ -5,50 +5,86 @@ SegResNet (Myronenko, 2018), volumetric fast Fourier convolutions (Quattrini et 
 reversal (Ganin et al., 2016).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain, combinations
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from monai.losses import DiceLoss
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fastseg.fields import documented
+from fastseg.models import system
 from fastseg.models.parts.domain import DomainHead
 from fastseg.models.parts.heads import Head
+from fastseg.models.system import Channels
 from fastseg.nn import VFFCBottleneck
 
-NORMS = ("group", "sync", "batch")
+
+@dataclass(frozen=True)
+class Options(system.Options):
+    """Options of every network of volumes."""
+
+    head: Literal["regions", "softmax"] = documented(
+        "a sigmoid for each nested region, or one class a voxel", "regions"
+    )
+    vffc_blocks: int = documented(
+        "volumetric fast Fourier blocks at the coarsest level, 0 for none", 0, least=0
+    )
+    vffc_ratio: float = documented("share of their channels that is global", 0.5, least=0)
+    vffc_norm: Literal["group", "sync", "batch"] = documented(
+        "their norm; sync: batch statistics of all processes, on GPUs only", "group"
+    )
+    domains: int = documented("classes of a domain classifier, 0 for none", 0, least=0)
+    domain_weight: float = documented("weight of its loss, when all of its schedule is there", 0.1)
+    domain_schedule: Literal["dann", "constant"] = documented(
+        "the weight grows with the reversal, or not", "dann"
+    )
+    prior: float = documented(
+        "probability of each region, or class but the background, at first; 0: about one half, from"
+        " where Dice of a small tumour grows slowly",
+        0.0, least=0,
+    )  # fmt: skip
+    flips: bool = documented(
+        "predictions are means over all mirror images, mirrored back", False, sampling=True
+    )
+    checkpointing: bool = documented(
+        "compute blocks again in the backward pass in place of keeping them; batch norms then move"
+        " their averages twice a step",
+        False,
+    )
+
+    def check(self) -> None:
+        """Raise UsageError for a single domain, one without weight, and shares beyond 1."""
+        super().check()
+        self.want(self.domains != 1, "domains", "0 for none, or at least 2")
+        weighed = self.domain_weight > 0 or not self.domains
+        self.want(weighed, "domain_weight", "more than 0; domains=0 for no classifier")
+        self.want(self.vffc_ratio <= 1, "vffc_ratio", "0 to 1")
+        self.want(self.prior < 1, "prior", "a share of the voxels, or 0 for none")
 
 
-class Segmenter(nn.Module):
+class Segmenter(system.System):
     """An encoder and a decoder with their losses and predictions.
 
     A subclass has `encode(image) -> (bottom, skips)` and `decode(bottom, skips) -> logits`, bottom
-    (B, features, *S) being the coarsest map. head "regions" has a sigmoid for each nested region,
-    "softmax" one for each class. domains, domain_weight, domain_schedule: those of `DomainHead`, 0
-    domains for none. prior: what each region, or class but the background, is given for a
-    probability at first; 0 for the last layer's own start, about one half, from where Dice of a
-    small tumour grows slowly, since Adam moves a bias by no more than its rate a step. flips:
-    predictions are means over all mirror images, mirrored back.
-    checkpointing: blocks are computed again in the backward pass instead of being kept; batch norms
-    then move their averages twice a step.
+    (B, features, *S) being the coarsest map.
     """
 
-    SAMPLING, axes = frozenset({"flips"}), 3
+    axes = 3
 
-    def __init__(
-        self, classes: int, features: int, *, regions: Sequence = (), head: str = "regions",
-        domains: int = 0, domain_weight: float = 0.1, domain_schedule: str = "dann",
-        prior: float = 0.0, flips: bool = False, checkpointing: bool = False,
-    ):  # fmt: skip
-        super().__init__()
-        self.head = Head(head, classes, regions)
-        self.dice = DiceLoss(sigmoid=head == "regions", softmax=head == "softmax")
-        self.prior, self.flips, self.checkpointing, self.domain = prior, flips, checkpointing, None
-        if domains:
-            options = {"weight": domain_weight, "schedule": domain_schedule}
-            self.domain = DomainHead(features, domains, **options)
+    def __init__(self, channels: Channels, options: Options, features: int):
+        super().__init__(options)
+        from monai.losses import DiceLoss  # takes seconds
+
+        kind = options.head
+        self.head = Head(kind, channels.classes, channels.regions)
+        self.dice = DiceLoss(sigmoid=kind == "regions", softmax=kind == "softmax")
+        self.domain = None
+        if options.domains:
+            how = {"weight": options.domain_weight, "schedule": options.domain_schedule}
+            self.domain = DomainHead(features, options.domains, **how)
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The coarsest map and those that the decoder joins."""
@@ -63,7 +99,7 @@ class Segmenter(nn.Module):
         return self.decode(*self.encode(image))
 
     def training_loss(
-        self, batch: dict[str, Any], generator: torch.Generator
+        self, batch: dict[str, Any], generator: Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """1 − Dice, mean over samples and regions, + λ·cross-entropy of batch["domain"] (B,).
 
@@ -80,13 +116,14 @@ class Segmenter(nn.Module):
         domain, parts = self.domain(bottom, batch["domain"], batch["progress"])
         return dice + domain, {"dice": dice.detach()} | parts
 
-    def predict(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def predict(self, image: Tensor, generator: Generator | None = None) -> Tensor:
         """Class probabilities (B, classes, *S) float32 of images (B, C, *S)."""
 
         def outputs(x: Tensor) -> Tensor:
             return self.head.probabilities(self(x))
 
-        return self.head.classes_of(flipped_mean(outputs, image) if self.flips else outputs(image))
+        found = flipped_mean(outputs, image) if self.options.flips else outputs(image)
+        return self.head.classes_of(found)
 
     def decide(self, probabilities: Tensor) -> Tensor:
         """Class indices (B, *S) of class probabilities (B, classes, *S)."""
@@ -94,7 +131,7 @@ class Segmenter(nn.Module):
 
     def _run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
         """module(*inputs), kept or computed again as `checkpointing` says."""
-        if self.checkpointing and self.training and torch.is_grad_enabled():
+        if self.options.checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(module, *inputs, use_reentrant=False)
         return module(*inputs)
 
@@ -109,21 +146,15 @@ def flipped_mean(predict: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     return total / 2 ** len(axes)
 
 
-def fourier_bottleneck(channels: int, blocks: int, ratio: float, norm: str) -> nn.Module:
-    """`blocks` residual VFFC blocks, (B, channels, *S) → the same shape; 0 for none.
-
-    ratio: the share of global channels. norm "group" (as many processes and samples as may be),
-    "batch" (each process by itself) or "sync" (batch statistics of all processes; GPUs only).
-    """
-    if norm not in NORMS:
-        raise ValueError(f"vffc_norm: got {norm!r}, want one of {', '.join(NORMS)}")
-    if blocks < 0:
-        raise ValueError(f"vffc_blocks: got {blocks}, want 0 for none, or more")
-    if not blocks:
+def fourier_bottleneck(channels: int, options: Options) -> nn.Module:
+    """Make the residual VFFC blocks, (B, channels, *S) → the same shape, that the options want."""
+    if not options.vffc_blocks:
         return nn.Identity()
-    kind = "batch" if norm == "sync" else norm
-    bottleneck = VFFCBottleneck(channels, blocks, ratio=ratio, norm=kind)
-    return nn.SyncBatchNorm.convert_sync_batchnorm(bottleneck) if norm == "sync" else bottleneck
+    norm = "batch" if options.vffc_norm == "sync" else options.vffc_norm
+    ratio = options.vffc_ratio
+    made = VFFCBottleneck(channels, options.vffc_blocks, ratio=ratio, norm=norm)
+    together = options.vffc_norm == "sync"
+    return nn.SyncBatchNorm.convert_sync_batchnorm(made) if together else made
 
 
 def check_sizes(image: Tensor, multiple: int) -> None:

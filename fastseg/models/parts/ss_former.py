@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from fastseg import ops
 from fastseg.nn import NBPFilter
 
-FILTERS = ("nofilter", "nbp")
-
 
 class SpectrumAttention(nn.Module):
     """What frequencies of x (B, channels, h, w) ask of those of `other`, of the same shape: queries
@@ -26,8 +24,6 @@ class SpectrumAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int, time_channels: int, nbp: bool):
         super().__init__()
-        if channels % heads:
-            raise ValueError(f"heads: got {heads} for {channels} channels, want a divisor of them")
         self.heads = heads
         self.query, self.key, self.value = (_pointwise(channels, channels) for _ in range(3))
         self.omega = nn.Parameter(torch.ones(heads, 1, 1))
@@ -96,7 +92,7 @@ class SSFormer(nn.Module):
 
     Both become tokens of `channels` (a patch is one point). In each of `blocks` the semantic side
     first takes in the noise, then, in a mirrored half, the noise side takes in what came of it.
-    Any h and w. kind: "nbp" or "nofilter". ValueError for another kind and for other sizes.
+    Any h and w. kind: "nbp" or "nofilter". ValueError where the two differ in size.
     """
 
     def __init__(
@@ -104,8 +100,6 @@ class SSFormer(nn.Module):
         channels: int = 512, blocks: int = 4, heads: int = 8,
     ):  # fmt: skip
         super().__init__()
-        if kind not in FILTERS:
-            raise ValueError(f"ssformer: got {kind!r}, want off, {', '.join(FILTERS)}")
         options = (channels, heads, time_channels, kind == "nbp")
         self.noise_in = _pointwise(noise_channels, channels)
         self.semantic_in = _pointwise(semantic_channels, channels)

@@ -6,11 +6,13 @@ Own code, because MONAI's has no place to reach into the first and the deepest f
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastseg.fields import Checked, documented
 from fastseg.nn.time import TimeEmbedding, TimeFiLM, TimeShift
 
 Hook = Callable[[Tensor, Tensor], Tensor]  # (features (B, C, h, w), temb (B, E)) → features
@@ -52,8 +54,6 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int):
         super().__init__()
-        if channels % heads:
-            raise ValueError(f"heads: got {heads} for {channels} channels, want a divisor of them")
         self.heads, self.norm = heads, group_norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.project = _zeroed(nn.Conv1d(channels, channels, 1))
@@ -65,35 +65,58 @@ class SelfAttention(nn.Module):
         return x + self.project(found.transpose(-1, -2).flatten(1, 2)).view_as(x)
 
 
+@dataclass(frozen=True)
+class UNetOptions(Checked):
+    """The sizes of a U-Net."""
+
+    width: int = documented("channels of the finest level", 64, least=4)
+    multipliers: tuple[int, ...] = documented(
+        "channels of each level over those of the finest, finest first", (1, 2, 3, 4)
+    )
+    blocks: int = documented("residual blocks of a level on the way down", 2, least=1)
+    attention_levels: tuple[int, ...] = documented(
+        "levels whose points attend to each other, finest 0; the middle always does", (2,)
+    )
+    heads: int = documented("heads of the attention", 1, least=1)
+
+    def check(self) -> None:
+        """Raise UsageError for sizes that do not go together."""
+        super().check()
+        self.want(self.width % 2 == 0, "width", "an even count from 4")
+        self.want(min(self.multipliers, default=0) > 0, "multipliers", "whole numbers from 1")
+        last = len(self.multipliers) - 1
+        inside = all(0 <= level <= last for level in self.attention_levels)
+        self.want(inside, "attention_levels", f"numbers from 0 to {last}")
+        attending = {self.width * self.multipliers[level] for level in (*self.attention_levels, -1)}
+        split = all(channels % self.heads == 0 for channels in attending)
+        self.want(split, "heads", f"a divisor of {', '.join(map(str, sorted(attending)))} channels")
+
+
 class UNet(nn.Module):
     """x (B, in_channels, H, W), t (B,) steps → (B, out_channels, H, W), zero at the start.
 
-    Level i has base·multipliers[i] channels at 1/2^i of the size and `blocks` residual blocks on
-    the way down, one more on the way up; levels in `attention_levels`, finest 0, and the middle
-    attend. `film`: time as scale and shift, else added. time_channels: of the time embedding,
-    4·base unless given. H and W must be divisible by 2^(levels − 1), else ValueError.
+    Level i is 1/2^i of the size and has one more residual block on the way up than down. `film`:
+    time as scale and shift of a norm, else added. time_channels: of the time embedding, 4·width
+    unless given. H and W must be divisible by 2^(levels − 1), else ValueError.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, base: int = 64,
-        multipliers: Sequence[int] = (1, 2, 3, 4), blocks: int = 2,
-        attention_levels: Sequence[int] = (2,), heads: int = 1, film: bool = True,
+        self, in_channels: int, out_channels: int, sizes: UNetOptions, *, film: bool = True,
         time_channels: int | None = None, dropout: float = 0.0,
     ):  # fmt: skip
         super().__init__()
-        _check(base, multipliers, blocks, attention_levels)
-        self.embedding = time_channels or 4 * base
-        self.widths = [base * multiplier for multiplier in multipliers]
-        self.multiple = 2 ** (len(multipliers) - 1)
-        self.attends, self.heads = frozenset(attention_levels), heads
+        self.embedding = time_channels or 4 * sizes.width
+        self.widths = [sizes.width * multiplier for multiplier in sizes.multipliers]
+        self.multiple = 2 ** (len(sizes.multipliers) - 1)
+        self.attends, self.heads = frozenset(sizes.attention_levels), sizes.heads
         self.options = {"film": film, "dropout": dropout}
-        self.time = TimeEmbedding(self.embedding, base)
+        self.time = TimeEmbedding(self.embedding, sizes.width)
         self.first = nn.Conv2d(in_channels, self.widths[0], 3, padding=1)
-        self._build_encoder(blocks)
+        self._build_encoder(sizes.blocks)
         deepest = self.widths[-1]
         around = [self._block(deepest, deepest) for _ in range(2)]
-        self.middle = nn.ModuleList([around[0], SelfAttention(deepest, heads), around[1]])
-        self._build_decoder(blocks)
+        self.middle = nn.ModuleList([around[0], SelfAttention(deepest, sizes.heads), around[1]])
+        self._build_decoder(sizes.blocks)
         self.norm = group_norm(self.widths[0])
         self.last = _zeroed(nn.Conv2d(self.widths[0], out_channels, 3, padding=1))
 
@@ -171,16 +194,3 @@ def _zeroed(conv: nn.Module) -> nn.Module:
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)
     return conv
-
-
-def _check(base: int, multipliers: Sequence[int], blocks: int, levels: Sequence[int]) -> None:
-    if base < 4 or base % 2:
-        raise ValueError(f"base: got {base}, want an even count from 4 up")
-    if not multipliers or min(multipliers) < 1:
-        raise ValueError(f"multipliers: got {multipliers}, want whole numbers from 1")
-    if blocks < 1:
-        raise ValueError(f"blocks: got {blocks}, want at least 1")
-    if any(not 0 <= level < len(multipliers) for level in levels):
-        raise ValueError(
-            f"attention_levels: got {levels}, want numbers from 0 to {len(multipliers) - 1}"
-        )

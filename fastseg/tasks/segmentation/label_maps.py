@@ -86,7 +86,7 @@ class LabelMaps(Prediction):
 
         net.on_step = lambda t, *_: watch(f"{text}, step {t}", share)
         variance = None
-        if hasattr(net, "predict_with_variance"):
+        if net.predicts_variance:
             variance = np.zeros(arrays.image.shape[1:], np.float32)
         classes = predict_volume(
             net, image, recipe.data.patch, recipe.data.at_once,

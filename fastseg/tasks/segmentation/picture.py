@@ -72,10 +72,26 @@ def overlay_png(
     modalities: Sequence[str] = MODALITIES,
     classes: Sequence[str] = CLASS_NAMES,
 ) -> Path:
-    """Draw the most informative axial slice: every modality with the outlines of truth (solid) and
-    prediction (dashed), then both as filled maps. Returns `out`.
+    """Draw the most informative axial slice of one patient.
 
-    image: (C, D, H, W) float; label, prediction: class indices (D, H, W), either may be None.
+    Every modality with the outlines of truth (solid) and prediction (dashed), then both as filled
+    maps.
+
+    Args:
+        image: float (C, D, H, W).
+        label, prediction: class indices (D, H, W); one of them may be None.
+        out: where the PNG goes.
+        title: beside the slice's number.
+        modalities: names of the channels.
+        classes: names of the classes, background first.
+
+    Returns:
+        `out`, as a path.
+
+    >>> label = np.zeros((3, 16, 16), int)
+    >>> label[1, 4:8, 4:8] = 1
+    >>> overlay_png(label[None].astype(float), label, None, "a.png", modalities=["t1"]).name
+    'a.png'
     """
     overlay = drawing.Overlay(title, image, label, prediction)
     panels = len(image) + 2

@@ -46,8 +46,7 @@ def predict_volume(
 
     def decide(found: Tensor) -> tuple[np.ndarray, np.ndarray]:
         p = found if variance is None else found[:, :-1]
-        chosen = net.decide(p) if hasattr(net, "decide") else p.argmax(1)
-        return chosen.to(torch.uint8).cpu().numpy(), found[:, -1].cpu().numpy()
+        return net.decide(p).to(torch.uint8).cpu().numpy(), found[:, -1].cpu().numpy()
 
     classes = np.zeros(image.shape[1:], np.uint8)
     box = bounding_box((image != background).any(0).cpu().numpy())
