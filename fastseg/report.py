@@ -63,8 +63,15 @@ def summary_png(
 def report(run_dir: str | Path) -> Path:
     """Write RUN/report.html, one self-contained page: curves, scores, overlays, settings.
 
-    Raises UsageError when the folder is not that of a training run, DataError, naming the file,
-    where its metrics or a record of `fastseg evaluate` cannot be read.
+    Raises:
+        UsageError: the folder is not that of a training run.
+        DataError: naming the file, where its metrics or a record of `fastseg evaluate` cannot be
+            read.
+
+    >>> Path("run").mkdir()
+    >>> write_text(Path("run/metrics.jsonl"), '{"step": 1, "loss": 0.5}')
+    >>> report("run").name
+    'report.html'
     """
     run = Path(run_dir)
     if not (run / "metrics.jsonl").is_file():
