@@ -13,13 +13,13 @@ from fastseg.bench import (
     layers,
     main,
     providers,
-    providers_spectral,
     runner,
     table,
     targets,
     timing,
     worker,
 )  # fmt: skip
+from fastseg.bench.providers import spectral
 
 SMALL = cases.Case("small", (2, 3, 12, 10), (5, 4), "a test")
 VOLUME = cases.Case("volume", (1, 2, 6, 8, 10), (4, 4, 3), "a test")
@@ -113,7 +113,7 @@ def test_every_provider_is_right(measured, case):
 
 def test_neuraloperator_agrees_where_its_convention_does(measured):
     pytest.importorskip("neuralop", reason="it is in the extra `bench`")
-    only = {"neuraloperator": providers_spectral.neuraloperator}
+    only = {"neuraloperator": spectral.neuraloperator}
     even = measured(VOLUME, JOB, only)["providers"]["neuraloperator"]
     assert max(even["error"].values()) < 2e-6
     odd_axis = cases.Case("odd", (1, 2, 9, 8), (4, 3), "a test")
@@ -131,7 +131,7 @@ OURS = {
 @pytest.mark.parametrize("part", ["y", "dx", "dw"])
 def test_gate_refuses_a_wrong_provider(measured, part):
     def wrong(case, inputs):
-        layer = providers_spectral.classic(case, inputs)
+        layer = spectral.classic(case, inputs)
         if part == "y":
             return layer._replace(forward=lambda x: layer.forward(x) * (1 + 1e-5))
         if part == "dw":

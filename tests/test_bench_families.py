@@ -13,8 +13,6 @@ from fastseg.bench import (
     chart,
     memory,
     providers,
-    providers_filters,
-    providers_fourier_unit,
     runner,
     table,
     targets,
@@ -22,6 +20,7 @@ from fastseg.bench import (
     work,
     worker,
 )  # fmt: skip
+from fastseg.bench.providers import filters, fourier_unit, spectral
 from fastseg.ops import tables
 
 JOB = {
@@ -108,7 +107,7 @@ def test_a_picked_kernel_has_no_second_row(monkeypatch):
 @pytest.mark.parametrize("case", [SMALL, VOLUME], ids=lambda case: case.id)
 def test_truth_by_images_is_the_reference(case, monkeypatch):
     # several pieces, the last one shorter
-    monkeypatch.setattr("fastseg.bench.providers_spectral._IMAGE_ELEMENTS", 1000)
+    monkeypatch.setattr(spectral, "IMAGE_ELEMENTS", 1000)
     inputs = accuracy.draw(case, torch.float32)
     family = providers.FAMILIES["spectral"]._replace(truth=None)
     found = accuracy.truth(case, inputs)
@@ -126,7 +125,7 @@ def test_no_relu_of_a_fourier_unit_is_near_its_kink():
     spacing = 0.5 / (z[:, 0].numel() * 0.4)  # of numbers around the middle of a normal distribution
     assert z.abs().transpose(0, 1).flatten(1).amin(1).min() > spacing
     shifted = torch.tensor([[[-0.1, 0.02, 0.2]], [[5.0, 6.0, 7.0]]]).movedim(0, 1)
-    shift = providers_fourier_unit.away_from_zero(shifted)
+    shift = fourier_unit.away_from_zero(shifted)
     torch.testing.assert_close(shift, torch.tensor([-0.11, 0.0]))
 
 
@@ -137,7 +136,7 @@ def test_no_maximum_of_the_gate_is_a_tie():
         cond, sigma = inputs.x[0].double(), inputs.weights[0].double()
         low = reference.gaussian_filter(cond, sigma[:, None], padding="reflect", radius=2)
         assert inputs.x[0].dtype == dtype
-        assert (low - cond).abs().min() > 0.9 * providers_filters._MARGIN
+        assert (low - cond).abs().min() > 0.9 * filters.MARGIN
 
 
 def folded_products(size: int, frequencies: int) -> int:

@@ -12,9 +12,8 @@ from fastseg.bench.cases import Case
 from fastseg.bench.layers import Family, Inputs, Layer, Unavailable, leaves, normal, wide_of
 from fastseg.ops import dispatch, tables
 
-_IMAGE_ELEMENTS = (
-    1 << 22
-)  # images are taken together up to this many elements, to bound the memory of float64 spectra
+# images are taken together up to this many elements, to bound the memory of float64 spectra
+IMAGE_ELEMENTS = 1 << 22
 
 
 def _draw(case: Case, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
@@ -50,7 +49,7 @@ def _by_images(transform, *tensors: Tensor) -> Tensor:
     """`transform` over (B, C, …) tensors, a few (1, n, …) images at a time."""
     flat = [t.flatten(0, 1).unsqueeze(0) for t in tensors]
     largest = max(t[0, 0].numel() for t in flat)
-    count = max(1, _IMAGE_ELEMENTS // largest)
+    count = max(1, IMAGE_ELEMENTS // largest)
     parts = [transform(*some) for some in zip(*(t.split(count, dim=1) for t in flat), strict=True)]
     whole = torch.cat(parts, dim=1)
     return whole.view(*tensors[0].shape[:2], *whole.shape[2:])

@@ -10,7 +10,7 @@ from fastseg import nn as modules
 from fastseg import ops, reference
 from fastseg.bench.cases import VFFCCase
 from fastseg.bench.layers import Family, Inputs, Layer, normal, wide_of
-from fastseg.bench.providers_fourier_unit import PlainFourierUnit, away_from_zero, picks
+from fastseg.bench.providers.fourier_unit import PlainFourierUnit, away_from_zero, picks
 
 
 class PlainLocalFourierUnit(PlainFourierUnit):

@@ -9,7 +9,7 @@ from fastseg.bench.cases import Case, GateCase
 from fastseg.bench.layers import Family, Inputs, Layer, leaves, normal, wide_of
 from fastseg.ops import dispatch, impl, tables
 
-_MARGIN = 1e-3  # of the maximum's two arguments: far beyond what rounding moves
+MARGIN = 1e-3  # of the maximum's two arguments: far beyond what rounding moves
 _SIGMA = 1.0
 
 
@@ -60,7 +60,7 @@ def _apart(cond: Tensor, sigma: Tensor, radius: int) -> Tensor:
         low = reference.gaussian_filter(
             cond.double(), sigma[:, None], padding="reflect", radius=radius
         )
-        near = (low - cond).abs() < _MARGIN
+        near = (low - cond).abs() < MARGIN
         if not near.any():
             break
         cond = torch.where(near, cond + 0.05, cond).to(cond.dtype)

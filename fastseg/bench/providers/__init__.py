@@ -7,12 +7,12 @@ import torch
 from fastseg.bench import layers
 from fastseg.bench.cases import Case
 from fastseg.bench.layers import Family
-from fastseg.bench.providers_filters import FILTER, GATE
-from fastseg.bench.providers_fourier_unit import FOURIER_UNIT
-from fastseg.bench.providers_gaussian import GAUSSIAN
-from fastseg.bench.providers_spectral import CROSSOVER, FNO_BLOCK, SPECTRAL
-from fastseg.bench.providers_systems import SYSTEM
-from fastseg.bench.providers_vffc import VFFC
+from fastseg.bench.providers.filters import FILTER, GATE
+from fastseg.bench.providers.fourier_unit import FOURIER_UNIT
+from fastseg.bench.providers.gaussian import GAUSSIAN
+from fastseg.bench.providers.spectral import CROSSOVER, FNO_BLOCK, SPECTRAL
+from fastseg.bench.providers.systems import SYSTEM
+from fastseg.bench.providers.vffc import VFFC
 
 FAMILIES: dict[str, Family] = {
     "spectral": SPECTRAL,
