@@ -22,12 +22,12 @@ from fastseg import kernels
 from fastseg.ops.impl import triton as adapters
 
 SHAPES = {  # name: (batch, channels, *sizes), modes
-    "A1": ((8, 16, 240, 240), (20, 10)),
-    "A2": ((32, 32, 192, 192), (32, 16)),
-    "A3": ((20, 32, 421, 421), (24, 12)),
-    "A4": ((8, 64, 256, 256), (64, 32)),
-    "B2": ((1, 24, 78, 120, 120), (20, 28, 14)),
-    "C1": ((2, 48, 32, 32, 32), (32, 32, 17)),
+    "conv2d-240": ((8, 16, 240, 240), (20, 10)),
+    "conv2d-192": ((32, 32, 192, 192), (32, 16)),
+    "conv2d-421": ((20, 32, 421, 421), (24, 12)),
+    "conv2d-256": ((8, 64, 256, 256), (64, 32)),
+    "conv3d-120": ((1, 24, 78, 120, 120), (20, 28, 14)),
+    "fourier-unit-48x32": ((2, 48, 32, 32, 32), (32, 32, 17)),
     "wide": ((1, 1, 1024, 1024), (256, 129)),
     "1-D": ((8, 64, 8192), (32,)),
 }
@@ -105,7 +105,7 @@ def main(targets: list[str]) -> None:
                 took = resources(launch.compile(int(target.removeprefix("sm_"))))
                 kind, warps = str(dtype).removeprefix("torch."), launch.options["num_warps"]
                 print(
-                    f"{target} {kind:8} {name:4} {launch.kernel.__name__:18} {warps} warps {took}"
+                    f"{target} {kind:8} {name:18} {launch.kernel.__name__:18} {warps} warps {took}"
                 )
 
 

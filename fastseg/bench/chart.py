@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fastseg.bench import table
+from fastseg.bench import names, table
 from fastseg.bench.cases import PASSES
 
 # one colour a provider, the same in every picture; more than these are drawn in grey
@@ -16,6 +16,7 @@ _BAR_INCHES, _GAP = 0.17, 0.9
 
 def draw(record: dict, path: Path) -> bool:
     """Write a PNG; False where the record holds nothing to compare."""
+    record = names.renewed(record)
     groups = [heaps.get("warm") or heaps["default"] for heaps in table.by_heap(record)]
     groups = [result for result in groups if _ratios(result, PASSES[0])]
     if not groups:

@@ -94,7 +94,7 @@ def _arguments(argv) -> argparse.Namespace:
         prog="fastseg bench",
         description="Time the kernels beside their rivals, after checking every result.",
     )
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="A1, C1, D2-128, … (all)")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="conv2d-240, gaussian3d, … (all)")
     parser.add_argument("--case", nargs="+", default=[], metavar="CASE", help="the same")
     parser.add_argument("--only", metavar="FAMILY", help="the cases of one operator")
     parser.add_argument(

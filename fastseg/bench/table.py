@@ -1,6 +1,6 @@
 """A bench record as Markdown: times with targets beside them, all targets, and the crossover."""
 
-from fastseg.bench import targets
+from fastseg.bench import names, targets
 from fastseg.bench.cases import PASSES, is_timed
 
 HEAD = (
@@ -12,6 +12,7 @@ HEAD = (
 
 def markdown(record: dict) -> str:
     """The whole report."""
+    record = names.renewed(record)
     sections = (_head, _times, _systems, _calls, _targets, _crossover)
     parts = [section(record) for section in sections]
     parts += [f"FAILED {failure}" for failure in targets.failures(record)]
