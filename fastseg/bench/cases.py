@@ -203,7 +203,8 @@ SYSTEM = (
                system="medsegdiff-v2", width=64,
                settings=(*_F_SMALL, ("parameterisation", "x0"))),
     SystemCase("system-segresnet-vffc", (1, 1, 128, 128, 128), (),
-               "Fourier units at the bottleneck", system="segresnet-vffc", steps=None, settings=(("head", "softmax"),)),
+               "Fourier units at the bottleneck", system="segresnet-vffc", steps=None,
+               settings=(("head", "softmax"),)),
 )  # fmt: skip
 
 TIMED = (*SPECTRAL, *FNO_BLOCK, *FOURIER_UNIT, *VFFC, *GAUSSIAN, *FILTER, *GATE)

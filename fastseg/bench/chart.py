@@ -1,5 +1,6 @@
 """A record as a picture: how many times longer than ours every rival takes."""
 
+import hashlib
 from pathlib import Path
 
 from fastseg.bench import names, table
@@ -15,10 +16,14 @@ _BAR_INCHES, _GAP = 0.17, 0.9
 
 
 def draw(record: dict, path: Path) -> bool:
-    """Write a PNG; False where the record holds nothing to compare."""
+    """Write a PNG that carries `digest(record)`; False where there is nothing to compare.
+
+    Args:
+        record: of a run of `fastseg bench`.
+        path: of the picture.
+    """
     record = names.renewed(record)
-    groups = [heaps.get("warm") or heaps["default"] for heaps in table.by_heap(record)]
-    groups = [result for result in groups if _ratios(result, PASSES[0])]
+    groups = _groups(record)
     if not groups:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -33,8 +38,21 @@ def draw(record: dict, path: Path) -> bool:
     _ours(panels, groups)
     figure.legend(*_legend(groups), loc="outside lower center", ncols=8, frameon=False)
     figure.suptitle(_title(record), fontsize=10)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, metadata={"Description": digest(record)})
     return True
+
+
+def digest(record: dict) -> str | None:
+    """Return a hash of what the picture of a record shows; None where there is none."""
+    groups = _groups(names.renewed(record))
+    shown = [(result["id"], _ratios(result, which)) for result in groups for which in PASSES]
+    return hashlib.sha256(repr(shown).encode()).hexdigest() if shown else None
+
+
+def _groups(record: dict) -> list[dict]:
+    """The results with anything to compare, of the warm heap where there are two."""
+    groups = [heaps.get("warm") or heaps["default"] for heaps in table.by_heap(record)]
+    return [result for result in groups if _ratios(result, PASSES[0])]
 
 
 def _ratios(result: dict, which: str) -> dict[str, float]:
