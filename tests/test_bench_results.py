@@ -1,12 +1,14 @@
-"""The pages and pictures of bench/results are those that its records have."""
+"""The pages and pictures of bench/results are those that its records have; bench/compare.py."""
 
 import re
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from fastseg.bench.cases import PASSES
+from fastseg import models, recipes
+from fastseg.bench.cases import CASES, PASSES
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -122,3 +124,16 @@ def test_a_row_is_of_its_newest_record_on_the_machine(summary):
     records = [(Path(f"{i}.json"), r) for i, r in enumerate([record(2), record(1), *others])]
     found = summary.speed.newest(records, "CPU, AVX2, 2 threads")
     assert {name: one.path for name, one in found.items()} == {"conv2d-240": "0.md"}
+
+
+def test_two_checkouts_are_compared(summary, capfd):
+    import compare
+
+    assert set(compare.LAYERS) <= set(CASES)
+    found = (import_module(f"{recipes.__name__}.{name}").recipe() for name in compare.SYSTEMS)
+    assert {recipe.system for recipe in found} == set(models.SYSTEMS)
+    compare.compare("call", [ROOT, ROOT], 3)
+    row = r"\| call \| 200-calls \| (\S+) \| (\S+) \| (\S+) \|"
+    before, after, ratio = map(float, re.search(row, capfd.readouterr().out).groups())
+    assert min(before, after) > 0
+    assert 0.01 < ratio < 100
