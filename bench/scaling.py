@@ -79,14 +79,14 @@ def parse() -> argparse.Namespace:
 
 
 def gradient_bytes(recipe: Recipe) -> int:
-    """Bytes that every process adds to the others' in a step: the gradients of all weights."""
+    """Count the bytes that a process adds to the others' in a step: all weights' gradients."""
     names = recipe.modalities or phantom.MODALITIES
     net = build_network(recipe, input_channels(recipe, names), BRATS, names)
     return sum(w.numel() * w.element_size() for w in net.parameters() if w.requires_grad)
 
 
 def measure(arguments: argparse.Namespace, recipe: Recipe) -> list[dict]:
-    """Samples a second and milliseconds of every step that counts, by number of processes."""
+    """Measure samples a second and ms of every step that counts, by number of processes."""
     size, batch, rows = arguments.size, recipe.data.at_once, []  # of each process
     patch = ",".join([str(size)] * len(recipe.data.patch))
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +103,7 @@ def measure(arguments: argparse.Namespace, recipe: Recipe) -> list[dict]:
 
 
 def run(recipe: str, settings: list[str], data: Path, out: Path, count: int) -> list[float]:
-    """Samples a second of each step of a run of `count` processes, all together."""
+    """Return the samples a second of each step of a run of `count` processes, all together."""
     starter = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     words = ["-m", "fastseg", "train", recipe, "--data", str(data), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -118,12 +118,12 @@ def run(recipe: str, settings: list[str], data: Path, out: Path, count: int) -> 
 
 
 def step_ms(measured: list[dict]) -> float:
-    """The median step of one process."""
+    """Return the median step of one process."""
     return statistics.median(measured[0]["step_ms"])
 
 
 def estimate(step_s: float, gradient_bytes: float, bytes_per_s: float) -> list[dict]:
-    """The expected share of linear scaling for up to 64 processes, each with the same step."""
+    """Estimate the share of linear scaling for up to 64 processes, each with the same step."""
     rows, kept = [], reports.KEPT
     for count in COUNTS:
         rounds = 2 * (count - 1)

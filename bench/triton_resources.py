@@ -1,5 +1,5 @@
-"""What the Triton kernels take of a device, without one: compiles every kernel that the benchmark's
-shapes launch, for each architecture, and prints registers, spilled bytes and shared memory.
+"""Compiles every Triton kernel that the benchmark's shapes launch, for each architecture without a
+device, and prints registers, spilled bytes and shared memory.
 
     python bench/triton_resources.py [sm_80 sm_90 …]
 """
@@ -51,7 +51,7 @@ class Launch(NamedTuple):
 
 
 def recorded(kernel: JITFunction, *args, grid, warmup, **named) -> Launch:
-    """What `kernel[grid](*args, **named)` would compile."""
+    """Record what `kernel[grid](*args, **named)` would compile."""
     options = {key: named.pop(key) for key in ("num_warps", "num_stages") if key in named}
     values = dict(zip(kernel.arg_names, args, strict=False)) | named
     signature, constants, divisible = {}, {}, []
@@ -71,7 +71,7 @@ def recorded(kernel: JITFunction, *args, grid, warmup, **named) -> Launch:
 
 
 def launches(shape, modes, dtype: torch.dtype) -> list[Launch]:
-    """Those of a spectral convolution and of the second half of a Fourier block."""
+    """Record the launches of a spectral convolution and of the second half of a Fourier block."""
     found = []
     run, JITFunction.run = JITFunction.run, lambda *a, **k: found.append(recorded(*a, **k))
     try:
@@ -86,7 +86,7 @@ def launches(shape, modes, dtype: torch.dtype) -> list[Launch]:
 
 
 def resources(compiled) -> str:
-    """From the binary: spills are what a thread keeps on its stack."""
+    """Read registers, stack (a thread's spills) and shared memory from the binary."""
     tool = next(Path(triton.__file__).parent.glob("backends/nvidia/bin/cuobjdump"))
     with tempfile.NamedTemporaryFile("wb", suffix=".cubin") as binary:
         binary.write(compiled.asm["cubin"])

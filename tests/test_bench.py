@@ -274,7 +274,7 @@ def test_a_record_by_former_ids_is_shown_and_judged_by_the_names(measured):
 def test_mistakes_are_one_line(arguments, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(
-        runner, "_measured", lambda *_: {"id": "call", "family": "overhead", "heap": "warm"}
+        runner, "measure_case", lambda *_: {"id": "call", "family": "overhead", "heap": "warm"}
     )
     assert main(arguments) == 2
     errors = capsys.readouterr().err
@@ -287,16 +287,16 @@ def test_a_worker_that_dies_fails_the_run_and_says_how(capsys, monkeypatch):
     assert main(["call", "--heap", "warm"]) == 1
     assert "FAILED call: exit code 1" in capsys.readouterr().out
     killed = subprocess.CompletedProcess([], -9, stderr="")
-    assert runner._cause(killed) == "killed by the system, most likely for memory"
+    assert runner.cause_of(killed) == "killed by the system, most likely for memory"
     where = 'Fatal Python error: Segmentation fault\n\n  File "a.py", line 1 in f\n  File "b.py"\n'
     crashed = subprocess.CompletedProcess([], -11, stderr=where)
-    assert runner._cause(crashed) == 'stopped by signal 11: File "a.py", line 1 in f'
+    assert runner.cause_of(crashed) == 'stopped by signal 11: File "a.py", line 1 in f'
 
 
 def test_each_heap_has_its_own_environment(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     monkeypatch.setenv("FASTSEG_BACKEND", "matmul")
     for heap, count in (("warm", 2), ("default", 0)):
-        found = runner._environment(heap)
+        found = runner.environment(heap)
         assert sum(name.startswith("MALLOC_") for name in found) == count
         assert "FASTSEG_BACKEND" not in found

@@ -12,6 +12,7 @@ from fastseg.bench import (
     cases,
     chart,
     memory,
+    options,
     providers,
     runner,
     table,
@@ -215,7 +216,7 @@ def test_saved_bytes_count_storages_once_and_parameters_never():
 
 
 def test_peak_bytes_are_a_calls_own():
-    if not memory._CLEAR.exists():
+    if not memory.CLEAR.exists():
         pytest.skip("this system has no /proc/self/clear_refs")
     kept = [torch.ones(1 << 24)]  # 64 MiB that were there before
 
@@ -235,7 +236,7 @@ def test_time_limit_leaves_out_what_was_not_begun(capsys, monkeypatch):
         begun.append(case.id)
         return {"id": case.id, "family": case.family, "heap": "warm"}
 
-    monkeypatch.setattr(runner, "_measured", measured)
+    monkeypatch.setattr(runner, "measure_case", measured)
     clock = iter([0.0, 0.0, 59.0, 61.0, 62.0, 62.0])
     monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
     assert runner.main(["fourier-unit", "--heap", "warm", "--limit", "1"]) == 1
@@ -244,9 +245,9 @@ def test_time_limit_leaves_out_what_was_not_begun(capsys, monkeypatch):
 
 
 def test_gpu_run_fits_into_ten_minutes_and_judges_nothing(measured):
-    arguments = runner._arguments(["--gpu"])
+    arguments = options.parse(["--gpu"])
     assert (arguments.budget, arguments.limit) == (0.5, 8.0)
-    assert all(case.family != "crossover" for case in runner._cases(arguments))
+    assert all(case.family != "crossover" for case in runner.choose(arguments))
     result = measured(SMALL, JOB)
     checks = record_of(result, gpu=True)["checks"]
     assert {(c["what"], c["must"]) for c in checks if "matmul" in c["what"]} == {
@@ -263,7 +264,7 @@ def test_picture_has_a_bar_for_every_rival(measured, tmp_path):
     path = tmp_path / "record.png"
     assert chart.draw(record_of(result), path)
     assert path.read_bytes().startswith(b"\x89PNG")
-    drawn = [name for _, name, _ in chart._positions([result])]
+    drawn = [name for _, name, _ in chart.positions([result])]
     assert set(drawn) == set(result["providers"]) - {"fastseg"}
     assert not chart.draw(record_of({"id": "x", "family": "gaussian", "heap": "warm"}), path)
 
@@ -330,4 +331,4 @@ def test_the_other_systems_are_right(name, shape, settings):
 def test_systems_are_not_measured_in_float64():
     names = ["system", "conv2d-240"]
     for dtype, count in (("float32", 7), ("bfloat16", 7), ("float64", 1)):
-        assert len(runner._cases(runner._arguments([*names, "--dtype", dtype]))) == count
+        assert len(runner.choose(options.parse([*names, "--dtype", dtype]))) == count

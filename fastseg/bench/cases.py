@@ -1,4 +1,4 @@
-"""What is measured: shapes, modes and widths as data, one family an operator.
+"""Cases to measure: shapes, modes and widths as data, one family an operator.
 
 `fastseg.bench.names` says how cases are named. Modes count kept rows as `fastseg.ops` does: totals
 of both signs on every axis but the last, non-negative columns on the last.
@@ -213,12 +213,12 @@ FAMILIES = tuple(dict.fromkeys(case.family for case in CASES.values()))
 
 
 def is_timed(family: str) -> bool:
-    """Whether its cases are rows of the table of times."""
+    """Tell whether a family's cases are rows of the table of times."""
     return family not in ("overhead", "crossover", "system")
 
 
 def quick(case: Case) -> Case:
-    """The case with one image of few channels, named as such and held to no target."""
+    """Return the case with one image of few channels, named as such and held to no target."""
     channels = {"vffc": 32, "gate": 4}.get(case.family, 2)
     small = replace(case, id=f"{case.id}-quick", shape=(1, channels, *case.sizes))
     if isinstance(case, SystemCase):

@@ -70,8 +70,8 @@ def _colour(name: str) -> str:
     return _COLOURS.get(name, "#bbbbbb")
 
 
-def _positions(groups: list[dict]):
-    """(result, rival, height) of every bar, from the top down."""
+def positions(groups: list[dict]):
+    """Yield (result, rival, height) of every bar, from the top down."""
     height = 0.0
     for result in groups:
         for name in _rivals(result):
@@ -81,7 +81,7 @@ def _positions(groups: list[dict]):
 
 
 def _panel(axes, groups: list[dict], which: str) -> None:
-    for result, name, height in _positions(groups):
+    for result, name, height in positions(groups):
         ratio = _ratios(result, which).get(name)
         if ratio is None:
             continue
@@ -109,7 +109,7 @@ def _panel(axes, groups: list[dict], which: str) -> None:
 def _ours(panels, groups: list[dict]) -> None:
     """Cases named beside their bars, with the time that all of them are divided by."""
     middles: dict[str, list[float]] = {}
-    for result, _, height in _positions(groups):
+    for result, _, height in positions(groups):
         middles.setdefault(result["id"], []).append(height)
     labels = []
     for result in groups:

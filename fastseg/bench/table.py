@@ -11,7 +11,7 @@ HEAD = (
 
 
 def markdown(record: dict) -> str:
-    """The whole report."""
+    """Write the whole report of a record."""
     record = names.renewed(record)
     sections = (_head, _times, _systems, _calls, _targets, _crossover)
     parts = [section(record) for section in sections]
@@ -59,7 +59,7 @@ def _measured(record: dict, belongs) -> list[dict]:
 
 
 def by_heap(record: dict) -> list[dict[str, dict]]:
-    """The timed cases in order, each as {heap: result}."""
+    """Return the timed cases in order, each as {heap: result}."""
     results: dict[str, dict] = {}
     for result in _measured(record, is_timed):
         results.setdefault(result["id"], {})[result["heap"]] = result

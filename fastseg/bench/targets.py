@@ -1,5 +1,5 @@
-"""What full cases in float32 are held to, as (must, stretch): on a CPU with the warm heap. On a GPU
-the targets are shown beside the figures and judge nothing.
+"""Targets of full cases in float32, as (must, stretch): on a CPU with the warm heap. On a GPU they
+are shown beside the figures and judge nothing.
 """
 
 from fastseg.bench import names
@@ -40,7 +40,7 @@ GPU_PEAK = (0.5, 0.35)  # of classic's, forward and backward of a spectral convo
 
 
 def checks(record: dict) -> list[dict]:
-    """Every target that applies: {"case", "what", "value", "must", "stretch", "verdict"}."""
+    """Return every target that applies: {"case", "what", "value", "must", "stretch", "verdict"}."""
     record = names.renewed(record)
     options = record["options"]
     if options["quick"] or options["dtype"] != "float32":
@@ -91,7 +91,14 @@ def _check(result: dict, what: str, value: float, target: tuple, at_most: bool =
 
 
 def verdict(value: float, must: float, stretch: float | None, at_most: bool = False) -> str:
-    """ "stretch", "pass" or "MISS"."""
+    """Judge a value: "stretch", "pass" or "MISS".
+
+    Args:
+        value: the figure.
+        must: what it is held to.
+        stretch: what would be better still, None for nothing.
+        at_most: the smaller, the better.
+    """
     sign = -1 if at_most else 1
     if stretch is not None and sign * value >= sign * stretch:
         return "stretch"
@@ -127,7 +134,7 @@ def _call_and_memory(result: dict, ours: dict):
 
 
 def failures(record: dict) -> list[str]:
-    """Cases without a result and our own wrong results; a missed target is no failed run."""
+    """Name cases without a result and our own wrong results; a missed target is no failed run."""
     found = []
     for result in record["cases"]:
         if "failed" in result:

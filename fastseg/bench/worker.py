@@ -20,6 +20,7 @@ CALLS = 200  # of a tiny tensor, timed together
 
 
 def main(argv=None) -> None:
+    """Measure the case of a job and write its record; the job is the only word, as JSON."""
     job = json.loads((argv or sys.argv[1:])[0])
     warnings.filterwarnings("ignore")
     torch.set_num_threads(job["threads"])
@@ -35,7 +36,13 @@ def _case(job: dict) -> cases.Case:
 
 
 def measure(case: cases.Case, job: dict, builders: dict | None = None) -> dict:
-    """Gate, then time every provider of the case, or the given ones; a JSON-able record."""
+    """Gate, then time every provider of a case; returns a JSON-able record.
+
+    Args:
+        case: of `fastseg.bench.cases`.
+        job: as `runner.job_of` makes it.
+        builders: of these layers by name, of all of the case by default.
+    """
     device, dtype = torch.device(job["device"]), getattr(torch, job["dtype"])
     inputs = accuracy.draw(case, dtype).each(lambda t: t.to(device))
     if builders is None:

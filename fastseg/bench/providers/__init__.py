@@ -1,4 +1,4 @@
-"""Who is measured in a case: the rivals of its family, then our op on every backend."""
+"""Providers of a case: the rivals of its family, then our op on every backend."""
 
 from collections.abc import Callable
 
@@ -30,14 +30,20 @@ _KERNELS = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
 
 def picked(case: Case, device: str, dtype: torch.dtype) -> str:
-    """The backend of "auto"."""
+    """Return the backend of "auto"."""
     return FAMILIES[case.family].picks("auto", case, device, dtype)
 
 
 def of(case: Case, device: str, dtype: torch.dtype, compiled: bool = False) -> dict[str, Callable]:
-    """Builders of a case's layers by name; "fastseg" is what a user gets.
+    """Return the builders of a case's layers by name; "fastseg" is what a user gets.
 
     A kernel backend that "auto" picks has no row of its own beside it.
+
+    Args:
+        case: of `fastseg.bench.cases`.
+        device: "cpu" or "cuda".
+        dtype: of x.
+        compiled: add torch.compile of the rivals and of the reference.
     """
     family = FAMILIES[case.family]
     own = ["matmul", "reference", *_KERNELS[device]]

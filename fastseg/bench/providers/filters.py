@@ -30,7 +30,7 @@ def _filter_picks(setting: str, case: Case, device: str, dtype: torch.dtype) -> 
 
 
 def classic_filter(case: Case, inputs: Inputs) -> Layer:
-    """A global filter layer (Rao et al., 2021): rfftn, a product, irfftn."""
+    """Build a global filter layer (Rao et al., 2021): rfftn, a product, irfftn."""
     parameters, axes = leaves(inputs.weights), tuple(range(2, len(case.shape)))
 
     def forward(x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def _gate_picks(setting: str, case: GateCase, device: str, dtype: torch.dtype) -
 
 
 def classic_gate(case: GateCase, inputs: Inputs) -> Layer:
-    """A depthwise convolution with the kernel's outer product, then one op after the other."""
+    """Build a depthwise convolution with the taps' outer product, then one op after the other."""
     sigma, weight, bias = leaves(inputs.weights)
     weight = leaves([weight[..., None, None]])[0]
     radius, channels = case.radius, case.cond_channels

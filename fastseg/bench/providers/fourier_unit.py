@@ -26,6 +26,7 @@ class PlainFourierUnit(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the unit of x (B, C, *S), of the same shape."""
         axes = tuple(range(2, x.dim()))
         spectrum = torch.fft.rfftn(x, dim=axes, norm="ortho")
         parts = torch.stack((spectrum.real, spectrum.imag), dim=-1)
@@ -37,7 +38,7 @@ class PlainFourierUnit(nn.Module):
 
 
 def away_from_zero(z: Tensor) -> Tensor:
-    """A shift for each channel of z (B, C, …) that puts zero into the widest gap nearby.
+    """Return a shift for each channel of z (B, C, …) that puts zero into the widest gap nearby.
 
     A ReLU's gradient is a matter of the sign, so one number that rounding carries across zero
     would count as an error of the whole.
@@ -76,7 +77,7 @@ def _unit(namespace, case: Case, constants):
 
 
 def picks(setting: str, case: Case, device: str, dtype: torch.dtype) -> str:
-    """The backend of a unit of the case's size."""
+    """Return the backend of a unit of the case's size."""
     return dispatch.select_fourier_unit(
         setting, device, dtype, case.sizes, math.prod(case.shape[:2])
     )
@@ -94,7 +95,7 @@ def _module(case: Case, inputs: Inputs, training: bool) -> PlainFourierUnit:
 
 
 def classic(case: Case, inputs: Inputs) -> Layer:
-    """The published module, once in training and once, with the same weights, in evaluation."""
+    """Build the published module in training and, with the same weights, in evaluation."""
     module = _module(case, inputs, True)
 
     def weight_gradients(gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -42,7 +42,7 @@ def _with_high(low) -> Layer:
 
 
 def fft_chain(case: GaussianCase, inputs: Inputs) -> Layer:
-    """irfftn(rfftn(x)·gain) with a gain computed once."""
+    """Build irfftn(rfftn(x)·gain) with a gain computed once."""
     (sigma,), x = inputs.constants, inputs.x[0]
     axes = tuple(range(2, x.dim()))
     exponent = sigma.new_zeros(1)
@@ -60,7 +60,7 @@ def fft_chain(case: GaussianCase, inputs: Inputs) -> Layer:
 
 
 def monai(case: GaussianCase, inputs: Inputs) -> Layer:
-    """monai.networks.layers.GaussianFilter with its defaults."""
+    """Build monai.networks.layers.GaussianFilter with its defaults."""
     from monai.networks.layers import GaussianFilter
 
     module = GaussianFilter(len(case.sizes), case.sigma).to(inputs.x[0].device)
@@ -68,7 +68,7 @@ def monai(case: GaussianCase, inputs: Inputs) -> Layer:
 
 
 def kornia(case: GaussianCase, inputs: Inputs) -> Layer:
-    """kornia.filters.gaussian_blur2d, separable."""
+    """Build kornia.filters.gaussian_blur2d, separable."""
     try:
         from kornia.filters import gaussian_blur2d
     except ImportError as error:
@@ -78,7 +78,7 @@ def kornia(case: GaussianCase, inputs: Inputs) -> Layer:
 
 
 def torchvision(case: GaussianCase, inputs: Inputs) -> Layer:
-    """torchvision.transforms.functional.gaussian_blur."""
+    """Build torchvision.transforms.functional.gaussian_blur."""
     try:
         from torchvision.transforms.v2.functional import gaussian_blur
     # a build for another torch fails with what its operators raise

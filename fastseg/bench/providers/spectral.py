@@ -96,7 +96,7 @@ def _corners(modes) -> list[tuple[tuple, tuple]]:
 
 
 def classic(case: Case, inputs: Inputs) -> Layer:
-    """The layer as usually written (Li et al., 2021): FFT, zero-filled spectrum, inverse FFT."""
+    """Build the layer as usual (Li et al., 2021): FFT, zero-filled spectrum, inverse FFT."""
     weight = torch.view_as_complex(inputs.weights[0])
     axes = "xyz"[: len(case.modes)]
     product, dims = f"bi{axes},io{axes}->bo{axes}", tuple(range(2, 2 + len(axes)))
@@ -120,7 +120,7 @@ def classic(case: Case, inputs: Inputs) -> Layer:
 
 
 def neuraloperator(case: Case, inputs: Inputs) -> Layer:
-    """neuraloperator's SpectralConv as released.
+    """Build neuraloperator's SpectralConv as released.
 
     Its modes are totals centred on zero; of the last axis it stores n//2 + 1 columns.
     """
@@ -149,7 +149,9 @@ def neuraloperator(case: Case, inputs: Inputs) -> Layer:
 
 
 def in_a_block(build):
-    """A spectral convolution with a 1×1 convolution beside it and GELU behind, in plain torch."""
+    """Make the builder of a spectral convolution with a 1×1 convolution beside it and GELU
+    behind, in plain torch.
+    """
 
     def block(case: Case, inputs: Inputs) -> Layer:
         spectral = build(case, inputs._replace(weights=inputs.weights[:1]))

@@ -17,6 +17,7 @@ class PlainLocalFourierUnit(PlainFourierUnit):
     """The unit on four patches of a quarter of the channels, halves of height and width."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the unit of x (B, C, *S), of the same shape."""
         x = x[:, : x.shape[1] // 4]
         for axis in (-2, -1):
             x = torch.cat(x.split(x.shape[axis] // 2, dim=axis), dim=1)
@@ -85,7 +86,7 @@ def _operator(namespace, case: VFFCCase, constants):
 
 
 def classic(case: VFFCCase, inputs: Inputs) -> Layer:
-    """The block in training and, with the same weights, in evaluation."""
+    """Build the block in training and, with the same weights, in evaluation."""
     training, evaluation = (_filled(case, inputs).train(mode) for mode in (True, False))
     parameters = tuple(training.parameters())
     return Layer(training, parameters, backend="torch.fft", evaluate=evaluation)
