@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastseg import models, recipes
+from fastseg.bench import cases
 from fastseg.bench.cases import CASES, PASSES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,7 +59,8 @@ def test_the_table_of_the_first_page_is_the_records_own(summary, stored, monkeyp
     page.write_text(f"# Name\n\n{summary.BEGIN}\nold\n{summary.END}\n\nAnd so on.\n")
     (text,) = summary.readme(stored).values()
     assert text == f"# Name\n\n{summary.marked(stored, 'bench/results/')}\n\nAnd so on.\n"
-    assert len(re.findall(r"\]\(bench/results/\S+\.md\) \|$", text, re.MULTILINE)) == 9
+    rows = re.findall(r"\]\(bench/results/\S+\.md\) \|$", text, re.MULTILINE)
+    assert len(rows) == len(summary.speed.OPERATORS)
 
 
 def test_links_lead_somewhere():
@@ -66,13 +68,23 @@ def test_links_lead_somewhere():
     links = [
         (page, page.parent / link)
         for page in pages
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf8"))
+        for link in re.findall(r"\]\(([^)#:\s]+)\)", page.read_text(encoding="utf8"))
     ]
     for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"):
         text = (ROOT / name).read_text(encoding="utf8")
         links += [(name, ROOT / link) for link in re.findall(r"bench/results/[\w./-]*\w", text)]
     assert len(links) > 50
     assert not [(str(page), str(link)) for page, link in links if not link.exists()]
+
+
+def test_every_case_is_explained():
+    text = (RESULTS.parent / "README.md").read_text(encoding="utf8")
+    starts = re.findall(r"`([a-z0-9-]+-)\*`", text)
+    unnamed = {name for name in CASES if not any(map(name.startswith, starts))}
+    assert {name.split("-")[0] for name in unnamed} == {"call", "crossover"}
+    assert not [start for start in starts if not any(name.startswith(start) for name in CASES)]
+    words = re.findall(r"^fastseg bench ((?:[a-z0-9][\w-]* )*)", text, re.MULTILINE)
+    assert cases.chosen([word for line in words for word in line.split()], None)
 
 
 def test_one_command_writes_and_checks(summary, monkeypatch, tmp_path, capsys):
