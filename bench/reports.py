@@ -25,10 +25,10 @@ def markdown(record: dict) -> str:
 
 def study(record: dict) -> str:
     """Return the report of a study, with how its data were made and links to its pictures."""
-    from fastseg import study_report
+    from fastseg.studies import tables
 
     with tempfile.TemporaryDirectory() as folder:
-        study_report.write_tables(record, Path(folder))
+        tables.write_tables(record, Path(folder))
         text = (Path(folder) / "study.md").read_text(encoding="utf8").rstrip("\n")
     if record.get("made_by"):
         head, fence, rest = text.partition("\n\n```\n")
