@@ -33,8 +33,10 @@ class Sharded(nn.Module):
 
     @contextmanager
     def in_step(self, first: bool, last: bool) -> Iterator[None]:
-        """Mark a pass as the `first` or `last` of a step, or one between, while entered: weights are
-        gathered and buffers made alike in the first, gradients summed and shared out in the last.
+        """Mark a pass as the `first` or `last` of a step, or one between, while entered.
+
+        Weights are gathered and buffers made alike in the first, gradients summed and shared out in
+        the last.
         """
         self._follows = first
         self.set_requires_gradient_sync(last)
@@ -102,7 +104,8 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def gathered(tensors: Tensors, first: bool) -> Tensors:
-    """The tensors, whole, in process 0, which is `first`; nothing in the others. All must call it.
+    """Gather the tensors, whole, in process 0, which is `first`. All must call it.
+
     What had been in shares is on the CPU, for it may be more than a GPU holds.
     """
     from torch.distributed.tensor import DTensor
