@@ -147,7 +147,10 @@ def _scheme(root: Path, found: Found, cases: list[Case]) -> LabelScheme:
         return BRATS_2023 if late else BRATS
     known = set(BRATS_ORDER) & set(found.modalities)
     if len(known) < (1 if found.layout.startswith("brats") else len(found.modalities)):
-        raise DataError(f'{root}: has no "labels" in a description, such as {{"tumour": 1}}')
+        raise DataError(
+            f'{root}: has no "labels" in a description, such as {{"background": 0, "tumour": 1}}; '
+            f"wanted one, as its modalities ({', '.join(found.modalities)}) are not those of BraTS"
+        )
     seen, buffer = set(), nifti.Buffer()
     for path in paths[:: -(-len(paths) // _PROBED_LABELS)]:
         if seen and (not late or 4 in seen):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastseg.data.phantom.files import claim, write_volume
-from fastseg.data.phantom.tissue import smooth_field
+from fastseg.data.phantom.tissue import open_grid, smooth_field
 from fastseg.errors import UsageError
 from fastseg.host.files import write_json
 
@@ -103,15 +103,9 @@ def patient(size: tuple[int, int, int], seed: int, index: int) -> tuple[np.ndarr
     return np.clip(np.rint(noisy), _LOWEST_HU, _HIGHEST_HU).astype(np.int16), label
 
 
-def _grid(shape: tuple[int, ...]) -> list[np.ndarray]:
-    """Return open grids of up, back and left, -1 … 1."""
-    axes = [2 * (np.arange(n) + 0.5) / n - 1 for n in shape]
-    return np.meshgrid(*axes, indexing="ij", sparse=True)
-
-
 def _body(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Draw the HU of a body without organs, float64, and where organs may be."""
-    w, v, u = _grid(shape)
+    w, v, u = open_grid(shape)
     stretch = rng.uniform(0.94, 1.03, 2)
     radius = np.hypot(u / (0.94 * stretch[0]), v / (0.70 * stretch[1]))
     depth = 1 - radius + 0.015 * smooth_field(rng, shape, 5)
@@ -136,7 +130,7 @@ def _shape(
 ) -> np.ndarray:
     centre = np.array(organ.centre) + shift + rng.normal(0, 0.02, 3)
     half = np.array(organ.half) * rng.uniform(0.88, 1.12, 3)
-    parts = ((x - c) / h for x, c, h in zip(_grid(shape), centre, half, strict=True))
+    parts = ((x - c) / h for x, c, h in zip(open_grid(shape), centre, half, strict=True))
     distance = np.sqrt(sum(part**2 for part in parts))
     return distance * (1 + 0.06 * smooth_field(rng, shape, 8)) < 1
 

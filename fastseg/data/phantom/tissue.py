@@ -49,8 +49,15 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], cells: float)
     return field / field.std()
 
 
-def _grid(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return open grids (w, v, u): up, back and left, each -1…1 across the volume's half-size."""
+def open_grid(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return open grids (w, v, u): up, back and left, each -1…1 across the volume's half-size.
+
+    Args:
+        shape: (z, y, x), in voxels.
+
+    >>> [grid.shape for grid in open_grid((2, 3, 4))], open_grid((2, 3, 4))[0].ravel()
+    ([(2, 1, 1), (1, 3, 1), (1, 1, 4)], array([-0.5,  0.5]))
+    """
     w, v, u = (2 * (np.arange(n) + 0.5) / n - 1 for n in shape)
     return w[:, None, None], v[None, :, None], u[None, None, :]
 
@@ -70,7 +77,7 @@ def anatomy(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarra
     >>> sorted({TISSUES[index] for index in np.unique(tissue)})
     ['csf', 'gliosis', 'grey', 'vein', 'white']
     """
-    w, v, u = _grid(shape)
+    w, v, u = open_grid(shape)
     half_axes = np.array([0.90, 0.93, 0.76]) * rng.uniform(0.94, 1.02, 3)
     tilt = rng.uniform(-0.05, 0.05)
     w, v, u = w / half_axes[0], v / half_axes[1], (u + tilt * v) / half_axes[2]

@@ -53,7 +53,8 @@ class CaseSource:
         if unlabelled and config.foreground_fraction is not None:
             raise DataError(
                 f"{dataset.root}: training needs labels; {len(unlabelled)} of {len(self.cases)} "
-                f"cases have none: {', '.join(unlabelled[:5])}"
+                f"cases have none: {', '.join(unlabelled[:5])}. Leave them out, or set "
+                "data.foreground_fraction=null where the task uses no labels"
             )
         self.quarantined: dict[str, str] = {}
         self._dataset, self._config = dataset, config
@@ -85,7 +86,8 @@ class CaseSource:
         if len(self.quarantined) > allowed:
             raise DataError(
                 f"{self._dataset.root}: {len(self.quarantined)} bad cases, {allowed} allowed "
-                f"(max_bad {self._config.max_bad:g} of {len(self.cases)})\n{self._listing()}"
+                f"(data.max_bad={self._config.max_bad:g} of {len(self.cases)}); mend their files "
+                f"or allow more:\n{self._listing()}"
             )
 
     def _listing(self) -> str:
