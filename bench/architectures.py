@@ -47,7 +47,7 @@ class Failed(Exception):
 
 
 def parsed(text: str) -> dict[str, Usage]:
-    """Usage by mangled kernel name, from the output of `ptxas -v`."""
+    """Read usage by mangled kernel name from the output of `ptxas -v`."""
     found: dict[str, Usage] = {}
     name = None
     for line in text.splitlines():
@@ -122,7 +122,7 @@ class Clang:
 
 
 def readable(usages: dict[str, Usage]) -> dict[str, Usage]:
-    """Demangled names without namespaces and arguments: mangled ones differ between compilers."""
+    """Demangle names without namespaces and arguments: mangled ones differ between compilers."""
     if not usages or not shutil.which("c++filt"):
         return usages
     lines = _run(["c++filt", *usages]).splitlines()
@@ -212,7 +212,7 @@ def main() -> int:
                 found[architecture][source.name] = readable(job.result())
             except Failed as error:
                 wrong.append(f"{source.name} for sm_{architecture} does not compile:\n{error}")
-    wrong += [f"{source}: `{kernel}` spills on sm_{a}" for a, source, kernel in _spilling(found)]
+    wrong += [f"{source}: `{kernel}` spills on sm_{a}" for a, source, kernel in spilling(found)]
     text = _report(chosen, missing, found)
     print("\n\n".join([text, *wrong]))
     if arguments.out:
@@ -220,7 +220,8 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def _spilling(found: dict) -> list[tuple[int, str, str]]:
+def spilling(found: dict) -> list[tuple[int, str, str]]:
+    """Return architecture, source and name of every kernel that spills."""
     kernels = ((a, s, k) for a in found for s, ks in found[a].items() for k in ks)
     return [(a, s, k) for a, s, k in kernels if found[a][s][k].spills]
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import loader_rivals as rivals
 import loader_steps
 import records
+import reports
 import torch
 
 from fastseg.data.cases import discover
@@ -61,7 +62,7 @@ def main() -> None:
             many = _repeated(found, args.steps, scratch)
             record["steps"] = _steps(many, args, scratch)
     record["seconds"] = round(time.perf_counter() - start, 1)
-    records.save(record, _markdown(record), args.out)
+    records.save(record, reports.loader(record), args.out)
 
 
 def _arguments() -> argparse.Namespace:
@@ -191,57 +192,6 @@ def _warm(dataset, work: Work, scratch: Path) -> Iterator[tuple[str, Iterator]]:
             with _loader(dataset, work, backend, cache, scratch / "fastseg") as loader:
                 rivals.through(loader.epoch(0))
                 yield f"fastseg {backend}, cache {cache}", loader.epoch(1)
-
-
-def _markdown(record: dict) -> str:
-    options = record["options"]
-    parts = [
-        records.head("bench/loader.py", record),
-        f"### Throughput: {options['cases']} cases a round, batches of "
-        f"{_work(options['batch'], 0)}, {options['threads']} threads",
-        _throughput_table(record),
-    ]
-    if "steps" in record:
-        parts.append(f"### What a step of {options['step_ms']:g} ms on one core waits")
-        parts.append(_steps_table(record["steps"]))
-    return "\n\n".join(parts)
-
-
-def _throughput_table(record: dict) -> str:
-    rows, batch = record["throughput"], _work(record["options"]["batch"], 0).batch
-    base = rows[0]["cases_per_s"]
-    return records.table(
-        ("", "cases/s", "× nibabel", "samples/s", "slowest ÷ fastest round"),
-        [
-            (
-                row["name"],
-                f"{row['cases_per_s']:.2f}",
-                f"{row['cases_per_s'] / base:.2f}",
-                "" if row["name"].endswith("cases") else f"{row['cases_per_s'] * batch:.1f}",
-                f"{max(row['seconds']) / min(row['seconds']):.2f}",
-            )
-            for row in rows
-        ],
-    )
-
-
-def _steps_table(rows: list[dict]) -> str:
-    late = f"over {loader_steps.LATE_MS:g} ms"
-    head = ("batch", "", "waits: median, ms", "95 %", "most", late, "first batch, ms", "step, ms")
-    found = [(row, loader_steps.summary(row)) for row in rows]
-    return records.table(
-        head,
-        [
-            (
-                row["batch"],
-                row["name"],
-                *(f"{of[key]:.1f}" for key in ("median_ms", "p95_ms", "max_ms")),
-                f"{of['late']:.0%}",
-                *(f"{of[key]:.0f}" for key in ("first_ms", "step_ms")),
-            )
-            for row, of in found
-        ],
-    )
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ KINDS = ("processes", "threads")
 
 
 def in_threads(load: Callable, cases, threads: int) -> None:
-    """`load(case)` of every case."""
+    """Call `load(case)` of every case, in threads."""
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(load, cases):
             pass
 
 
 def nibabel_load(case, modalities) -> None:
-    """Every image as float32, the label as stored."""
+    """Load every image as float32, the label as stored."""
     import nibabel
 
     for name in modalities:
@@ -32,7 +32,7 @@ def nibabel_load(case, modalities) -> None:
 
 
 def monai_load(dataset, patch) -> Callable:
-    """MONAI's deterministic transforms of one case, without a cache."""
+    """Make a call of MONAI's deterministic transforms of one case, without a cache."""
     from monai.transforms import Compose
 
     chain = Compose(_deterministic(patch))
@@ -84,7 +84,7 @@ def persistent(dataset, work, folder: str, kind: str):
 
 
 def first_epoch(dataset, work, kind: str) -> None:
-    """An epoch that fills the cache."""
+    """Run an epoch that fills the cache."""
     with tempfile.TemporaryDirectory() as folder:
         through(persistent(dataset, work, folder, kind))
 

@@ -16,7 +16,7 @@ _SIDE = 512
 
 
 def working_step(milliseconds: float) -> Callable[[], None]:
-    """A call that computes for `milliseconds` on one idle core."""
+    """Make a call that computes for `milliseconds` on one idle core."""
     torch.set_num_threads(1)
     a, out = torch.rand(_SIDE, _SIDE), torch.empty(_SIDE, _SIDE)
 
@@ -37,7 +37,7 @@ def _timed_ms(call: Callable) -> float:
 
 
 def waits(batches: Iterable, step: Callable[[], None]) -> dict:
-    """What each step of an epoch waited, and how long it took, in ms."""
+    """Measure what each step of an epoch waited, and how long it took, in ms."""
     waited, worked, taken = [], [], iter(batches)
     start = time.perf_counter()
     for _ in taken:
@@ -48,7 +48,7 @@ def waits(batches: Iterable, step: Callable[[], None]) -> dict:
 
 
 def summary(found: dict) -> dict:
-    """The figures of the table; the first batch of the epoch is apart from the others."""
+    """Return the figures of the table; the first batch of the epoch is apart from the others."""
     first, *later = found["waited_ms"]
     return {
         "median_ms": statistics.median(later),

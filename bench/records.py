@@ -8,9 +8,17 @@ from pathlib import Path
 
 from fastseg.host.environment import of_bench
 
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def stored() -> list[tuple[Path, dict]]:
+    """Return every record of bench/results with its path below that folder, in order of paths."""
+    paths = sorted(RESULTS.rglob("*.json"))
+    return [(path.relative_to(RESULTS), json.loads(path.read_text("utf8"))) for path in paths]
+
 
 def begin(options: dict, packages: Iterable[str] = ()) -> dict:
-    """A record without figures: date, options and machine, with the versions of `packages`."""
+    """Make a record without figures: date, options, machine with the versions of `packages`."""
     machine = of_bench("cpu")
     machine["packages"] = {name: _version(name) for name in packages}
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -25,7 +33,7 @@ def _version(name: str) -> str | None:
 
 
 def head(title: str, record: dict) -> str:
-    """The title, and a line on what the figures were taken on."""
+    """Write the title, and a line on what the figures were taken on."""
     found = record["machine"]
     words = [found["cpu"], f"{found['cores']} cores", f"torch {found['torch']}"]
     words += [f"{name} {number}" for name, number in found["packages"].items() if number]
@@ -36,7 +44,7 @@ def head(title: str, record: dict) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """A Markdown table."""
+    """Write a Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines)
 

@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 import records
+import reports
 
 from fastseg.config import Recipe, load_recipe
 from fastseg.data import phantom
@@ -34,7 +35,6 @@ WARM_UP = 2  # steps that do not count
 PATIENTS, TRAINING_PATIENTS = 5, 3
 FIXED = ("epochs=1", "data.cache=ram", "data.threads=1", "log_every=1", "val_every=0",
          "precision=fp32", "fractions=0.6,0.2,0.2")  # fmt: skip
-KEPT = 0.9  # the share of linear scaling of the estimate's last column
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
     record["step_ms"] = arguments.step_ms or step_ms(record["measured"])
     bytes_per_s = arguments.gb_s * 1e9
     record["estimate"] = estimate(record["step_ms"] / 1e3, record["gradient_bytes"], bytes_per_s)
-    records.save(record, markdown(record), arguments.out)
+    records.save(record, reports.scaling(record), arguments.out)
 
 
 def parse() -> argparse.Namespace:
@@ -79,14 +79,14 @@ def parse() -> argparse.Namespace:
 
 
 def gradient_bytes(recipe: Recipe) -> int:
-    """Bytes that every process adds to the others' in a step: the gradients of all weights."""
+    """Count the bytes that a process adds to the others' in a step: all weights' gradients."""
     names = recipe.modalities or phantom.MODALITIES
     net = build_network(recipe, input_channels(recipe, names), BRATS, names)
     return sum(w.numel() * w.element_size() for w in net.parameters() if w.requires_grad)
 
 
 def measure(arguments: argparse.Namespace, recipe: Recipe) -> list[dict]:
-    """Samples a second and milliseconds of every step that counts, by number of processes."""
+    """Measure samples a second and ms of every step that counts, by number of processes."""
     size, batch, rows = arguments.size, recipe.data.at_once, []  # of each process
     patch = ",".join([str(size)] * len(recipe.data.patch))
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +103,7 @@ def measure(arguments: argparse.Namespace, recipe: Recipe) -> list[dict]:
 
 
 def run(recipe: str, settings: list[str], data: Path, out: Path, count: int) -> list[float]:
-    """Samples a second of each step of a run of `count` processes, all together."""
+    """Return the samples a second of each step of a run of `count` processes, all together."""
     starter = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     words = ["-m", "fastseg", "train", recipe, "--data", str(data), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -118,13 +118,13 @@ def run(recipe: str, settings: list[str], data: Path, out: Path, count: int) -> 
 
 
 def step_ms(measured: list[dict]) -> float:
-    """The median step of one process."""
+    """Return the median step of one process."""
     return statistics.median(measured[0]["step_ms"])
 
 
 def estimate(step_s: float, gradient_bytes: float, bytes_per_s: float) -> list[dict]:
-    """The expected share of linear scaling for up to 64 processes, each with the same step."""
-    rows = []
+    """Estimate the share of linear scaling for up to 64 processes, each with the same step."""
+    rows, kept = [], reports.KEPT
     for count in COUNTS:
         rounds = 2 * (count - 1)
         moved_s = rounds / count * gradient_bytes / bytes_per_s + rounds * LATENCY_S
@@ -132,52 +132,8 @@ def estimate(step_s: float, gradient_bytes: float, bytes_per_s: float) -> list[d
         rows.append({"processes": count, "all_reduce_ms": 1e3 * moved_s,
                      "alone": step_s / (step_s + moved_s),
                      "overlapped": step_s / (step_s + left_s),
-                     "shortest_step_ms": 1e3 * moved_s * KEPT / (1 - KEPT)})  # fmt: skip
+                     "shortest_step_ms": 1e3 * moved_s * kept / (1 - kept)})  # fmt: skip
     return rows
-
-
-def markdown(record: dict) -> str:
-    """The report: what was measured, and the estimate from it."""
-    options = record["options"]
-    words = " ".join([options["recipe"], *options["settings"]])
-    parts = [records.head("bench/scaling.py", record)]
-    if record["measured"]:
-        title = f"### Measured: {words}, patches of side {options['size']}, one thread a process"
-        parts += [title, _measured_table(record["measured"])]
-    title = f"### Estimate: steps of {record['step_ms']:.0f} ms, gradients of "
-    title += f"{record['gradient_bytes'] / 1e6:.1f} MB, {options['gb_s']:g} GB/s"
-    return "\n\n".join([*parts, title, _estimate_table(record["estimate"])])
-
-
-def _estimate_table(rows: list[dict]) -> str:
-    keeps = f"alone keeps {KEPT:g} from a step of, ms"
-    head = ("processes", "all-reduce, ms", "of linear, alone", "of linear, overlapped", keeps)
-    return records.table(
-        head,
-        [
-            (
-                row["processes"],
-                f"{row['all_reduce_ms']:.2f}",
-                f"{row['alone']:.3f}",
-                f"{row['overlapped']:.3f}",
-                f"{row['shortest_step_ms']:.0f}",
-            )
-            for row in rows
-        ],
-    )
-
-
-def _measured_table(rows: list[dict]) -> str:
-    one = statistics.median(rows[0]["samples_per_s"])
-
-    def cells(row: dict) -> tuple:
-        rate, count = statistics.median(row["samples_per_s"]), row["processes"]
-        low, middle, high = statistics.quantiles(row["step_ms"], n=4)
-        step = f"{middle:.0f} ({low:.0f}–{high:.0f})"
-        return count, len(row["step_ms"]), f"{rate:.2f}", f"{rate / one / count:.2f}", step
-
-    head = ("processes", "steps", "samples/s", "of linear", "step, ms (quartiles)")
-    return records.table(head, map(cells, rows))
 
 
 if __name__ == "__main__":

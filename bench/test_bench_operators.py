@@ -1,6 +1,6 @@
 """Every operator under pytest-benchmark: the cases and providers of `fastseg bench`.
 
-    pytest bench/ [--quick] [-k "A1 and classic"] [--benchmark-json FILE]
+    pytest bench/ [--quick] [-k "conv2d-240 and classic"] [--benchmark-json FILE]
 
 Every provider passes the accuracy gate first. Providers run one after another here; ratios to quote
 come from `fastseg bench`, which interleaves them.

@@ -1,5 +1,5 @@
-"""What the Triton kernels take of a device, without one: compiles every kernel that the benchmark's
-shapes launch, for each architecture, and prints registers, spilled bytes and shared memory.
+"""Compiles every Triton kernel that the benchmark's shapes launch, for each architecture without a
+device, and prints registers, spilled bytes and shared memory.
 
     python bench/triton_resources.py [sm_80 sm_90 …]
 """
@@ -22,12 +22,12 @@ from fastseg import kernels
 from fastseg.ops.impl import triton as adapters
 
 SHAPES = {  # name: (batch, channels, *sizes), modes
-    "A1": ((8, 16, 240, 240), (20, 10)),
-    "A2": ((32, 32, 192, 192), (32, 16)),
-    "A3": ((20, 32, 421, 421), (24, 12)),
-    "A4": ((8, 64, 256, 256), (64, 32)),
-    "B2": ((1, 24, 78, 120, 120), (20, 28, 14)),
-    "C1": ((2, 48, 32, 32, 32), (32, 32, 17)),
+    "conv2d-240": ((8, 16, 240, 240), (20, 10)),
+    "conv2d-192": ((32, 32, 192, 192), (32, 16)),
+    "conv2d-421": ((20, 32, 421, 421), (24, 12)),
+    "conv2d-256": ((8, 64, 256, 256), (64, 32)),
+    "conv3d-120": ((1, 24, 78, 120, 120), (20, 28, 14)),
+    "fourier-unit-48x32": ((2, 48, 32, 32, 32), (32, 32, 17)),
     "wide": ((1, 1, 1024, 1024), (256, 129)),
     "1-D": ((8, 64, 8192), (32,)),
 }
@@ -51,7 +51,7 @@ class Launch(NamedTuple):
 
 
 def recorded(kernel: JITFunction, *args, grid, warmup, **named) -> Launch:
-    """What `kernel[grid](*args, **named)` would compile."""
+    """Record what `kernel[grid](*args, **named)` would compile."""
     options = {key: named.pop(key) for key in ("num_warps", "num_stages") if key in named}
     values = dict(zip(kernel.arg_names, args, strict=False)) | named
     signature, constants, divisible = {}, {}, []
@@ -71,7 +71,7 @@ def recorded(kernel: JITFunction, *args, grid, warmup, **named) -> Launch:
 
 
 def launches(shape, modes, dtype: torch.dtype) -> list[Launch]:
-    """Those of a spectral convolution and of the second half of a Fourier block."""
+    """Record the launches of a spectral convolution and of the second half of a Fourier block."""
     found = []
     run, JITFunction.run = JITFunction.run, lambda *a, **k: found.append(recorded(*a, **k))
     try:
@@ -86,7 +86,7 @@ def launches(shape, modes, dtype: torch.dtype) -> list[Launch]:
 
 
 def resources(compiled) -> str:
-    """From the binary: spills are what a thread keeps on its stack."""
+    """Read registers, stack (a thread's spills) and shared memory from the binary."""
     tool = next(Path(triton.__file__).parent.glob("backends/nvidia/bin/cuobjdump"))
     with tempfile.NamedTemporaryFile("wb", suffix=".cubin") as binary:
         binary.write(compiled.asm["cubin"])
@@ -105,7 +105,7 @@ def main(targets: list[str]) -> None:
                 took = resources(launch.compile(int(target.removeprefix("sm_"))))
                 kind, warps = str(dtype).removeprefix("torch."), launch.options["num_warps"]
                 print(
-                    f"{target} {kind:8} {name:4} {launch.kernel.__name__:18} {warps} warps {took}"
+                    f"{target} {kind:8} {name:18} {launch.kernel.__name__:18} {warps} warps {took}"
                 )
 
 

@@ -9,7 +9,7 @@ from fastseg.tasks import NAMES as TASKS
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of all verbs; what was parsed names its verb as `verb`."""
+    """Make the parser of all verbs; what it parses names its verb as `verb`."""
     whole = argparse.ArgumentParser(
         prog="fastseg", description="Fourier- and diffusion-based models on brain MRI."
     )

@@ -70,7 +70,7 @@ def save(
 def load(
     path: str | Path, names: tuple[str, ...] = GROUPS
 ) -> tuple[dict[str, Any], dict[str, Tensors]]:
-    """State and those groups of `names` that the checkpoint folder `path` holds, on the CPU.
+    """Load the state and those groups of `names` that a checkpoint folder holds, on the CPU.
 
     Every file is compared with its SHA-256 before it is parsed. CheckpointError names the file.
     """
@@ -83,7 +83,7 @@ def load(
 def load_newest(
     paths: list[Path], names: tuple[str, ...] = GROUPS
 ) -> tuple[Path, dict, dict[str, Tensors]]:
-    """The first sound checkpoint of `paths`, with a warning for each damaged one before it.
+    """Load the first sound checkpoint of `paths`, with a warning for each damaged one before it.
 
     CheckpointError when none is sound.
     """
@@ -98,7 +98,7 @@ def load_newest(
 
 
 def generations(folder: str | Path, kinds: tuple[str, ...] = ("last",)) -> list[Path]:
-    """Checkpoints in `folder`: in the order of `kinds`, newest first."""
+    """List the checkpoints in `folder`: in the order of `kinds`, newest first."""
     found = []
     for kind in kinds:
         named = [p for p in Path(folder).glob(f"{kind}-*") if p.name[len(kind) + 1 :].isdigit()]
@@ -107,7 +107,7 @@ def generations(folder: str | Path, kinds: tuple[str, ...] = ("last",)) -> list[
 
 
 def find(path: str | Path) -> list[Path]:
-    """What to try, in order, when a user names a run, its checkpoints folder or one checkpoint.
+    """List what to try when a user names a run, its checkpoints folder or one checkpoint.
 
     The best one on the validation patients comes before the last ones. CheckpointError for none.
     """
@@ -135,7 +135,7 @@ def tidy(folder: str | Path, damaged: Sequence[Path] = ()) -> None:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
-    """An optimiser's state as named tensors ("3.exp_avg") and a JSON-able rest."""
+    """Part an optimiser's state into named tensors ("3.exp_avg") and a JSON-able rest."""
     state = optimizer.state_dict()
     tensors, values = {}, {}
     for index, entries in state["state"].items():

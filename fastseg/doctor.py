@@ -100,7 +100,7 @@ def _dali() -> str:
 def warnings_for(
     torch_version: str, cuda: str | None, capabilities: list[tuple[int, int]], dali: str
 ) -> list[str]:
-    """Combinations known to fail or to be slow, each with what to do."""
+    """List combinations known to fail or to be slow, each with what to do."""
     found = []
     if torch_version.startswith("2.9."):
         found.append(
@@ -141,7 +141,7 @@ def _rows() -> list[tuple[str, str]]:
 
 
 def doctor() -> int:
-    """Prints the report and its warnings; always 0, since nothing it finds is the caller's
+    """Print the report and its warnings; always 0, since nothing it finds is the caller's
     mistake."""
     import torch
 

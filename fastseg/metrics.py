@@ -37,6 +37,9 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     """Return the intersection over union |A and B| / |A or B|. Both empty: 1; one empty: 0.
 
     Args and errors as of `dice`.
+
+    >>> iou(np.zeros((1, 2, 2), bool), np.ones((1, 2, 2), bool))
+    0.0
     """
     a, b = _masks(a, b)
     union = np.count_nonzero(a | b)
@@ -53,6 +56,11 @@ def hd95_mm(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float]) -> float:
     Args:
         a, b: bool masks (D, H, W), as of `dice`.
         spacing_mm: voxel sizes along D, H and W.
+
+    >>> a, b = np.zeros((2, 1, 1, 5), bool)
+    >>> a[0, 0, 0], b[0, 0, 4] = True, True
+    >>> hd95_mm(a, b, spacing_mm=(1, 1, 0.5))
+    2.0
     """
     from scipy.spatial import cKDTree
 

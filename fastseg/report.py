@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fastseg import tasks
 from fastseg.errors import DataError, UsageError
 from fastseg.host.files import write_text
 from fastseg.pictures import charts, drawing
@@ -17,7 +18,7 @@ from fastseg.pictures.page import (
     progress_png,
     read_metrics,
 )
-from fastseg.pictures.tables import Table, number
+from fastseg.pictures.tables import Table
 from fastseg.tasks.segmentation.picture import CLASS_NAMES, MODALITIES
 
 LAST_OVERLAYS = 6  # a long run draws hundreds
@@ -63,8 +64,15 @@ def summary_png(
 def report(run_dir: str | Path) -> Path:
     """Write RUN/report.html, one self-contained page: curves, scores, overlays, settings.
 
-    Raises UsageError when the folder is not that of a training run, DataError, naming the file,
-    where its metrics or a record of `fastseg evaluate` cannot be read.
+    Raises:
+        UsageError: the folder is not that of a training run.
+        DataError: naming the file, where its metrics or a record of `fastseg evaluate` cannot be
+            read.
+
+    >>> Path("run").mkdir()
+    >>> write_text(Path("run/metrics.jsonl"), '{"step": 1, "loss": 0.5}')
+    >>> report("run").name
+    'report.html'
     """
     run = Path(run_dir)
     if not (run / "metrics.jsonl").is_file():
@@ -91,23 +99,7 @@ def _last_values(metrics_jsonl: Path) -> str:
 def _scores(path: Path) -> str:
     try:
         found = json.loads(path.read_text())
-        table = _synthesis_table if found.get("task") == "synthesis" else _segmentation_table
-        return table(found).html()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        # scores of label maps do not say what they are of
+        return tasks.named(found.get("task", "segmentation")).table(found).html()
+    except (UsageError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is no record of fastseg evaluate ({error!r})") from None
-
-
-def _segmentation_table(found: Mapping) -> Table:
-    regions = found["regions"]
-    keys = [f"dice_{r}" for r in regions] + ["dice_regions", "legacy_slice_dice"]
-    keys += [f"hd95_mm_{r}" for r in regions]
-    rows = [*found["cases"], {"case": "mean", **found["mean"]}]
-    cells = [[row["case"], *(number(row[key]) for key in keys)] for row in rows]
-    return Table("Scores", ["case", *keys], cells)
-
-
-def _synthesis_table(found: Mapping) -> Table:
-    named = [*found["by_given"].items(), *found["by_modality"].items(), ("mean", found["mean"])]
-    keys = [key for key, value in found["mean"].items() if value is not None]
-    cells = [[name, *(number(row[key]) for key in keys)] for name, row in named]
-    return Table("Scores", ["given, missing", *keys], cells)

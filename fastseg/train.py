@@ -84,7 +84,7 @@ def train(
 
 
 def lr_at(recipe: Recipe, step: int, steps: int) -> float:
-    """Learning rate of `step` (from 0) of `steps`; "poly" changes it once an epoch."""
+    """Give the learning rate of `step` (from 0) of `steps`; "poly" changes it once an epoch."""
     if recipe.schedule == "constant":
         return recipe.lr
     if recipe.schedule == "poly":

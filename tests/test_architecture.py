@@ -94,6 +94,88 @@ def test_models_are_named_by_their_registry():
     assert {place.partition(":")[0] for place in SYSTEMS.values()} <= files
 
 
+FLOORS = (  # a room may import those before it, inside functions too
+    ("errors",),
+    ("fields",),
+    ("reference",),
+    ("ops",),
+    ("host",),
+    ("nn", "data", "losses", "diffusion"),
+    ("metrics", "models"),
+    ("config", "pictures", "checkpoint"),
+    ("recipes",),
+    ("tasks",),
+    ("training", "report", "sample", "evaluate"),
+    ("train",),
+    ("studies", "demo", "bench", "doctor"),
+    ("study", "arguments"),
+    ("cli",),
+    ("__main__",),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# a system or a recipe is loaded by its name
+BY_NAME = {("models", "recipes")}
+
+
+def test_rooms_stand_on_floors():
+    rooms = {part(name) for name in FILES} - {"", "kernels"}
+    assert rooms == set(FLOOR)
+    upwards = {
+        (name, module)
+        for name in FILES
+        for module in imports(name)
+        if part(name) in FLOOR and part(module) in FLOOR
+        if FLOOR[part(module)] >= FLOOR[part(name)] and part(module) != part(name)
+    }
+    assert not upwards
+
+
+def test_no_module_imports_itself_round_a_circle():
+    graph = {name: {module for module in imports(name) if module in FILES} for name in FILES}
+    for name, used in graph.items():
+        used -= {name, *(above for above in FILES if name.startswith(f"{above}."))}
+    while free := [name for name, used in graph.items() if not used & graph.keys()]:
+        for name in free:
+            del graph[name]
+    assert not graph
+
+
+def test_rooms_can_be_taken_in():
+    flat = [path.name for path in PACKAGE.glob("*.py")]
+    assert len(flat) <= 18, flat
+    for folder in (PACKAGE, ROOT / "csrc"):
+        for room in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+            files = [path for path in room.glob("*") if path.is_file() and path.suffix != ".so"]
+            assert len(files) <= 20, room
+
+
+def literals(name: str) -> set[str]:
+    tree = ast.walk(ast.parse(FILES[name].read_text()))
+    return {node.value for node in tree if isinstance(node, ast.Constant)}
+
+
+def test_only_tasks_and_studies_ask_which_task_it_is():
+    asking = {name for name in FILES if "synthesis" in literals(name)}
+    # where a system says what it does
+    assert {name for name in asking if part(name) not in ("tasks", "studies")} == {
+        "fastseg.models.system"
+    }
+
+
+def test_tasks_are_entered_by_their_front_doors():
+    rooms = {name for name in FILES if re.match(r"fastseg\.tasks\.\w+\.", name)}
+    homes = {name.rpartition(".")[0] for name in rooms}
+    verbs = {"sample", "evaluate", "train", "training", "study"}
+    found = {
+        (name, module)
+        for name in FILES
+        if part(name) in verbs
+        for module in imports(name)
+        if module in homes | rooms
+    }
+    assert not found
+
+
 def test_kernels_import_torch_and_triton_only():
     for path in (ROOT / "kernels").glob("*.py"):
         roots = set()
@@ -106,18 +188,22 @@ def test_kernels_import_torch_and_triton_only():
 
 
 # what of `ops` may import what: a module those before it
-FLOORS = ("context", "tables", "taps", "impl", "dispatch", "checks", "register")
+OPS_FLOORS = ("context", "tables", "taps", "impl", "dispatch", "checks", "register")
 
 
 def test_operators_stand_on_floors_without_a_circle():
     def below(name: str) -> set[str]:
         own = name.split(".")[2]
         used = {module.split(".")[2] for module in imports(name) if module.count(".") > 1}
-        return {other for other in used & set(FLOORS) if FLOORS.index(other) > FLOORS.index(own)}
+        return {
+            other
+            for other in used & set(OPS_FLOORS)
+            if OPS_FLOORS.index(other) > OPS_FLOORS.index(own)
+        }
 
     ops = [name for name in FILES if name.startswith("fastseg.ops.")]
-    floors = [name for name in ops if name.split(".")[2] in FLOORS]
-    assert {name.split(".")[2] for name in floors} == set(FLOORS)
+    floors = [name for name in ops if name.split(".")[2] in OPS_FLOORS]
+    assert {name.split(".")[2] for name in floors} == set(OPS_FLOORS)
     assert not {name: found for name in floors if (found := below(name))}
     families = {name for name in ops if name not in floors}
     assert not {name for name in floors if imports(name) & families}

@@ -12,14 +12,15 @@ from fastseg.bench import (
     cases,
     layers,
     main,
+    names,
     providers,
-    providers_spectral,
     runner,
     table,
     targets,
     timing,
     worker,
 )  # fmt: skip
+from fastseg.bench.providers import spectral
 
 SMALL = cases.Case("small", (2, 3, 12, 10), (5, 4), "a test")
 VOLUME = cases.Case("volume", (1, 2, 6, 8, 10), (4, 4, 3), "a test")
@@ -36,7 +37,7 @@ def run(tmp_path_factory):
     options = ["--quick", "--budget", "0.05", "--threads", "1", "--out", str(out)]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as text:
         patch.setenv("FASTSEG_BACKEND", "reference")  # must not reach the workers
-        code = main(["A3-64", "tiny", *options])
+        code = main(["conv2d-64", "call", *options])
     assert out.with_suffix(".md").read_text() == text.getvalue()
     return code, text.getvalue(), json.loads(out.read_text()), out.with_suffix(".png")
 
@@ -63,10 +64,10 @@ def test_run_has_every_row_of_the_table(run):
     assert code == 0
     header = next(line for line in text.splitlines() if line.startswith("| case | pass"))
     assert header == "| " + " | ".join(table.HEAD) + " |"
-    rows = [line for line in text.splitlines() if line.startswith("| A3-64-quick")]
-    names = providers.of(cases.CASES["A3-64"], "cpu", torch.float32)
-    assert {"classic", "neuraloperator", "matmul", "reference", "fastseg"} <= set(names)
-    assert len(rows) == len(cases.PASSES) * len(names)
+    rows = [line for line in text.splitlines() if line.startswith("| conv2d-64-quick")]
+    found = providers.of(cases.CASES["conv2d-64"], "cpu", torch.float32)
+    assert {"classic", "neuraloperator", "matmul", "reference", "fastseg"} <= set(found)
+    assert len(rows) == len(cases.PASSES) * len(found)
     assert all(line.count("|") == header.count("|") for line in rows)
     assert "QUICK" in text
     assert "MISS" not in text
@@ -80,11 +81,11 @@ def test_record_holds_machine_accuracy_and_raw_times(run):
     assert record["machine"]["threads"] == 1
     assert record["date"][:2] == "20"
     assert [(c["id"], c["heap"]) for c in record["cases"]] == [
-        ("A3-64-quick", "warm"),
-        ("tiny", "warm"),
-        ("A3-64-quick", "default"),
+        ("conv2d-64-quick", "warm"),
+        ("call", "warm"),
+        ("conv2d-64-quick", "default"),
     ]
-    warm, tiny, _ = record["cases"]
+    warm, call, _ = record["cases"]
     ours = warm["providers"]["fastseg"]
     assert ours["backend"] == warm["auto"] != "reference"
     assert max(ours["error"].values()) < 2e-6
@@ -97,7 +98,7 @@ def test_record_holds_machine_accuracy_and_raw_times(run):
         assert 0 < times["roofline_share"] < 2
         assert times["bytes_per_s"] == warm["floor"][which]["bytes"] / median
         assert 0 < ours["peak_bytes"][which] < 1e9
-    assert tiny["providers"]["fastseg"]["call"]["quartiles_s"][1] < 0.1
+    assert call["providers"]["fastseg"]["call"]["quartiles_s"][1] < 0.1
     assert record["checks"] == []
 
 
@@ -113,7 +114,7 @@ def test_every_provider_is_right(measured, case):
 
 def test_neuraloperator_agrees_where_its_convention_does(measured):
     pytest.importorskip("neuralop", reason="it is in the extra `bench`")
-    only = {"neuraloperator": providers_spectral.neuraloperator}
+    only = {"neuraloperator": spectral.neuraloperator}
     even = measured(VOLUME, JOB, only)["providers"]["neuraloperator"]
     assert max(even["error"].values()) < 2e-6
     odd_axis = cases.Case("odd", (1, 2, 9, 8), (4, 3), "a test")
@@ -131,7 +132,7 @@ OURS = {
 @pytest.mark.parametrize("part", ["y", "dx", "dw"])
 def test_gate_refuses_a_wrong_provider(measured, part):
     def wrong(case, inputs):
-        layer = providers_spectral.classic(case, inputs)
+        layer = spectral.classic(case, inputs)
         if part == "y":
             return layer._replace(forward=lambda x: layer.forward(x) * (1 + 1e-5))
         if part == "dw":
@@ -190,7 +191,7 @@ def test_verdict(value, at_most, wanted):
 
 
 def test_targets_apply_to_full_cases_on_the_warm_heap_only(measured):
-    result = measured(SMALL, JOB) | {"id": "A1"}
+    result = measured(SMALL, JOB) | {"id": "conv2d-240"}
     found = {check["what"]: check for check in record_of(result)["checks"]}
     assert set(found) == {
         f"{which}: {what}"
@@ -205,7 +206,7 @@ def test_targets_apply_to_full_cases_on_the_warm_heap_only(measured):
 
 
 def test_crossover_says_whether_the_choice_is_right(measured):
-    case = cases.Case("X12-N", (1, 2, 12, 12), (12, 7), "a test", "crossover")
+    case = cases.Case("crossover-12-n1", (1, 2, 12, 12), (12, 7), "a test", "crossover")
     result = measured(case, JOB)
     pairs = [result["providers"]["cpu"][which]["dispatch"] for which in cases.PASSES]
     for ratio, auto, rightly in (
@@ -217,34 +218,63 @@ def test_crossover_says_whether_the_choice_is_right(measured):
             pair["ratio"] = [ratio] * 3
         (row,) = [
             line for line in table.markdown(record_of(result | {"auto": auto})).splitlines()
-            if line.startswith("| X12-N |")
+            if line.startswith("| crossover-12-n1 |")
         ]  # fmt: skip
         assert row.split(" | ")[-1].startswith(rightly)
 
 
-def test_cases_are_chosen_by_id_group_and_family():
-    assert [case.id for case in cases.chosen(["A3", "B2"], None)] == [
-        "A3-64",
-        "A3-85",
-        "A3-421",
-        "B2",
-    ]
-    assert [case.id for case in cases.chosen([], "overhead")] == ["tiny"]
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["conv2d-64", "conv3d-120"], ["conv2d-64", "conv3d-120"]),
+        (["block2d"], ["block2d-240", "block2d-192"]),
+        (["gaussian2d-240"], ["gaussian2d-240"]),  # and none of its variants
+        (["A3", "B2"], ["conv2d-64", "conv2d-85", "conv2d-421", "conv3d-120"]),
+        (["D1-fixed", "X256-N/4", "C2-0.5", "tiny"],
+         ["vffc-0.5", "gaussian2d-240", "call", "crossover-256-n4"]),
+    ],
+)  # fmt: skip
+def test_cases_are_chosen_by_name_group_and_former_id(words, wanted):
+    assert [case.id for case in cases.chosen(words, None)] == wanted
+
+
+def test_cases_are_chosen_by_family():
+    assert [case.id for case in cases.chosen([], "overhead")] == ["call"]
     assert {case.family for case in cases.chosen([], None)} == set(providers.FAMILIES)
-    with pytest.raises(ValueError, match=r"'B2'.*tiny"):
-        cases.chosen(["B2"], "overhead")
+    with pytest.raises(ValueError, match=r"'conv3d-120'.*call"):
+        cases.chosen(["conv3d-120"], "overhead")
     with pytest.raises(ValueError, match=r"family: got 'gauss'.*gaussian"):
         cases.chosen([], "gauss")
 
 
+def test_every_case_has_a_name_that_no_system_or_arm_has_and_a_former_id():
+    assert list(names.FORMER.values()) == [names.current(former) for former in names.FORMER]
+    assert set(names.FORMER.values()) == set(cases.CASES)
+    assert all(len(name) >= 4 and name == name.lower() for name in cases.CASES)
+    assert not set(cases.CASES) & set(names.FORMER)
+    assert names.current("A1-quick") == "conv2d-240-quick"
+
+
+def test_a_record_by_former_ids_is_shown_and_judged_by_the_names(measured):
+    record = record_of(measured(SMALL, JOB) | {"id": "conv2d-240"})
+    (result,) = record["cases"]
+    was = {k: v for k, v in result.items() if k not in ("title", "x_bytes")}
+    was |= {"id": "A1", "modes": SMALL.modes}
+    former = record | {"cases": [was], "options": {}, "checks": [
+        check | {"case": "A1"} for check in record["checks"]
+    ]}  # fmt: skip
+    assert targets.checks(former) == record["checks"] != []
+    assert table.markdown(former) == table.markdown(record)
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [["Z9"], ["--case", "Z9"], ["--only", "Z"], ["--gpu"], ["tiny", "--out", "/dev/null/r.json"]],
+    [["Z9"], ["--case", "Z9"], ["--only", "Z"], ["--gpu"], ["call", "--out", "/dev/null/r.json"]],
 )
 def test_mistakes_are_one_line(arguments, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(
-        runner, "_measured", lambda *_: {"id": "tiny", "family": "overhead", "heap": "warm"}
+        runner, "measure_case", lambda *_: {"id": "call", "family": "overhead", "heap": "warm"}
     )
     assert main(arguments) == 2
     errors = capsys.readouterr().err
@@ -254,19 +284,19 @@ def test_mistakes_are_one_line(arguments, capsys, monkeypatch):
 
 def test_a_worker_that_dies_fails_the_run_and_says_how(capsys, monkeypatch):
     monkeypatch.setattr(runner.sys, "executable", "/bin/false")
-    assert main(["tiny", "--heap", "warm"]) == 1
-    assert "FAILED tiny: exit code 1" in capsys.readouterr().out
+    assert main(["call", "--heap", "warm"]) == 1
+    assert "FAILED call: exit code 1" in capsys.readouterr().out
     killed = subprocess.CompletedProcess([], -9, stderr="")
-    assert runner._cause(killed) == "killed by the system, most likely for memory"
+    assert runner.cause_of(killed) == "killed by the system, most likely for memory"
     where = 'Fatal Python error: Segmentation fault\n\n  File "a.py", line 1 in f\n  File "b.py"\n'
     crashed = subprocess.CompletedProcess([], -11, stderr=where)
-    assert runner._cause(crashed) == 'stopped by signal 11: File "a.py", line 1 in f'
+    assert runner.cause_of(crashed) == 'stopped by signal 11: File "a.py", line 1 in f'
 
 
 def test_each_heap_has_its_own_environment(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     monkeypatch.setenv("FASTSEG_BACKEND", "matmul")
     for heap, count in (("warm", 2), ("default", 0)):
-        found = runner._environment(heap)
+        found = runner.environment(heap)
         assert sum(name.startswith("MALLOC_") for name in found) == count
         assert "FASTSEG_BACKEND" not in found

@@ -57,7 +57,7 @@ def test_a_row_has_every_architecture(architectures):
     found = {80: {"a.cu": {"tile": usage(40)}}, 70: {"a.cu": {"tile": usage(64, 8, 4, 512)}}}
     text = architectures.table(found)
     assert text.splitlines()[-1] == "| a.cu | `tile` | 64, **spills** 8 + 4 B | 40 | 512 |"
-    assert architectures._spilling(found) == [(70, "a.cu", "tile")]
+    assert architectures.spilling(found) == [(70, "a.cu", "tile")]
 
 
 def test_without_a_compiler_it_says_so(architectures, monkeypatch, capsys):

@@ -12,9 +12,8 @@ from fastseg.bench import (
     cases,
     chart,
     memory,
+    options,
     providers,
-    providers_filters,
-    providers_fourier_unit,
     runner,
     table,
     targets,
@@ -22,6 +21,7 @@ from fastseg.bench import (
     work,
     worker,
 )  # fmt: skip
+from fastseg.bench.providers import filters, fourier_unit, spectral
 from fastseg.ops import tables
 
 JOB = {
@@ -34,8 +34,9 @@ SMALL = cases.Case("small", (2, 3, 12, 10), (5, 4), "a test")
 VOLUME = cases.Case("volume", (1, 2, 6, 8, 10), (4, 4, 3), "a test")
 GAUSSIANS = [
     replace(CASES[name], id=name.lower(), shape=(3, 2, *(25,) * axes))
-    for name, axes in (("D1-fixed", 2), ("D1-sigmas", 2), ("D1-monai", 2), ("D1-reflect", 2),
-                       ("D2-128", 3), ("D2-monai", 3))
+    for name, axes in (("gaussian2d-240", 2), ("gaussian2d-240-sigmas", 2),
+                       ("gaussian2d-240-monai", 2), ("gaussian2d-256-reflect", 2),
+                       ("gaussian3d-128", 3), ("gaussian3d-128-monai", 3))
 ]  # fmt: skip
 FAMILY_CASES = [
     replace(SMALL, id="block", family="fno_block"),
@@ -86,13 +87,14 @@ def test_rivals_stand_only_where_they_compute_the_same():
     def rivals(name):
         return set(providers.FAMILIES["gaussian"].rivals(CASES[name]))
 
-    assert rivals("D1-fixed") == rivals("D1-sigmas") == rivals("D2-155") == {"FFT chain"}
-    assert rivals("D1-monai") == rivals("D2-monai") == {"MONAI"}
-    assert rivals("D1-reflect") == {"kornia", "torchvision"}
+    for name in ("gaussian2d-240", "gaussian2d-240-sigmas", "gaussian3d-240"):
+        assert rivals(name) == {"FFT chain"}
+    assert rivals("gaussian2d-240-monai") == rivals("gaussian3d-128-monai") == {"MONAI"}
+    assert rivals("gaussian2d-256-reflect") == {"kornia", "torchvision"}
 
 
 def test_a_picked_kernel_has_no_second_row(monkeypatch):
-    case, names = CASES["A1"], {}
+    case, names = CASES["conv2d-240"], {}
     for picked in ("cpu", "matmul"):
         family = providers.FAMILIES["spectral"]._replace(picks=lambda *_, name=picked: name)
         monkeypatch.setitem(providers.FAMILIES, "spectral", family)
@@ -108,7 +110,7 @@ def test_a_picked_kernel_has_no_second_row(monkeypatch):
 @pytest.mark.parametrize("case", [SMALL, VOLUME], ids=lambda case: case.id)
 def test_truth_by_images_is_the_reference(case, monkeypatch):
     # several pieces, the last one shorter
-    monkeypatch.setattr("fastseg.bench.providers_spectral._IMAGE_ELEMENTS", 1000)
+    monkeypatch.setattr(spectral, "IMAGE_ELEMENTS", 1000)
     inputs = accuracy.draw(case, torch.float32)
     family = providers.FAMILIES["spectral"]._replace(truth=None)
     found = accuracy.truth(case, inputs)
@@ -126,7 +128,7 @@ def test_no_relu_of_a_fourier_unit_is_near_its_kink():
     spacing = 0.5 / (z[:, 0].numel() * 0.4)  # of numbers around the middle of a normal distribution
     assert z.abs().transpose(0, 1).flatten(1).amin(1).min() > spacing
     shifted = torch.tensor([[[-0.1, 0.02, 0.2]], [[5.0, 6.0, 7.0]]]).movedim(0, 1)
-    shift = providers_fourier_unit.away_from_zero(shifted)
+    shift = fourier_unit.away_from_zero(shifted)
     torch.testing.assert_close(shift, torch.tensor([-0.11, 0.0]))
 
 
@@ -137,7 +139,7 @@ def test_no_maximum_of_the_gate_is_a_tie():
         cond, sigma = inputs.x[0].double(), inputs.weights[0].double()
         low = reference.gaussian_filter(cond, sigma[:, None], padding="reflect", radius=2)
         assert inputs.x[0].dtype == dtype
-        assert (low - cond).abs().min() > 0.9 * providers_filters._MARGIN
+        assert (low - cond).abs().min() > 0.9 * filters.MARGIN
 
 
 def folded_products(size: int, frequencies: int) -> int:
@@ -159,7 +161,7 @@ def folded_products(size: int, frequencies: int) -> int:
     return count
 
 
-@pytest.mark.parametrize("case", [SMALL, VOLUME, CASES["A3-421"]], ids=lambda case: case.id)
+@pytest.mark.parametrize("case", [SMALL, VOLUME, CASES["conv2d-421"]], ids=lambda case: case.id)
 def test_flops_are_those_of_the_tables(case):
     """One multiply-add per product of a folded line, and the mix."""
     batch, channels, *sizes = case.shape
@@ -176,7 +178,7 @@ def test_flops_are_those_of_the_tables(case):
 
 
 def test_flops_of_whole_spectra_are_those_of_an_fft():
-    case = next(case for case in cases.FILTER if case.id == "E1-16")
+    case = next(case for case in cases.FILTER if case.id == "filter-16")
     images = 32 * 512
     assert work.flops(case, "forward") == images * (2 * 2.5 * 256 * 8 + 6 * 16 * 9)
 
@@ -192,12 +194,12 @@ def test_work_of_the_other_families():
     assert work.taps(8.0, 64, "circular") == 33
     assert work.taps(3.0, 240, "MONAI's") == 13
     assert work.taps(3.5, 256, "reflect, 21 taps") == 11
-    slices = CASES["D1-fixed"]
+    slices = CASES["gaussian2d-240"]
     elements = 16 * 4 * 240 * 240
     assert work.flops(slices, "forward") == 2 * 2 * 18 * elements
     assert work.least_bytes(slices, "forward", 4) == 3 * 4 * elements
     assert work.least_bytes(slices, "forward+backward", 2) == 6 * 2 * elements
-    gate = CASES["G1"]
+    gate = CASES["gate-256"]
     assert work.least_bytes(gate, "forward", 4) == 4 * 2 * (32 + 2 * 128) * 256**2
     one_layer = cases.VFFCCase("vffc", (1, 8, 2, 2, 2), ratio=0.5)
     convolutions = 2 * 8 * (3 * 27 * 4 * 4 + 2 * 4 * 2)
@@ -214,7 +216,7 @@ def test_saved_bytes_count_storages_once_and_parameters_never():
 
 
 def test_peak_bytes_are_a_calls_own():
-    if not memory._CLEAR.exists():
+    if not memory.CLEAR.exists():
         pytest.skip("this system has no /proc/self/clear_refs")
     kept = [torch.ones(1 << 24)]  # 64 MiB that were there before
 
@@ -234,18 +236,18 @@ def test_time_limit_leaves_out_what_was_not_begun(capsys, monkeypatch):
         begun.append(case.id)
         return {"id": case.id, "family": case.family, "heap": "warm"}
 
-    monkeypatch.setattr(runner, "_measured", measured)
+    monkeypatch.setattr(runner, "measure_case", measured)
     clock = iter([0.0, 0.0, 59.0, 61.0, 62.0, 62.0])
     monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
-    assert runner.main(["C1", "--heap", "warm", "--limit", "1"]) == 1
-    assert begun == ["C1-64", "C1-128"]
-    assert "FAILED C1-48: not begun: 1 minutes were over" in capsys.readouterr().out
+    assert runner.main(["fourier-unit", "--heap", "warm", "--limit", "1"]) == 1
+    assert begun == ["fourier-unit-64x16", "fourier-unit-128x16"]
+    assert "FAILED fourier-unit-48x32: not begun: 1 minutes were over" in capsys.readouterr().out
 
 
 def test_gpu_run_fits_into_ten_minutes_and_judges_nothing(measured):
-    arguments = runner._arguments(["--gpu"])
+    arguments = options.parse(["--gpu"])
     assert (arguments.budget, arguments.limit) == (0.5, 8.0)
-    assert all(case.family != "crossover" for case in runner._cases(arguments))
+    assert all(case.family != "crossover" for case in runner.choose(arguments))
     result = measured(SMALL, JOB)
     checks = record_of(result, gpu=True)["checks"]
     assert {(c["what"], c["must"]) for c in checks if "matmul" in c["what"]} == {
@@ -262,7 +264,7 @@ def test_picture_has_a_bar_for_every_rival(measured, tmp_path):
     path = tmp_path / "record.png"
     assert chart.draw(record_of(result), path)
     assert path.read_bytes().startswith(b"\x89PNG")
-    drawn = [name for _, name, _ in chart._positions([result])]
+    drawn = [name for _, name, _ in chart.positions([result])]
     assert set(drawn) == set(result["providers"]) - {"fastseg"}
     assert not chart.draw(record_of({"id": "x", "family": "gaussian", "heap": "warm"}), path)
 
@@ -270,7 +272,7 @@ def test_picture_has_a_bar_for_every_rival(measured, tmp_path):
 @pytest.fixture(scope="module")
 def system():
     """A system small enough to sample and train in a test, measured once."""
-    case = replace(CASES["S-fno-diffusion"], shape=(2, 2, 32, 32), width=4, steps=2)
+    case = replace(CASES["system-fno-diffusion"], shape=(2, 2, 32, 32), width=4, steps=2)
     return case, worker.measure(case, JOB)
 
 
@@ -315,9 +317,9 @@ def test_a_system_that_computes_something_else_is_refused(system):
 @pytest.mark.parametrize(
     ("name", "shape", "settings"),
     [
-        ("S-fgc2f-udiff", (1, 2, 16, 16), (("multipliers", (1, 2)), ("attention_levels", ()))),
-        ("S-medsegdiff-v2", (2, 2, 32, 32), (("ssformer_channels", 8), ("ensemble", 1))),
-        ("S-segresnet-vffc", (1, 1, 16, 16, 16), (("head", "softmax"),)),
+        ("system-fgc2f-udiff", (1, 2, 16, 16), (("multipliers", (1, 2)), ("attention_levels", ()))),
+        ("system-medsegdiff-v2", (2, 2, 32, 32), (("ssformer_channels", 8), ("ensemble", 1))),
+        ("system-segresnet-vffc", (1, 1, 16, 16, 16), (("head", "softmax"),)),
     ],
 )
 def test_the_other_systems_are_right(name, shape, settings):
@@ -327,6 +329,6 @@ def test_the_other_systems_are_right(name, shape, settings):
 
 
 def test_systems_are_not_measured_in_float64():
-    names = ["S", "A1"]
+    names = ["system", "conv2d-240"]
     for dtype, count in (("float32", 7), ("bfloat16", 7), ("float64", 1)):
-        assert len(runner._cases(runner._arguments([*names, "--dtype", dtype]))) == count
+        assert len(runner.choose(options.parse([*names, "--dtype", dtype]))) == count

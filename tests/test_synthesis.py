@@ -190,7 +190,7 @@ def test_bad_requests_are_named(run, data, tmp_path):
         (["data.patch=33,32"], r"data.patch: is \(33, 32\), .* wants 2 multiples of 2"),
         (["model.sampler=ddmp"], "sampler: is 'ddmp'"),
         (["model.sampler=ddpm", "model.eta=0.5"], "eta: is 0.5"),
-        (["data.strong=true"], "strong is True; wanted False where background is not 0"),
+        (["data.strong=true"], "strong is True; wanted False, or a value_range from 0"),
     ):
         with pytest.raises(UsageError, match=message):
             train(load_recipe("fgc2f_udiff", [*TINY, *settings]), data, tmp_path / "f")

@@ -7,7 +7,11 @@ process of its own; `runner` starts the workers under both heaps and writes the 
 
 
 def main(argv=None) -> int:
-    """`fastseg bench`; see `fastseg bench --help`. Returns the exit code."""
+    """Run `fastseg bench`; returns the exit code.
+
+    Args:
+        argv: the words behind `fastseg bench`, by default the process's; `--help` lists them.
+    """
     from fastseg.bench.runner import main
 
     return main(argv)

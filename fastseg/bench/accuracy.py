@@ -26,6 +26,8 @@ RIVAL_FACTOR = 10.0
 
 
 class Truth(NamedTuple):
+    """Hold outputs and gradients in float64."""
+
     y: Sequence[Tensor]
     dx: Sequence[Tensor]
     dw: Sequence[Tensor]
@@ -33,7 +35,13 @@ class Truth(NamedTuple):
 
 
 def draw(case: Case, dtype: torch.dtype, seed: int = 0) -> Inputs:
-    """The case's random numbers, on the CPU: the same on every device."""
+    """Draw a case's random numbers, on the CPU: the same on every device.
+
+    Args:
+        case: of `fastseg.bench.cases`.
+        dtype: of x.
+        seed: of the generator.
+    """
     generator = torch.Generator().manual_seed(seed)
     return providers.FAMILIES[case.family].draw(case, dtype, generator)
 
@@ -43,7 +51,12 @@ def _double(t: Tensor) -> Tensor:
 
 
 def truth(case: Case, inputs: Inputs) -> Truth:
-    """Outputs and gradients in float64 by `fastseg.reference`, on the inputs' device."""
+    """Return outputs and gradients in float64 by `fastseg.reference`, on the inputs' device.
+
+    Args:
+        case: of `fastseg.bench.cases`.
+        inputs: what `draw` gave.
+    """
     family = providers.FAMILIES[case.family]
     if family.truth:
         return Truth(*family.truth(case, inputs))
@@ -60,8 +73,8 @@ def truth(case: Case, inputs: Inputs) -> Truth:
 
 
 def relative_l2(values: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    """‖values − wanted‖ / ‖wanted‖ over all of them together, in the precision of `wanted`; NaN
-    where shapes differ.
+    """Return ‖values − wanted‖ / ‖wanted‖ over all of them together, NaN where shapes differ; in
+    the precision of `wanted`.
     """
     if [v.shape for v in values] != [w.shape for w in wanted]:
         return float("nan")
@@ -75,7 +88,13 @@ def relative_l2(values: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
 
 
 def errors(layer: Layer, inputs: Inputs, wanted: Truth) -> dict[str, float]:
-    """Errors of a layer: {"y", "dx"} and, where it learns, "dw". `inputs.x` must be leaves."""
+    """Return the errors of a layer: {"y", "dx"} and, where it learns, "dw".
+
+    Args:
+        layer: to be judged.
+        inputs: its inputs; x must be leaves.
+        wanted: of `truth`.
+    """
     y = outputs(layer.forward(*inputs.x))
     gradients = torch.autograd.grad(y, (*inputs.x, *layer.parameters), inputs.dy)
     count = len(inputs.x)
@@ -92,7 +111,14 @@ def errors(layer: Layer, inputs: Inputs, wanted: Truth) -> dict[str, float]:
 def refusal(
     name: str, found: dict[str, float], dtype: str, factor: float | tuple[float, float] = 1.0
 ) -> str | None:
-    """Why a provider's time may not be shown, or None."""
+    """Say why a provider's time may not be shown, or return None.
+
+    Args:
+        name: of the provider.
+        found: of `errors`.
+        dtype: of the inputs, "float32".
+        factor: times `TOLERANCES`, a pair for forward and backward.
+    """
     factors = factor if isinstance(factor, tuple) else (factor, factor)
     more = 1.0 if name.removesuffix(", compiled") in OURS else RIVAL_FACTOR
     bounds = TOLERANCES[dtype]

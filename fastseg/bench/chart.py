@@ -1,8 +1,9 @@
 """A record as a picture: how many times longer than ours every rival takes."""
 
+import hashlib
 from pathlib import Path
 
-from fastseg.bench import table
+from fastseg.bench import names, table
 from fastseg.bench.cases import PASSES
 
 # one colour a provider, the same in every picture; more than these are drawn in grey
@@ -15,9 +16,14 @@ _BAR_INCHES, _GAP = 0.17, 0.9
 
 
 def draw(record: dict, path: Path) -> bool:
-    """Write a PNG; False where the record holds nothing to compare."""
-    groups = [heaps.get("warm") or heaps["default"] for heaps in table.by_heap(record)]
-    groups = [result for result in groups if _ratios(result, PASSES[0])]
+    """Write a PNG that carries `digest(record)`; False where there is nothing to compare.
+
+    Args:
+        record: of a run of `fastseg bench`.
+        path: of the picture.
+    """
+    record = names.renewed(record)
+    groups = _groups(record)
     if not groups:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -32,8 +38,21 @@ def draw(record: dict, path: Path) -> bool:
     _ours(panels, groups)
     figure.legend(*_legend(groups), loc="outside lower center", ncols=8, frameon=False)
     figure.suptitle(_title(record), fontsize=10)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, metadata={"Description": digest(record)})
     return True
+
+
+def digest(record: dict) -> str | None:
+    """Return a hash of what the picture of a record shows; None where there is none."""
+    groups = _groups(names.renewed(record))
+    shown = [(result["id"], _ratios(result, which)) for result in groups for which in PASSES]
+    return hashlib.sha256(repr(shown).encode()).hexdigest() if shown else None
+
+
+def _groups(record: dict) -> list[dict]:
+    """The results with anything to compare, of the warm heap where there are two."""
+    groups = [heaps.get("warm") or heaps["default"] for heaps in table.by_heap(record)]
+    return [result for result in groups if _ratios(result, PASSES[0])]
 
 
 def _ratios(result: dict, which: str) -> dict[str, float]:
@@ -51,8 +70,8 @@ def _colour(name: str) -> str:
     return _COLOURS.get(name, "#bbbbbb")
 
 
-def _positions(groups: list[dict]):
-    """(result, rival, height) of every bar, from the top down."""
+def positions(groups: list[dict]):
+    """Yield (result, rival, height) of every bar, from the top down."""
     height = 0.0
     for result in groups:
         for name in _rivals(result):
@@ -62,7 +81,7 @@ def _positions(groups: list[dict]):
 
 
 def _panel(axes, groups: list[dict], which: str) -> None:
-    for result, name, height in _positions(groups):
+    for result, name, height in positions(groups):
         ratio = _ratios(result, which).get(name)
         if ratio is None:
             continue
@@ -90,7 +109,7 @@ def _panel(axes, groups: list[dict], which: str) -> None:
 def _ours(panels, groups: list[dict]) -> None:
     """Cases named beside their bars, with the time that all of them are divided by."""
     middles: dict[str, list[float]] = {}
-    for result, _, height in _positions(groups):
+    for result, _, height in positions(groups):
         middles.setdefault(result["id"], []).append(height)
     labels = []
     for result in groups:

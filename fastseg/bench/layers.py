@@ -23,6 +23,7 @@ class Inputs(NamedTuple):
     constants: tuple[Tensor, ...] = ()  # what has no gradient: running statistics, a σ a sample
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
+        """Return the inputs with `change` applied to every tensor."""
         return Inputs(*(tuple(change(t) for t in group) for group in self))
 
 
@@ -41,7 +42,7 @@ class Layer(NamedTuple):
     evaluate: Callable | None = None
 
     def passes(self, x: Sequence[Tensor], dy: Sequence[Tensor]) -> dict[str, Callable]:
-        """What one call of either pass does, the release of its results included."""
+        """Return what one call of either pass does, the release of its results included."""
         infer = self.evaluate or self.forward
 
         def inference() -> None:
@@ -75,19 +76,22 @@ class Family(NamedTuple):
 
 
 def outputs(result) -> tuple[Tensor, ...]:
+    """Return a layer's result as a tuple."""
     return result if isinstance(result, tuple) else (result,)
 
 
 def leaves(tensors) -> tuple[Tensor, ...]:
+    """Return copies that are leaves with gradients."""
     return tuple(t.detach().clone().requires_grad_() for t in tensors)
 
 
 def normal(shape, generator: torch.Generator, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
-    """Normal numbers drawn in float32 (float64), then rounded."""
+    """Draw normal numbers in float32 (float64), then round them to `dtype`."""
     return (scale * torch.randn(shape, generator=generator, dtype=wide_of(dtype))).to(dtype)
 
 
 def wide_of(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that weights have beside x of `dtype`."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -106,7 +110,12 @@ def _layer(family: Family, namespace, case: Case, inputs: Inputs, backend: str) 
 
 
 def on_backend(family: Family, backend: str) -> Callable[[Case, Inputs], Layer]:
-    """`fastseg.ops` on the backend it picks itself, "auto", or on a forced one."""
+    """Make the builder of our own op's layer.
+
+    Args:
+        family: the operator.
+        backend: "auto" for what `fastseg.ops` picks itself, or one to be forced.
+    """
 
     def forced(function):
         def run(*x):
@@ -131,7 +140,7 @@ def on_backend(family: Family, backend: str) -> Callable[[Case, Inputs], Layer]:
 
 
 def compiled(build: Callable[[Case, Inputs], Layer]) -> Callable[[Case, Inputs], Layer]:
-    """A provider under torch.compile."""
+    """Make the builder of a provider's layer under torch.compile."""
 
     def compile_(case: Case, inputs: Inputs) -> Layer:
         layer = build(case, inputs)
@@ -143,5 +152,5 @@ def compiled(build: Callable[[Case, Inputs], Layer]) -> Callable[[Case, Inputs],
 
 
 def plain_reference(family: Family) -> Callable[[Case, Inputs], Layer]:
-    """`fastseg.reference` without our ops around it, for compilers to look into."""
+    """Make the builder of `fastseg.reference` without our ops, for compilers to look into."""
     return lambda case, inputs: _layer(family, reference, case, inputs, "reference")

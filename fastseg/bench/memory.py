@@ -1,4 +1,4 @@
-"""What a layer keeps for its backward, and the most it holds at any moment."""
+"""Memory: what a layer keeps for its backward, and the most it holds at any moment."""
 
 import ctypes
 from collections.abc import Callable
@@ -9,11 +9,17 @@ from torch import Tensor
 
 from fastseg.bench.layers import outputs
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def saved_bytes(forward: Callable, parameters: tuple, *x: Tensor) -> int:
-    """Bytes of the distinct storages that autograd keeps, the parameters' own not counted."""
+    """Count the bytes of the distinct storages that autograd keeps, without the parameters' own.
+
+    Args:
+        forward: the call.
+        parameters: its weights.
+        x: its inputs.
+    """
     own = {p.untyped_storage().data_ptr() for p in parameters}
     kept = {}
 
@@ -29,8 +35,12 @@ def saved_bytes(forward: Callable, parameters: tuple, *x: Tensor) -> int:
 
 
 def peak_bytes(run: Callable, device: torch.device) -> int | None:
-    """The most memory that a call holds beyond what was held before it; None where the system does
-    not tell.
+    """Return the bytes that a call holds at most beyond what was held before it; None where the
+    system does not tell.
+
+    Args:
+        run: the call.
+        device: that holds its tensors.
     """
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -41,7 +51,7 @@ def peak_bytes(run: Callable, device: torch.device) -> int | None:
         return torch.cuda.max_memory_allocated() - before
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what the heap keeps for later is no use of the call
-        _CLEAR.write_text("5")  # resets the peak
+        CLEAR.write_text("5")  # resets the peak
         before = _resident("VmRSS")
         run()
         return max(_resident("VmHWM") - before, 0)

@@ -1,4 +1,4 @@
-"""The command: one worker process a case and heap, a table on stdout and, if asked, a record with
+"""Run a worker process for every case and heap, print a table and, if asked, write a record with
 its table and its picture.
 """
 
@@ -12,20 +12,21 @@ import tempfile
 import time
 from pathlib import Path
 
+from fastseg.bench import options
+from fastseg.bench.options import HEAPS
 from fastseg.errors import FastsegError, UsageError
+from fastseg.host.files import write_text
 
-# glibc returns large blocks to the system and pays page faults for them at every call, unless told
-# to keep them
-HEAPS = {
-    "warm": {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"},
-    "default": {},
-}
-DTYPES = ("float32", "float64", "bfloat16", "float16")
 PAIRS = 15  # of ours and the reference, at least, for the dispatcher's check
 
 
 def main(argv=None) -> int:
-    arguments = _arguments(argv)
+    """Measure what the command line asks for, show and write it; returns the exit code.
+
+    Args:
+        argv: the words behind `fastseg bench`, those of the process by default.
+    """
+    arguments = options.parse(argv)
     try:
         return _bench(arguments)
     except FastsegError as error:
@@ -36,7 +37,7 @@ def main(argv=None) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from fastseg.bench import cases, targets
 
-    chosen = _cases(arguments)
+    chosen = choose(arguments)
     if arguments.gpu:
         _require_gpu()
     begin, results = time.perf_counter(), []
@@ -46,8 +47,8 @@ def _bench(arguments: argparse.Namespace) -> int:
         for case in chosen:
             if first or cases.is_timed(case.family):
                 late = arguments.limit and time.perf_counter() - begin > 60 * arguments.limit
-                measured = _skipped if late else _measured
-                results.append(measured(case, heap, PAIRS if first else 0, arguments))
+                measure = skip_case if late else measure_case
+                results.append(measure(case, heap, PAIRS if first else 0, arguments))
     record = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - begin, 1),
@@ -67,7 +68,7 @@ def _heaps(arguments: argparse.Namespace) -> list[str]:
 
 
 def _show(record: dict, out: str | None) -> None:
-    """The table on stdout; record, table and picture as files of one stem."""
+    """Print the table; write record, table and picture as files of one stem."""
     from fastseg.bench import chart, table
 
     text = table.markdown(record)
@@ -76,84 +77,15 @@ def _show(record: dict, out: str | None) -> None:
         path = Path(out)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, json.dumps(record, indent=1) + "\n")
-            _write(path.with_suffix(".md"), text + "\n")
+            write_text(path, json.dumps(record, indent=1) + "\n")
+            write_text(path.with_suffix(".md"), text + "\n")
             chart.draw(record, path.with_suffix(".png"))
         except OSError as error:
             raise UsageError(f"--out {path}: {error.strerror}") from error
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf8")
-    os.replace(temporary, path)
-
-
-def _arguments(argv) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="fastseg bench",
-        description="Time the kernels beside their rivals, after checking every result.",
-    )
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="A1, C1, D2-128, … (all)")
-    parser.add_argument("--case", nargs="+", default=[], metavar="CASE", help="the same")
-    parser.add_argument("--only", metavar="FAMILY", help="the cases of one operator")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="one image, few channels, few rounds: to try it, not to quote",
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", help="write a JSON record, and a .md and a .png beside it"
-    )
-    parser.add_argument(
-        "--threads", type=_positive, default=_cores(), help="(%(default)s, every core)"
-    )
-    parser.add_argument(
-        "--heap",
-        choices=(*HEAPS, "both"),
-        default="both",
-        help="the allocator's setting (%(default)s)",
-    )
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="(%(default)s)")
-    parser.add_argument(
-        "--budget",
-        type=float,
-        metavar="SECONDS",
-        help="for every pass of a case (10; 0.5 with --gpu)",
-    )
-    parser.add_argument(
-        "--limit",
-        type=float,
-        metavar="MINUTES",
-        help="no new case is begun after it (none; 8 with --gpu)",
-    )
-    parser.add_argument(
-        "--rounds", type=_positive, default=5, help="of every pass, at least (%(default)s)"
-    )
-    parser.add_argument(
-        "--compile", action="store_true", help="add torch.compile of the rivals and the reference"
-    )
-    parser.add_argument("--gpu", action="store_true", help="on the CUDA device")
-    arguments = parser.parse_args(argv)
-    arguments.cases += vars(arguments).pop("case")
-    if arguments.budget is None:
-        arguments.budget = 0.5 if arguments.gpu else 10.0
-    if arguments.limit is None and arguments.gpu:
-        arguments.limit = 8.0
-    return arguments
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r}, wanted a positive number")
-    return int(text)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cases(arguments: argparse.Namespace) -> list:
+def choose(arguments: argparse.Namespace) -> list:
+    """Return the cases of a command line; UsageError for a name that stands for none."""
     from fastseg.bench import cases
 
     try:
@@ -177,7 +109,14 @@ def _require_gpu() -> None:
 
 
 def job_of(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:
-    """What a worker is told; `out` is added by whoever starts it."""
+    """Make what a worker is told; `out` is added by whoever starts it.
+
+    Args:
+        case: of `fastseg.bench.cases`.
+        heap: the allocator's setting, one of `HEAPS`.
+        pairs: runs of ours beside the reference, at least.
+        arguments: the command line's, of `options.parse`.
+    """
     from fastseg.bench.cases import is_timed
 
     return {
@@ -194,13 +133,17 @@ def job_of(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:
     }
 
 
-def _skipped(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:
+def skip_case(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:
+    """Return the record of a case that the time did not suffice for; arguments as `job_of`'s."""
     cause = f"not begun: {arguments.limit:g} minutes were over"
     return {"id": case.id, "family": case.family, "heap": heap, "failed": cause}
 
 
-def _measured(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:
-    """A worker's record; one that dies leaves a record that says how, and the others go on."""
+def measure_case(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:
+    """Start a worker and return its record; arguments as `job_of`'s.
+
+    A worker that dies leaves a record that says how, and the others go on.
+    """
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
@@ -208,7 +151,7 @@ def _measured(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dic
         command = [sys.executable, "-m", "fastseg.bench.worker", json.dumps(job)]
         done = subprocess.run(
             command,
-            env=_environment(heap),
+            env=environment(heap),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -216,7 +159,7 @@ def _measured(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dic
         if done.returncode == 0:
             result = json.loads(out.read_text())
         else:
-            result = {"id": case.id, "family": case.family, "heap": heap, "failed": _cause(done)}
+            result = {"id": case.id, "family": case.family, "heap": heap, "failed": cause_of(done)}
     took = time.perf_counter() - begin
     print(
         f"{case.id}, {heap} heap: {result.get('failed', 'measured')} ({took:.0f} s)",
@@ -226,7 +169,8 @@ def _measured(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dic
     return result
 
 
-def _environment(heap: str) -> dict[str, str]:
+def environment(heap: str) -> dict[str, str]:
+    """Return the variables of a worker's process with this `heap`."""
     # both would change what "auto" and the allocator do behind the record's back
     ours = {
         k: v
@@ -240,7 +184,8 @@ def _environment(heap: str) -> dict[str, str]:
     return ours | HEAPS[heap] | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
-def _cause(done: subprocess.CompletedProcess) -> str:
+def cause_of(done: subprocess.CompletedProcess) -> str:
+    """Say why a worker ended without a record."""
     if done.returncode == -9:
         return "killed by the system, most likely for memory"
     if done.returncode < 0:

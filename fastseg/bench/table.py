@@ -1,6 +1,6 @@
 """A bench record as Markdown: times with targets beside them, all targets, and the crossover."""
 
-from fastseg.bench import targets
+from fastseg.bench import names, targets
 from fastseg.bench.cases import PASSES, is_timed
 
 HEAD = (
@@ -11,7 +11,8 @@ HEAD = (
 
 
 def markdown(record: dict) -> str:
-    """The whole report."""
+    """Write the whole report of a record."""
+    record = names.renewed(record)
     sections = (_head, _times, _systems, _calls, _targets, _crossover)
     parts = [section(record) for section in sections]
     parts += [f"FAILED {failure}" for failure in targets.failures(record)]
@@ -58,7 +59,7 @@ def _measured(record: dict, belongs) -> list[dict]:
 
 
 def by_heap(record: dict) -> list[dict[str, dict]]:
-    """The timed cases in order, each as {heap: result}."""
+    """Return the timed cases in order, each as {heap: result}."""
     results: dict[str, dict] = {}
     for result in _measured(record, is_timed):
         results.setdefault(result["id"], {})[result["heap"]] = result
@@ -88,21 +89,21 @@ def _time_row(result: dict, other: dict, which: str, name: str, found: dict) -> 
         which,
         f"**fastseg** ({row['backend']})" if ours else name,
         _time(times) or row["status"],
-        _spread(times.get("over_ours")),
-        f"{times['bytes_per_s'] / 1e9:.1f}" if times else "",
-        f"{times['roofline_share']:.0%}" if times else "",
+        spread(times.get("over_ours")),
+        f"{times['bytes_per_s'] / 1e9:.1f}" if "bytes_per_s" in times else "",
+        f"{times['roofline_share']:.0%}" if "roofline_share" in times else "",
         _figure(check.get("must")),
         _figure(check.get("stretch")),
         check.get("verdict", ""),
         _errors(row),
         *_memory(result, row, which),
-        _spread(there.get("quartiles_s"), 1e3),
-        _spread(there.get("over_ours")),
+        spread(there.get("quartiles_s"), 1e3),
+        spread(there.get("over_ours")),
     ]
 
 
 def _time(times: dict) -> str:
-    shown = _spread(times.get("quartiles_s"), 1e3)
+    shown = spread(times.get("quartiles_s"), 1e3)
     return shown + (", no graph" if times.get("graph") is False else "")
 
 
@@ -110,18 +111,20 @@ def _memory(result: dict, row: dict, which: str) -> tuple[str, str]:
     saved, peak = row.get("saved_bytes"), (row.get("peak_bytes") or {}).get(which)
     return (
         "" if saved is None else f"{saved / result['x_bytes']:.1%}",
-        "" if peak is None else _digits(peak / 1e6),
+        "" if peak is None else digits(peak / 1e6),
     )
 
 
-def _spread(quartiles: list | None, unit: float = 1.0) -> str:
+def spread(quartiles: list | None, unit: float = 1.0) -> str:
+    """Write "median (first quartile–third quartile)" of quartiles times `unit`, or nothing."""
     if not quartiles:
         return ""
-    low, median, high = (_digits(value * unit) for value in quartiles)
+    low, median, high = (digits(value * unit) for value in quartiles)
     return f"{median} ({low}–{high})"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
+    """Write a number with three digits, or all of those before the point."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -154,14 +157,14 @@ def _system_row(result: dict, name: str, row: dict) -> list[str]:
     for which, count in zip(PASSES, (result["shape"][0], 1), strict=True):
         times = row.get(which, {})
         rates = [count / seconds for seconds in reversed(times.get("quartiles_s", []))]
-        cells += [_spread(rates) or row["status"], _spread(times.get("over_ours"))]
+        cells += [spread(rates) or row["status"], spread(times.get("over_ours"))]
         cells.append(_memory(result, row, which)[1])
     return [*cells, _errors(row)]
 
 
 def _calls(record: dict) -> str:
     rows = [
-        [name, _spread(row.get("call", {}).get("quartiles_s"), 1e6) or row["status"], _errors(row)]
+        [name, spread(row.get("call", {}).get("quartiles_s"), 1e6) or row["status"], _errors(row)]
         for result in _measured(record, "overhead".__eq__)
         for name, row in result["providers"].items()
     ]
@@ -175,7 +178,7 @@ def _targets(record: dict) -> str:
         [
             check["case"],
             check["what"],
-            _digits(check["value"]),
+            digits(check["value"]),
             ("≤ " if check["at_most"] else "≥ ") + _figure(check["must"]),
             _figure(check["stretch"]),
             check["verdict"],
@@ -204,5 +207,5 @@ def _crossover_row(result: dict) -> list[str]:
     cost = max(r if result["auto"] == "reference" else 1 / r for r in ratios)
     fine = cost <= 1 / targets.DISPATCH_RATIO[0]
     rightly = "yes" if fine else f"no: {cost:.2f}× the other's time"
-    shown = [_spread(pair["ratio"]) for pair in pairs]
+    shown = [spread(pair["ratio"]) for pair in pairs]
     return [result["id"], result["title"], *shown, result["auto"], rightly]

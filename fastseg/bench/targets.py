@@ -1,27 +1,28 @@
-"""What full cases in float32 are held to, as (must, stretch): on a CPU with the warm heap. On a GPU
-the targets are shown beside the figures and judge nothing.
+"""Targets of full cases in float32, as (must, stretch): on a CPU with the warm heap. On a GPU they
+are shown beside the figures and judge nothing.
 """
 
+from fastseg.bench import names
 from fastseg.bench.cases import PASSES
 
 ROOFLINE_SHARE = (0.45, 0.65)
 DISPATCH_RATIO = (0.95, None)
 CALL_US = (15.0, 8.0)
-SAVED_SHARE = {"A1": (0.02, None)}
+SAVED_SHARE = {"conv2d-240": (0.02, None)}
 # case → rival → (forward, forward+backward): how many times faster than the rival
 SPEED_UPS = {
-    "A1": {"classic": ((5, 7), (5, 8)), "matmul": ((2, 3), (2, None))},
-    "A2": {"classic": ((3, 4.5), (6, 10)), "matmul": ((2, None), (2, None))},
-    "A3-64": {"classic": ((3.5, 5), (4, 7))},
-    "A3-421": {"classic": ((18, 28), (20, 32)), "matmul": ((2, None), (2, None))},
-    "A4": {"classic": ((2.3, 3.2), (2.5, 4)), "matmul": ((2, None), (2, None))},
-    "C1-64": {"classic": ((1.5, 2.2), (1.8, 2.5))},
-    "C1-48": {"classic": ((1.2, 1.5), (1.3, 1.6))},
-    "C1-32": {"classic": ((1.3, 1.8), (1.5, 2))},
-    "D1-fixed": {"FFT chain": ((3.5, 5), None)},
-    "D1-monai": {"MONAI": ((9, None), None)},
-    "D2-128": {"FFT chain": ((3, 5), None)},
-    "D2-monai": {"MONAI": ((8, None), None)},
+    "conv2d-240": {"classic": ((5, 7), (5, 8)), "matmul": ((2, 3), (2, None))},
+    "conv2d-192": {"classic": ((3, 4.5), (6, 10)), "matmul": ((2, None), (2, None))},
+    "conv2d-64": {"classic": ((3.5, 5), (4, 7))},
+    "conv2d-421": {"classic": ((18, 28), (20, 32)), "matmul": ((2, None), (2, None))},
+    "conv2d-256": {"classic": ((2.3, 3.2), (2.5, 4)), "matmul": ((2, None), (2, None))},
+    "fourier-unit-64x16": {"classic": ((1.5, 2.2), (1.8, 2.5))},
+    "fourier-unit-48x32": {"classic": ((1.2, 1.5), (1.3, 1.6))},
+    "fourier-unit-32x48": {"classic": ((1.3, 1.8), (1.5, 2))},
+    "gaussian2d-240": {"FFT chain": ((3.5, 5), None)},
+    "gaussian2d-240-monai": {"MONAI": ((9, None), None)},
+    "gaussian3d-128": {"FFT chain": ((3, 5), None)},
+    "gaussian3d-128-monai": {"MONAI": ((8, None), None)},
 }
 # the same on a GPU, by family and number of axes
 GPU_SPEED_UPS = {
@@ -39,7 +40,8 @@ GPU_PEAK = (0.5, 0.35)  # of classic's, forward and backward of a spectral convo
 
 
 def checks(record: dict) -> list[dict]:
-    """Every target that applies: {"case", "what", "value", "must", "stretch", "verdict"}."""
+    """Return every target that applies: {"case", "what", "value", "must", "stretch", "verdict"}."""
+    record = names.renewed(record)
     options = record["options"]
     if options["quick"] or options["dtype"] != "float32":
         return []
@@ -89,7 +91,14 @@ def _check(result: dict, what: str, value: float, target: tuple, at_most: bool =
 
 
 def verdict(value: float, must: float, stretch: float | None, at_most: bool = False) -> str:
-    """ "stretch", "pass" or "MISS"."""
+    """Judge a value: "stretch", "pass" or "MISS".
+
+    Args:
+        value: the figure.
+        must: what it is held to.
+        stretch: what would be better still, None for nothing.
+        at_most: the smaller, the better.
+    """
     sign = -1 if at_most else 1
     if stretch is not None and sign * value >= sign * stretch:
         return "stretch"
@@ -125,7 +134,7 @@ def _call_and_memory(result: dict, ours: dict):
 
 
 def failures(record: dict) -> list[str]:
-    """Cases without a result and our own wrong results; a missed target is no failed run."""
+    """Name cases without a result and our own wrong results; a missed target is no failed run."""
     found = []
     for result in record["cases"]:
         if "failed" in result:

@@ -15,10 +15,18 @@ def interleave(
     most: int = 200,
     clock: Callable[[Callable], float] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of every run by name, at least `least` rounds, then until the budget is spent.
+    """Return the seconds of every run by its name, at least `least` rounds, then until the budget
+    is spent.
 
     All take turns in every round, each round starting with another one, so that the ratio of two
-    entries of one round compares neighbours in time. `clock` gives the seconds of a run.
+    entries of one round compares neighbours in time.
+
+    Args:
+        runs: calls by name.
+        budget_s: of all rounds together.
+        least: rounds, however long they take.
+        most: rounds, however short.
+        clock: gives the seconds of a run; the host's clock by default.
     """
     clock = clock or _timed
     for run in runs.values():
@@ -46,7 +54,7 @@ def _timed(run: Callable) -> float:
 
 
 class DeviceClock:
-    """Seconds of a run on the GPU, by events.
+    """Measure the seconds of a run on the GPU, by events.
 
     Before each, a buffer larger than any L2 cache is cleared: it evicts what the last run left
     there, and while it is being cleared the run's launches queue up, so that an idle device between
@@ -68,7 +76,7 @@ class DeviceClock:
 
 
 def captured(run: Callable, pool, warm_ups: int = 3) -> Callable | None:
-    """`run` as the replay of a CUDA graph, or None where it cannot be captured.
+    """Return `run` as the replay of a CUDA graph, or None where it cannot be captured.
 
     Graphs may share the memory of `pool`: a run leaves nothing behind that another could overwrite.
     """
@@ -90,7 +98,7 @@ def captured(run: Callable, pool, warm_ups: int = 3) -> Callable | None:
 
 
 def spread(values: list[float]) -> list[float]:
-    """First quartile, median, third quartile."""
+    """Return first quartile, median, third quartile."""
     return (
         statistics.quantiles(values, n=4, method="inclusive")
         if len(values) > 1
@@ -99,12 +107,12 @@ def spread(values: list[float]) -> list[float]:
 
 
 def paired_ratio(rival: list[float], ours: list[float]) -> list[float]:
-    """Quartiles of rival ÷ ours over the rounds: above one, ours is faster."""
+    """Return the quartiles of rival ÷ ours over the rounds: above one, ours is faster."""
     return spread([a / b for a, b in zip(rival, ours, strict=True)])
 
 
 def ceilings(device: torch.device) -> dict[str, float]:
-    """The best of several large copies (bytes read plus written) and float32 products."""
+    """Measure the best of several large copies (bytes read plus written) and float32 products."""
     clock, budget_s = (DeviceClock(), 0.2) if device.type == "cuda" else (None, 1.0)
     source = torch.ones(1 << 26, device=device)
     target = torch.empty_like(source)

@@ -17,13 +17,19 @@ _TRAINING = "forward+backward"
 
 
 def flops(case: Case, which: str) -> int:
-    """Operations of a pass."""
+    """Count the operations of a pass of a case."""
     count = _FLOPS.get(case.family, _spectral_flops)
     return round(count(case, which == _TRAINING))
 
 
 def least_bytes(case: Case, which: str, itemsize: int) -> int:
-    """Bytes a pass has to move."""
+    """Count the bytes that a pass has to move.
+
+    Args:
+        case: of `fastseg.bench.cases`.
+        which: one of `cases.PASSES`.
+        itemsize: bytes of a number of x.
+    """
     training = which == _TRAINING
     wide = 8 if itemsize == 8 else 4
     tensors, numbers = _MOVED.get(case.family, _spectral_moved)(case, training)
@@ -131,7 +137,13 @@ def _vffc_moved(case: VFFCCase, training: bool) -> tuple[int, int]:
 
 
 def taps(sigma: float, size: int, definition: str) -> int:
-    """Multiply-adds of one axis for one number: a folded kernel of radius R needs R + 1."""
+    """Count the multiply-adds of one axis for one number: a folded kernel of radius R needs R + 1.
+
+    Args:
+        sigma: of the Gaussian, in voxels.
+        size: of the axis.
+        definition: one of `cases.DEFINITIONS`.
+    """
     options = DEFINITIONS[definition]
     if not options:
         radius = math.ceil(_TAIL * sigma - 0.5)

@@ -6,7 +6,6 @@ take the others with it.
 
 import gc
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -15,19 +14,18 @@ import torch
 
 from fastseg.bench import accuracy, cases, memory, providers, timing, work
 from fastseg.bench.layers import Inputs, Layer, Unavailable
-from fastseg.host import environment
+from fastseg.host import environment, files
 
 CALLS = 200  # of a tiny tensor, timed together
 
 
 def main(argv=None) -> None:
+    """Measure the case of a job and write its record; the job is the only word, as JSON."""
     job = json.loads((argv or sys.argv[1:])[0])
     warnings.filterwarnings("ignore")
     torch.set_num_threads(job["threads"])
     result = measure(_case(job), job) | {"machine": environment.of_bench(job["device"])}
-    temporary = Path(job["out"]).with_suffix(".tmp")
-    temporary.write_text(json.dumps(result))
-    os.replace(temporary, job["out"])
+    files.write_text(Path(job["out"]), json.dumps(result))
 
 
 def _case(job: dict) -> cases.Case:
@@ -36,7 +34,13 @@ def _case(job: dict) -> cases.Case:
 
 
 def measure(case: cases.Case, job: dict, builders: dict | None = None) -> dict:
-    """Gate, then time every provider of the case, or the given ones; a JSON-able record."""
+    """Gate, then time every provider of a case; returns a JSON-able record.
+
+    Args:
+        case: of `fastseg.bench.cases`.
+        job: as `runner.job_of` makes it.
+        builders: of these layers by name, of all of the case by default.
+    """
     device, dtype = torch.device(job["device"]), getattr(torch, job["dtype"])
     inputs = accuracy.draw(case, dtype).each(lambda t: t.to(device))
     if builders is None:

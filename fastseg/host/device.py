@@ -20,7 +20,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def why_no_gpu() -> str | None:
-    """The reason and the remedy in one line; None where torch sees a GPU."""
+    """Explain in one line why torch has no GPU, and the remedy; None where it sees one."""
     if torch.cuda.is_available():
         return None
     if not machine_has_gpu():
@@ -37,7 +37,7 @@ def why_no_gpu() -> str | None:
 
 
 def machine_has_gpu() -> bool:
-    """Whether NVIDIA's driver or its tool is there, whatever torch can do."""
+    """Tell whether NVIDIA's driver or its tool is there, whatever torch can do."""
     places = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"))
     return any(place.exists() for place in places) or shutil.which("nvidia-smi") is not None
 

@@ -32,7 +32,7 @@ class Place(NamedTuple):
 
 
 def launched() -> Place | None:
-    """This process's place where torchrun or srun started it, else None.
+    """Find the place that torchrun or srun gave this process; None where neither started it.
 
     A script that sbatch runs is no task of srun, and, as Lightning Fabric has it, SLURM jobs called
     bash or interactive are those of a person.
@@ -52,7 +52,7 @@ def launched() -> Place | None:
 
 
 def lost_another(error: RuntimeError) -> bool:
-    """Whether an error of torch.distributed says that another process cannot be reached."""
+    """Tell whether an error of torch.distributed says that another process cannot be reached."""
     from torch import distributed as dist
 
     return isinstance(error, dist.DistError) or any(
@@ -67,7 +67,7 @@ class Company:
     place: Place
 
     def agree(self, do: Callable[[], T]) -> list[T]:
-        """What `do()` returns in each process, by rank.
+        """Call `do()` in each process and give all of them the results, by rank.
 
         A user's error in one is raised in all; FastsegError where a process has ended.
         """
@@ -85,13 +85,13 @@ class Company:
         return [value for value, _ in found]
 
     def each(self, do: Callable[[], T]) -> T:
-        """`do()`, of which the others learn nothing but an error."""
+        """Call `do()` and keep its result; the other processes learn nothing but an error."""
         kept: list[T] = []
         self.agree(lambda: kept.append(do()))
         return kept[0]
 
     def first(self, do: Callable[[], None]) -> None:
-        """`do()` in process 0 alone; the others wait, and its error is raised in all."""
+        """Call `do()` in process 0 alone; the others wait, and its error is raised in all."""
         self.agree(do if self.place.rank == 0 else lambda: None)
 
     def _exchanged(self, mine: Any) -> list[Any]:
@@ -110,7 +110,7 @@ class Company:
 
 @contextmanager
 def company() -> Iterator[Company]:
-    """The processes that torchrun or srun started together with this one, in touch while entered.
+    """Bring the processes that torchrun or srun started together in touch while entered.
 
     All of them must enter. Where they are in touch already, for training, they just go on.
     """

@@ -12,10 +12,10 @@ _LINE_EVERY_S = 10.0
 def progress(
     total: int, what: str, done: int = 0, quiet: bool = False
 ) -> Iterator[Callable[..., None]]:
-    """Yields `advance(n=1, text="", part=0.0)`; `part` of the unit after those is done too. Off a
-    terminal a line is printed at most every ten seconds.
+    """Show the progress of `total` units; `done` of them are finished and not part of the rate.
 
-    `done` units of `total` are finished already and do not count in the rate.
+    Yields `advance(n=1, text="", part=0.0)`: `n` more units are done, and `part` of the next one.
+    Off a terminal a line is printed at most every ten seconds.
     """
     if quiet:
         yield lambda n=1, text="", part=0.0: None

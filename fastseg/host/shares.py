@@ -21,8 +21,7 @@ def score_all(
     threads: int | None = None,
     quiet: bool = False,
 ) -> list[dict]:
-    """`score(item)` of each item of `work`, by name, in order; each is scored in one process, and
-    every process gets all.
+    """Score each item of `work`, by name, in one of the processes, and give all rows to every one.
 
     threads: of this process, by default at most 8 and its share of the machine's cores. DataError
     where the processes see different work; what `score` raises in any of them, in all.

@@ -13,6 +13,12 @@ def draw_curves(left, right, rows: list[dict]) -> None:
     Args:
         left, right: matplotlib axes.
         rows: of a metrics.jsonl.
+
+    >>> from fastseg.pictures.drawing import new_figure
+    >>> left, right = new_figure(4, 2).subplots(1, 2)
+    >>> draw_curves(left, right, [{"step": 1, "loss": 0.5}, {"step": 2, "val_dice": 0.75}])
+    >>> right.get_title()
+    'validation Dice'
     """
     losses = [(r["step"], r["loss"]) for r in rows if r.get("loss") is not None]
     if losses:

@@ -40,7 +40,12 @@ def picture_html(path: Path) -> str:
 
 
 def file_html(path: Path) -> str:
-    """Return a text file as a part of a page that unfolds, "" where there is no such file."""
+    """Return a text file as a part of a page that unfolds, "" where there is no such file.
+
+    >>> _ = Path("a.json").write_text("{}")
+    >>> file_html(Path("a.json")), file_html(Path("b.json"))
+    ('<details><summary>a.json</summary><pre>{}</pre></details>', '')
+    """
     if not path.is_file():
         return ""
     text = html.escape(path.read_text())
@@ -51,6 +56,10 @@ def read_metrics(path: str | Path) -> list[dict]:
     """Read the rows of a metrics.jsonl; a last line that is still being written is left out.
 
     Raises DataError, naming the file, where it cannot be read or an earlier line is not JSON.
+
+    >>> _ = Path("metrics.jsonl").write_text('{"step": 1}' + chr(10) + '{"step": 2, "lo')
+    >>> read_metrics("metrics.jsonl")
+    [{'step': 1}]
     """
     try:
         lines = Path(path).read_text().splitlines()
@@ -70,6 +79,9 @@ def progress_png(metrics_jsonl: str | Path, out: str | Path) -> Path:
     """Draw loss and validation score over the steps of a metrics.jsonl, and return `out`.
 
     The axes are empty before the run has logged anything. Raises as `read_metrics` does.
+
+    >>> progress_png("run/metrics.jsonl", "run/progress.png").name
+    'progress.png'
     """
     figure = drawing.new_figure(8, 3.2)
     left, right = figure.subplots(1, 2)

@@ -39,9 +39,9 @@ def scores(
     best: Path, dataset: Dataset, predictions: Path, folder: Path, test: Sequence[str],
     kernels: str, hide: Sequence[str], truth: Dataset | None = None, by: str | None = None,
 ) -> tuple[list[dict], list[str]]:  # fmt: skip
-    """A row a patient, means over its subsets: `MEASURES`, and "psnr_t1" … of each modality.
+    """Score a checkpoint, or `by` a baseline in its place, against the images of `truth`.
 
-    Of a checkpoint, or `by` a baseline in its place, against the images of `truth`.
+    Gives a row a patient, means over its subsets: `MEASURES`, and "psnr_t1" … of each modality.
     """
     sample.sample(
         best, dataset.root, predictions, part="test", kernels=kernels, hide=list(hide), by=by
@@ -99,7 +99,7 @@ def baselines(
 def checks(
     record: Mapping[str, Any], dataset: Dataset, out: Path, overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """The checks of the first run, read where they are finished: out/checks/checks.json."""
+    """Put the first run to the checks, or read them where they are done: out/checks/checks.json."""
     run = record["runs"][0]
     path, identity = out / "checks" / "checks.json", {"predictions": run["predictions"]}
     known = json.loads(path.read_text()) if path.exists() else {}
@@ -117,8 +117,9 @@ def checks(
 
 
 def degraded(metrics: Path, dataset: Dataset, cases: Sequence[str]) -> list[dict]:
-    """Mean PSNR and SSIM of single missing modalities, with the given ones ever worse: rows of
-    "kind", "level", "psnr", "ssim". The truth stays as it is.
+    """Score single missing modalities, with the given ones ever worse; the truth stays as it is.
+
+    Gives rows of "kind", "level", and mean "psnr" and "ssim".
     """
     net, recipe = _network(metrics.parent)
     rows = []
@@ -159,7 +160,7 @@ def _degraded_case(
 
 
 def degrade(image: np.ndarray, brain: np.ndarray, kind: str, level: float, seed: int) -> np.ndarray:
-    """Images (M, D, H, W) in −1 … 1 made worse inside the brain (D, H, W): Rician "noise" of
+    """Make images (M, D, H, W) in −1 … 1 worse inside the brain (D, H, W): by Rician "noise" of
     deviation `level`, or a "ghost" of that strength, half the field of view away along H.
     """
     unit = (image + 1) / 2
@@ -172,8 +173,10 @@ def degrade(image: np.ndarray, brain: np.ndarray, kind: str, level: float, seed:
 
 
 def segmenter(overrides: Sequence[str]) -> Recipe:
-    """The recipe of the network that segments: those overrides that it has too, but for the
-    network's, and what is written segmenter:name=value. UsageError where that is wrong.
+    """Make the recipe of the network that segments.
+
+    It takes those overrides that it has too, but for the network's, and what is written
+    segmenter:name=value. UsageError where that is wrong.
     """
     types = config.option_types(config.load_recipe(SEGMENTER))
     mine = [
@@ -193,9 +196,10 @@ def segmented(
     dataset: Dataset, split: Mapping[str, Sequence[str]], predictions: Path, out: Path,
     overrides: Sequence[str],
 ) -> list[dict]:  # fmt: skip
-    """Dice of the test patients by a network trained on real images, with each modality in turn
-    real, synthesised from the other three, or missing (0 everywhere): rows of "modality", "images"
-    and "dice".
+    """Segment the test patients by a network trained on real images, with each modality in turn
+    real, synthesised from the other three, or missing (0 everywhere).
+
+    Gives rows of "modality", "images" and "dice".
     """
     recipe = segmenter(overrides)
     save_split(out / "split.json", dict(split))

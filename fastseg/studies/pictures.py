@@ -23,7 +23,7 @@ def write_pictures(record: Mapping, dataset: Dataset, out: Path) -> Path:
     """Draw out/curves.png and out/overlays.png, write out/study.html; returns study.md's path."""
     curves = drawing.new_figure(9, 3.4)
     texts = ("PSNR, dB", "subsets") if synthesises(record) else ("Dice", "regions")
-    charts.draw_arms(*curves.subplots(1, 2), _curves(record, out), _patients(record), *texts)
+    drawing.draw_arms(*curves.subplots(1, 2), _curves(record, out), _patients(record), *texts)
     pictures = [drawing.save(curves, out / "curves.png")]
     draw = _draw_modality if synthesises(record) else _draw_overlays
     pictures.append(draw(record, dataset, out))

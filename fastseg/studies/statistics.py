@@ -11,7 +11,7 @@ SYNTHESIS = {"psnr": "PSNR, dB", "ssim": "SSIM", "psnr_tumour": "PSNR of the tum
 
 
 def summarise(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each arm that has run: "arm", "seeds", "parameters", and by measure "mean", "sd" (over
+    """Sum up each arm that has run: "arm", "seeds", "parameters", and by measure "mean", "sd" (over
     seeds of the mean over patients; None for one seed) and "p" (None for the first arm). Then the
     baselines, without seeds and parameters.
     """
@@ -41,7 +41,7 @@ def _figures(first: Mapping, mine: Mapping, key: str) -> dict[str, float | None]
 
 
 def paired_p(before: np.ndarray, after: np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test on paired scores; 1 where no pair differs."""
+    """Compute the two-sided p of Wilcoxon's signed-rank test on pairs; 1 where none differs."""
     from scipy.stats import wilcoxon
 
     return float(wilcoxon(after, before).pvalue) if np.any(before != after) else 1.0
@@ -55,13 +55,13 @@ def _paired_p(first: Mapping, mine: Mapping, key: str) -> float | None:
 
 
 def seed_average(runs: Sequence[Mapping], key: str) -> np.ndarray:
-    """One score a patient, in the patients' order."""
+    """Average one score a patient over seeds, in the patients' order."""
     by_case = [{row["case"]: row[key] for row in run["rows"]} for run in runs]
     return np.array([np.mean([scores[case] for scores in by_case]) for case in sorted(by_case[0])])
 
 
 def by_arm(record: Mapping) -> dict[str, dict[int, Mapping]]:
-    """Runs by arm and seed."""
+    """Sort runs by arm and seed."""
     runs: dict[str, dict[int, Mapping]] = {}
     for run in record["runs"]:
         runs.setdefault(run["arm"], {})[run["seed"]] = run
@@ -69,18 +69,18 @@ def by_arm(record: Mapping) -> dict[str, dict[int, Mapping]]:
 
 
 def synthesises(record: Mapping) -> bool:
-    """Whether the arms are of synthesis."""
+    """Tell whether the arms are of synthesis."""
     return record.get("task") == "synthesis"
 
 
 def titles(record: Mapping) -> dict[str, str]:
-    """Key and title of what is tested; what every patient has."""
+    """Give key and title of what is tested, which every patient has."""
     known = SYNTHESIS if synthesises(record) else MEASURES
     rows = [row for run in record["runs"] for row in run["rows"]]
     return {key: title for key, title in known.items() if all(key in row for row in rows)}
 
 
 def columns(record: Mapping) -> list[str]:
-    """Keys of further columns."""
+    """List the keys of further columns."""
     kind = "psnr" if synthesises(record) else "dice"
     return [f"{kind}_{name}" for name in record["runs"][0]["regions"]]

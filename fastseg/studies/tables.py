@@ -45,7 +45,7 @@ TRUTH_NOTE = (
 )
 
 
-def writetables_of(record: dict[str, Any], out: Path) -> None:
+def write_tables(record: dict[str, Any], out: Path) -> None:
     """Write out/study.json and out/study.md: `record` of `fastseg.study` and what follows from it.
 
     Arms and seeds that have not run yet are left out.

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastseg.pictures.tables import Table
+
 RECORD = "sample.json"  # in a folder of predictions: what they are of
 Watch = Callable[[str, float], None]  # told where a case is: words, and its share done, 0 … 1
 
@@ -112,17 +114,17 @@ class Report:
 
     @property
     def regions(self) -> tuple[str, ...]:
-        """Names of the regions that were scored."""
+        """List the regions that were scored."""
         return self.columns.get("regions", ())
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes that were scored, without the background."""
+        """List the classes that were scored, without the background."""
         return self.columns.get("classes", ())
 
     @property
     def lines(self) -> list[dict]:
-        """The rows of a CSV file, with the means below where they have the same columns."""
+        """Give the rows of a CSV file, with the means below where they have the same columns."""
         mean = {"case": "mean", **self.mean}
         return [*self.rows, mean] if mean.keys() == self.rows[0].keys() else self.rows
 
@@ -201,6 +203,10 @@ class Task(ABC):
     @abstractmethod
     def scoring(self, folder: Path, data, criteria: Criteria) -> Scoring:
         """Prepare to score a folder of predictions against a data set."""
+
+    @abstractmethod
+    def table(self, document: Mapping[str, Any]) -> Table:
+        """Make a table, for a page, of what evaluation.json holds."""
 
     def side_by_side(self, reports: Mapping[str, Report]) -> Report:
         """Sum up the reports of several views, as `scored_folders` named them."""

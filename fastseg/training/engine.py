@@ -19,7 +19,7 @@ _PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
 
 
 def launch(recipe: Recipe) -> Any:
-    """A launched Lightning Fabric: one process, `devices` of them, or what torchrun or srun has.
+    """Launch Lightning Fabric: one process, `devices` of them, or what torchrun or srun has.
 
     UsageError where "auto" stands for one precision on one machine and for another on the next.
     """
@@ -45,8 +45,8 @@ def launch(recipe: Recipe) -> Any:
 
 
 def resolve_precision(precision: str, device: str, capability: tuple[int, int]) -> str:
-    """What "auto" stands for on a device type and, for cuda, a compute capability; other names
-    stand for themselves. On a GPU bf16 from 8.0 on and fp16 below, which has no bf16; else fp32.
+    """Resolve "auto" on a device type and, for cuda, a compute capability; other names stand for
+    themselves. On a GPU bf16 from 8.0 on and fp16 below, which has no bf16; else fp32.
     """
     if precision != "auto":
         return precision
@@ -75,8 +75,9 @@ def _precision(precision: str, device: str) -> dict[str, Any]:
 def set_up(
     recipe: Recipe, fabric: Any, module: nn.Module, ema: nn.Module | None
 ) -> tuple[Any, nn.Module | None, Any]:
-    """What trains `module`, its averaged weights and its optimiser, on the device of this process
-    and, by the recipe's strategy, in step or in shares with the others.
+    """Bring `module`, its averaged weights and its optimiser to the device of this process.
+
+    By the recipe's strategy they are in step or in shares with those of the other processes.
     """
     if recipe.strategy == "fsdp" and fabric.world_size > 1:
         net = sharded.shard(sharded.Sharded(module), fabric.device)
@@ -100,11 +101,11 @@ def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
 
 
 def precision_of(fabric: Any) -> str:
-    """What it computes in, by the names of `Recipe.precision`."""
+    """Name what it computes in, as `Recipe.precision` does."""
     mixed = {"bf16-mixed": "bf16", "16-mixed": "fp16"}.get(fabric.strategy.precision.precision)
     return mixed or ("tf32" if torch.get_float32_matmul_precision() == "high" else "fp32")
 
 
 def scaler_of(fabric: Any) -> Any:
-    """The loss scaler of sixteen bits, None where there is none."""
+    """Find the loss scaler of sixteen bits; None where there is none."""
     return getattr(fabric.strategy.precision, "scaler", None)

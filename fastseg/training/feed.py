@@ -48,11 +48,11 @@ class Feed:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches in an epoch."""
+        """Count the batches in an epoch."""
         return (self.unlabelled or self.labelled).batches_per_epoch
 
     def epoch(self, epoch: int, batch: int, step: int) -> Iterator[dict[str, Any]]:
-        """The batches of an epoch from `batch` on, the first of which is step `step` of the run."""
+        """Yield the batches of an epoch from `batch` on; the first is step `step` of the run."""
         if self.unlabelled is None:
             yield from self.labelled.epoch(epoch, batch)
             return
@@ -76,7 +76,7 @@ class Feed:
 def choose_labelled(
     dataset: Dataset, train: Sequence[str], fraction: float, seed: int
 ) -> list[str]:
-    """Ids of the cases of `train` whose labels are used: a share of its patients, drawn by `seed`.
+    """Choose the cases of `train` whose labels are used: a share of its patients, drawn by `seed`.
 
     At least one patient is in it and one is not. UsageError for fewer than two patients.
     """

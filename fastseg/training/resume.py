@@ -16,7 +16,7 @@ _FREE |= {"data.threads", "data.cache", "data.cache_dir", "data.max_bad", "data.
 
 
 def as_begun(recipe: Recipe, out: Path) -> Recipe:
-    """`recipe`, with the precision that the run in `out` was given by name in the place of auto."""
+    """Replace precision auto of `recipe` by that which the run in `out` was given by name."""
     paths = checkpoint.generations(out / "checkpoints")
     if recipe.precision != "auto" or not paths:
         return recipe
@@ -25,7 +25,7 @@ def as_begun(recipe: Recipe, out: Path) -> Recipe:
 
 
 def find_saved(recipe: Recipe, out: Path, resume: bool, fabric: Any) -> Saved | None:
-    """The newest sound checkpoint of the run in `out`. UsageError when it is of another recipe."""
+    """Load the newest sound checkpoint of a run. UsageError when it is of another recipe."""
     folder = out / "checkpoints"
     paths = checkpoint.generations(folder)
     if not paths:

@@ -50,7 +50,7 @@ class Position:
         self.in_a_row = 0 if finite else self.in_a_row + 1
 
     def finished(self, recipe: Recipe) -> bool:
-        """All epochs are done, or validation has not become better for `recipe.patience` epochs."""
+        """Tell whether all epochs are done, or the last `recipe.patience` were no better."""
         if self.validated >= recipe.epochs or recipe.patience is None:
             return self.validated >= recipe.epochs
         # epochs whose end was not validated say nothing yet
@@ -87,7 +87,7 @@ def prepare(
     split: str | Path | None,
     saved: Saved | None,
 ) -> Run:
-    """Data, network and optimiser, fresh or as `saved` left them; writes the run's small files."""
+    """Make data, network and optimiser, fresh or as `saved` left them; write the small files."""
     tasks.of(recipe.system).check_recipe(recipe)
     dataset, parts = _data(recipe, data, split, saved)
     feed = Feed(dataset, parts, recipe, fabric)
@@ -128,7 +128,7 @@ def _check_fit(module: nn.Module, recipe: Recipe) -> None:
 
 
 def save(run: Run, kind: str = "last") -> Path:
-    """Rank 0 writes a checkpoint, whole; the others wait. Returns its folder."""
+    """Write a checkpoint, whole, in rank 0; the others wait. Returns its folder."""
     path, first = run.out, run.fabric.is_global_zero
     tensors, rest = checkpoint.pack_optimizer(run.optimizer.optimizer)
     groups = {"model": run.module.state_dict(), "optimizer": tensors}

@@ -33,8 +33,10 @@ class Sharded(nn.Module):
 
     @contextmanager
     def in_step(self, first: bool, last: bool) -> Iterator[None]:
-        """While entered, a pass is the `first` or the `last` of a step, or one between: weights are
-        gathered and buffers made alike in the first, gradients summed and shared out in the last.
+        """Mark a pass as the `first` or `last` of a step, or one between, while entered.
+
+        Weights are gathered and buffers made alike in the first, gradients summed and shared out in
+        the last.
         """
         self._follows = first
         self.set_requires_gradient_sync(last)
@@ -49,7 +51,7 @@ class Sharded(nn.Module):
     def training_loss(
         self, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, Tensors]:
-        """The system's loss and what to log of it."""
+        """Compute the system's loss and what to log of it."""
         return self(batch, generator)
 
 
@@ -79,7 +81,7 @@ def _placement(parameter: nn.Parameter) -> Any:
 
 @contextmanager
 def whole(net: nn.Module) -> Iterator[None]:
-    """While entered, a network that went through `shard` has all its weights in every process,
+    """Give a network that went through `shard` all its weights in every process while entered,
     which then may use it in its own time. Entered and left by all processes together.
     """
     from torch.distributed.fsdp import FSDPModule
@@ -95,14 +97,15 @@ def whole(net: nn.Module) -> Iterator[None]:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The tensor that `tensor` is a share of, or `tensor`. All processes must call it."""
+    """Put together the tensor that `tensor` is a share of. All processes must call it."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gathered(tensors: Tensors, first: bool) -> Tensors:
-    """The tensors, whole, in process 0, which is `first`; nothing in the others. All must call it.
+    """Gather the tensors, whole, in process 0, which is `first`. All must call it.
+
     What had been in shares is on the CPU, for it may be more than a GPU holds.
     """
     from torch.distributed.tensor import DTensor
@@ -122,7 +125,7 @@ def gathered(tensors: Tensors, first: bool) -> Tensors:
 
 
 def like(parameter: Tensor, value: Tensor) -> Tensor:
-    """This process's share of `value` where `parameter` is in shares and has its shape."""
+    """Cut this process's share of `value` where `parameter` is in shares and has its shape."""
     from torch.distributed.tensor import DTensor
 
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:

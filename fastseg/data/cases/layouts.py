@@ -120,7 +120,13 @@ def brats(root: Path) -> Found:
 
 
 def left_over(root: Path, cases: Iterable[Case], reason: str) -> dict[Path, str]:
-    """List the NIfTI files at or below `root` that are not of `cases`, all with that reason."""
+    """List the NIfTI files at or below `root` that are not of `cases`, all with that reason.
+
+    >>> Path("others").mkdir()
+    >>> Path("others", "a.nii").touch()
+    >>> left_over(Path("others"), [], "nobody wants it")
+    {PosixPath('others/a.nii'): 'nobody wants it'}
+    """
     files = (path for case in cases for path in (*case.images.values(), case.label) if path)
     taken = {os.path.abspath(path) for path in files}
     return {path: reason for path in _walk(root) if os.path.abspath(path) not in taken}

@@ -73,7 +73,11 @@ def datalist(root: Path, description: dict, scheme: LabelScheme | None) -> Found
 
 
 def is_nnunet(root: Path, description: dict) -> bool:
-    """Tell whether a dataset.json describes one file per case and channel."""
+    """Tell whether a dataset.json describes one file per case and channel.
+
+    >>> is_nnunet(Path("nowhere"), {"dataset": {"a": {"images": ["a_t1.nii.gz"]}}})
+    True
+    """
     if isinstance(description.get("dataset"), dict):
         return True
     images = entries(root / "imagesTr") + entries(root / "imagesTs")

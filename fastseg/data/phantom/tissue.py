@@ -192,6 +192,12 @@ def acquire(
 
     Returns:
         int16 (z, y, x), 0 outside of the brain and at least 1 in it.
+
+    >>> rng = np.random.default_rng(0)
+    >>> tissue, depth = anatomy(rng, (24, 24, 24))
+    >>> image = acquire(rng, (tissue, tissue, np.float32(1), depth > 0), SIGNAL["t1"])
+    >>> image.dtype.name, bool(((image > 0) == (depth > 0)).all())
+    ('int16', True)
     """
     from scipy.ndimage import gaussian_filter
 

@@ -110,7 +110,12 @@ def normalise(image, stats, of_zero: float | None, out):
 
 
 def turn(x: np.ndarray, how: Transform) -> np.ndarray:
-    """Transpose the last two axes of an array, then flip them, as `how` says."""
+    """Transpose the last two axes of an array, then flip them, as `how` says.
+
+    >>> turn(np.array([[1, 2], [3, 4]]), Transform(True, True, False, matrix=None))
+    array([[2, 4],
+           [1, 3]])
+    """
     x = np.swapaxes(x, -1, -2) if how.transpose else x
     row_step, column_step = -1 if how.flip_h else 1, -1 if how.flip_w else 1
     return np.ascontiguousarray(x[..., ::row_step, ::column_step])
@@ -126,6 +131,12 @@ def rotate(image: torch.Tensor, label: torch.Tensor, matrices: torch.Tensor):
 
     Returns:
         both, rotated, in their shapes.
+
+    >>> image, label = torch.zeros(1, 1, 1, 3, 3), torch.zeros(1, 1, 3, 3, dtype=torch.uint8)
+    >>> label[0, 0, 0, 2] = 1
+    >>> quarter = torch.from_numpy(rotation_matrix(90, (3, 3)))[None]
+    >>> rotate(image, label, quarter)[1][0, 0].tolist()
+    [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
     """
     height, width = image.shape[-2:]
     size = torch.tensor([width, height], device=image.device)

@@ -156,6 +156,14 @@ def fingerprint(case) -> tuple:
     """Return path, size and time of change of every file of a case: equal until one changes.
 
     Raises OSError where a file is not there.
+
+    >>> from fastseg.data import phantom
+    >>> from fastseg.data.cases import discover
+    >>> [case] = discover(phantom.write("phantoms", cases=1, size=(24, 24, 24))).cases
+    >>> before = fingerprint(case)
+    >>> _ = case.label.write_bytes(b"something else")
+    >>> fingerprint(case) == before
+    False
     """
     files = [path for _, path in sorted(case.images.items())] + [case.label]
     facts = [(str(path), os.stat(path)) for path in files if path is not None]

@@ -140,7 +140,11 @@ def want(good: bool, name: str, value: Any, wanted: str) -> None:
 
 
 def whole(value: Any, least: int) -> bool:
-    """Return whether `value` is a whole number, of Python or numpy, of at least `least`."""
+    """Tell whether `value` is a whole number, of Python or numpy, of at least `least`.
+
+    >>> whole(3, 1), whole(True, 1), whole(2.0, 1)
+    (True, False, False)
+    """
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
 
 

@@ -39,6 +39,17 @@ def cut_samples(brain: Brain, case_id: str, seeds, config) -> list[Sample]:
         case_id: its id.
         seeds: (seed, epoch, sample) of each sample, all that its draws depend on.
         config: a `LoaderConfig`.
+
+    >>> from fastseg.data import phantom
+    >>> from fastseg.data.cases import discover
+    >>> from fastseg.data.pipeline import LoaderConfig
+    >>> from fastseg.data.pipeline.source import CaseSource
+    >>> dataset = discover(phantom.write("phantoms", cases=1, size=(32, 32, 24)))
+    >>> config = LoaderConfig(patch=(16, 16))
+    >>> name, brain = CaseSource(dataset, ["Phantom00000"], config).get(0)
+    >>> [sample] = cut_samples(brain, name, [(0, 0, 7)], config)
+    >>> sample.image.shape, sample.image.dtype.name, sample.label.shape
+    ((4, 1, 16, 16), 'int16', (1, 16, 16))
     """
     blind = config.foreground_fraction is None
     label = np.zeros_like(brain.label) if blind else brain.label

@@ -30,6 +30,15 @@ class CaseSource:
     Raises:
         UsageError: no ids, or unknown ones.
         DataError: cases without a label where `foreground_fraction` wants one.
+
+    >>> from fastseg.data import phantom
+    >>> from fastseg.data.cases import discover
+    >>> from fastseg.data.pipeline import LoaderConfig
+    >>> dataset = discover(phantom.write("phantoms", cases=2, size=(24, 24, 24)))
+    >>> _ = dataset.cases[0].images["t1"].write_bytes(b"no volume")
+    >>> source = CaseSource(dataset, ["Phantom00000", "Phantom00001"], LoaderConfig((16, 16)))
+    >>> source.get(0)[0], list(source.quarantined)
+    ('Phantom00001', ['Phantom00000'])
     """
 
     def __init__(self, dataset, ids, config):

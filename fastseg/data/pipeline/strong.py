@@ -115,6 +115,10 @@ def change_sample(
         image: float32 (C, *S).
         label: uint8 (*S).
         change: what to do.
+
+    >>> image, label = torch.ones(1, 4, 4), torch.zeros(4, 4, dtype=torch.uint8)
+    >>> float(change_sample(image, label, Change(brightness=(1.5,)))[0].mean())
+    1.5
     """
     if change.degrees is not None or change.scale is not None:
         image, label = _resample(image, label, change.degrees or 0.0, change.scale or 1.0)

@@ -69,5 +69,11 @@ class ModalitySynthesis(Task):
                 raise UsageError(f"{name}: is of segmentations")
         return ImageScoring(folder, data, criteria)
 
+    def table(self, document):
+        """Make a table, for a page, of what evaluation.json holds."""
+        from fastseg.tasks.modality_synthesis.score import table_of
+
+        return table_of(document)
+
 
 TASK = ModalitySynthesis()

@@ -31,15 +31,15 @@ class _Baseline(nn.Module):
 
     @classmethod
     def fitted(cls, modalities: Sequence[str], cases: Sequence[Case], rule: Rule) -> "_Baseline":
-        """To training cases, where there is anything to fit."""
+        """Fit it to training cases; a mean has nothing to fit."""
         return cls(modalities)
 
     def masks(self) -> Tensor:
-        """The choices of available modalities, bool (N, M)."""
+        """Give the choices of available modalities, bool (N, M)."""
         return self._masks
 
     def like(self, net: nn.Module) -> "_Baseline":
-        """Itself, with the subsets that a network serves and its scales of absent modalities."""
+        """Take over the subsets that a network serves, and its scales of absent modalities."""
         self._masks = net.masks()
         self.intensities.copy_(net.intensities)
         return self
@@ -49,7 +49,7 @@ class MeanOfGiven(_Baseline):
     """Every missing modality is the mean of the available ones, in −1 … 1."""
 
     def synthesise(self, images: Tensor, available: Tensor, generator=None) -> Tensor:
-        """As a system's: images (B, M, H, W), available (B, M) bool."""
+        """Fill in images (B, M, H, W) that are not in `available` (B, M) bool, as a system does."""
         given = available[:, :, None, None]
         mean = (images * given).sum(1, keepdim=True) / given.sum(1, keepdim=True)
         return torch.where(given, images, mean)
@@ -68,7 +68,7 @@ class LinearRegression(_Baseline):
     def fitted(
         cls, modalities: Sequence[str], cases: Sequence[Case], rule: Rule
     ) -> "LinearRegression":
-        """To cases, but for those that lack a modality or cannot be read. DataError without any."""
+        """Fit it to cases that have every modality and can be read. DataError without any."""
         gram = np.zeros([len(modalities) + 1] * 2)
         with progress(len(cases), "fit") as advance:
             for known in readable(cases, modalities, rule):
@@ -81,7 +81,9 @@ class LinearRegression(_Baseline):
         return cls(modalities, gram)
 
     def weights(self, available: np.ndarray) -> np.ndarray:
-        """(M + 1 of the constant and the modalities, M): the identity for available ones."""
+        """Solve for the weights (M + 1 of the constant and the modalities, M): the identity for
+        available ones.
+        """
         use = np.flatnonzero([True, *available])
         found = np.eye(len(self.gram))[:, 1:]
         for place in np.flatnonzero(~available):
@@ -91,7 +93,7 @@ class LinearRegression(_Baseline):
         return found
 
     def synthesise(self, images: Tensor, available: Tensor, generator=None) -> Tensor:
-        """As a system's; background stays lowest."""
+        """Fill in what is missing, as a system does; background stays lowest."""
         found = images.clone()
         for index, mask in enumerate(available.cpu().numpy()):
             weight = torch.from_numpy(self.weights(mask)).to(images)
@@ -104,7 +106,7 @@ BASELINES = {"mean": MeanOfGiven, "regression": LinearRegression}
 
 
 def cases_to_fit(by: str, dataset: Dataset, trained: Sequence[str]) -> list[Case]:
-    """The cases that the baseline called `by` needs: of "regression" those that were `trained` on.
+    """Find the cases that the baseline `by` needs: for "regression" those that were `trained` on.
 
     UsageError for another name, and where the data set lacks such a case.
     """

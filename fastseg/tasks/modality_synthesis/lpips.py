@@ -17,7 +17,7 @@ class Lpips:
 
     @classmethod
     def at_hand(cls) -> "Lpips | None":
-        """None without the package, or where it would have to download something."""
+        """Make one; None without the package, or where it would have to download something."""
         try:
             import lpips  # noqa: F401
             import torch

@@ -1,6 +1,6 @@
 """Scores of synthesised images against the true ones: PSNR and SSIM, by modality and by subset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -200,3 +200,11 @@ def _score_file(path: Path, row: dict, case: Case, true_path: Path, scheme, lpip
 def _unit(image: np.ndarray, scale: Sequence[float]) -> np.ndarray:
     low, high = scale
     return ((image - low) / max(high - low, 1e-6)).clip(0, 1)
+
+
+def table_of(found: Mapping) -> Table:
+    """Make a table, for a page, of what evaluation.json holds."""
+    named = [*found["by_given"].items(), *found["by_modality"].items(), ("mean", found["mean"])]
+    keys = [key for key, value in found["mean"].items() if value is not None]
+    cells = [[name, *(number(row[key]) for key in keys)] for name, row in named]
+    return Table("Scores", ["given, missing", *keys], cells)

@@ -68,5 +68,11 @@ class Segmentation(Task):
 
         draw_modalities(reports, folder, data, criteria.region, out)
 
+    def table(self, document):
+        """Make a table, for a page, of what evaluation.json holds."""
+        from fastseg.tasks.segmentation.score import table_of
+
+        return table_of(document)
+
 
 TASK = Segmentation()

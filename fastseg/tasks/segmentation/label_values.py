@@ -38,19 +38,19 @@ def label_values(
 
 
 def shown(values: Mapping[str, int]) -> str:
-    """As `--labels` takes them, without the background."""
+    """Write values as `--labels` takes them, without the background."""
     return ",".join(f"{name}={value}" for name, value in list(values.items())[1:])
 
 
 def noted_values(written: Sequence[Path]) -> str:
-    """Of label maps just `written`, for a person to read; nothing of images."""
+    """Tell a person the values of label maps just `written`; nothing of images."""
     note = written[0].with_name(RECORD) if written else None
     values = json.loads(note.read_text()).get("labels") if note and note.exists() else None
     return f", values {shown(values)}" if values else ""
 
 
 def as_before(dataset: Dataset, trained: LabelScheme, values: Mapping[str, int]) -> bool:
-    """Whether predictions without a note of their values have these."""
+    """Tell whether predictions without a note of their values have these."""
     labelled = any(case.label is not None for case in dataset.cases)
     own = dataset.scheme if labelled else trained
     return [accepted[0] for accepted in own.values] == list(values.values())

@@ -87,6 +87,11 @@ def overlay_png(
 
     Returns:
         `out`, as a path.
+
+    >>> label = np.zeros((3, 16, 16), int)
+    >>> label[1, 4:8, 4:8] = 1
+    >>> overlay_png(label[None].astype(float), label, None, "a.png", modalities=["t1"]).name
+    'a.png'
     """
     overlay = drawing.Overlay(title, image, label, prediction)
     panels = len(image) + 2

@@ -24,7 +24,7 @@ def predict_volume(
     variance: np.ndarray | None = None,
     background: float = 0.0,
 ) -> np.ndarray:
-    """Class indices uint8 (D, H, W) of a volume (C, D, H, W) on the network's device.
+    """Segment a volume (C, D, H, W) on the network's device: class indices uint8 (D, H, W).
 
     Only the box around what is not `background` is looked at, the rest is class 0. A network
     trained on slices gets its slices in batches, whole where the training patch holds them, else in

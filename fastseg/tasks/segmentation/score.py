@@ -154,3 +154,13 @@ def _table(name: str, rows: list[dict], columns: dict[str, str]) -> str:
         for row in rows
     ]
     return Table("", [name, *columns], cells).text(totals=1)
+
+
+def table_of(found: Mapping) -> Table:
+    """Make a table, for a page, of what evaluation.json holds."""
+    regions = found["regions"]
+    keys = [f"dice_{r}" for r in regions] + ["dice_regions", "legacy_slice_dice"]
+    keys += [f"hd95_mm_{r}" for r in regions]
+    rows = [*found["cases"], {"case": "mean", **found["mean"]}]
+    cells = [[row["case"], *(number(row[key]) for key in keys)] for row in rows]
+    return Table("Scores", ["case", *keys], cells)
