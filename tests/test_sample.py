@@ -363,7 +363,7 @@ def test_only_sampling_options_may_change(noisy_run, data, tmp_path, override, m
 
 
 def test_system_without_sampling_options_says_so(run, data, tmp_path):
-    with pytest.raises(UsageError, match="option of system fno; it has device, kernels$"):
+    with pytest.raises(UsageError, match=r"option of system fno; it has device, kernels$"):
         sample(run, data, tmp_path, overrides=["width=8"])
 
 
