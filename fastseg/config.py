@@ -258,7 +258,7 @@ def recipe_module(name: str) -> ModuleType:
 
 
 def _model_types(recipe: Recipe) -> dict[str, Any]:
-    """Types of the system's options, those that the recipe sets first."""
+    """Return types of the system's options, those that the recipe sets first."""
     from fastseg import models
 
     types = types_of(models.options(recipe.system))

@@ -125,7 +125,7 @@ def _is_recipe(value: Any) -> bool:
 
 
 def _values(recipe: Recipe) -> dict[str, Any]:
-    """Values of all keys, in the order of `config.option_types`."""
+    """Return the values of all keys, in the order of `config.option_types`."""
     from fastseg import models
 
     flat = config.flatten(config.to_dict(recipe))
