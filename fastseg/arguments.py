@@ -56,6 +56,9 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?")
     parser.add_argument("-h", "--help", action=_TrainHelp, nargs=0, default=False)
     parser.add_argument("--recipes", action="store_true", help="list the recipes")
+    parser.add_argument(
+        "--deviations", action="store_true", help="list where RECIPE differs from its source, why"
+    )
     parser.add_argument("--data", help="data set: BraTS folders, dataset.json or a datalist")
     parser.add_argument("--out", help="folder of the run; a stopped run in it goes on")
     parser.add_argument("--split", help="split.json to use instead of a new split")

@@ -87,9 +87,16 @@ def train(given: argparse.Namespace) -> None:
         return
     if given.recipe is None:
         raise UsageError("train: wants a recipe; `fastseg train --recipes` lists them")
-    if given.help:
-        usage = f"fastseg train {given.recipe} --data DATA --out RUN [name=value ...]"
-        print(usage, config.describe(given.recipe), sep="\n")
+    if given.help or given.deviations:
+        from fastseg import recipes
+
+        if given.help:
+            print(f"fastseg train {given.recipe} --data DATA --out RUN [name=value ...]")
+            print(recipes.describe(given.recipe))
+        else:
+            found = recipes.deviations(given.recipe)
+            nowhere = f"{given.recipe} differs nowhere from a source, or has none"
+            print(recipes.aligned([recipes.HEAD, *found]) if found else nowhere)
         return
     if given.data is None or given.out is None:
         raise UsageError("train: wants --data DATA and --out RUN")

@@ -1,98 +1,117 @@
-"""The typed description of one training run, and `name=value` overrides of it.
+"""Describe one training run, typed, and read `name=value` overrides of it.
 
-A recipe is a Python function in `fastseg.recipes` that returns a `Recipe`. Overrides are parsed
-and checked by jsonargparse, which knows the types of dataclass fields, null and `1e-3`.
+A recipe is a file of `fastseg.recipes`: data from which a `Recipe` is made. Overrides are parsed by
+jsonargparse, which knows the types of dataclass fields, null and `1e-3`, and checked before any
+data is read: a system's options by the system's own `Options`.
 """
 
 import dataclasses
-import difflib
 import importlib
-import inspect
 import pkgutil
-import re
-import typing
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
 from fastseg.data.pipeline import LoaderConfig
-from fastseg.errors import UsageError, offered
-from fastseg.fields import help_of
+from fastseg.errors import UsageError, did_you_mean, offered
+from fastseg.fields import Checked, documented, parse, types_of
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Kernels = Literal["auto", "reference", "matmul", "cpu", "cuda", "triton"]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what a run computes. Trailing comments are the keys' help texts."""
+class Recipe(Checked):
+    """Everything that decides what a run computes; a field's help says what it means.
 
-    name: str  # the recipe this came from
-    system: str  # which model of fastseg.models
-    model: dict[str, Any]  # the system's own options
-    data: LoaderConfig  # how samples are drawn
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"  # update rule
-    lr: float = 3e-4  # learning rate at the start
-    betas: tuple[float, ...] = (0.9, 0.999)  # Adam's averages; SGD's momentum is the first
-    amsgrad: bool = False  # Adam divides by the largest average so far
-    nesterov: bool = False  # SGD's momentum looks ahead; Adam has no such thing
-    weight_decay: float = 0.0  # L2 penalty (Adam, SGD), decoupled decay (AdamW)
-    schedule: Literal["constant", "cosine", "poly"] = "constant"  # learning rate over the whole run
-    lr_min: float = 1e-6  # where the cosine schedule ends
-    grad_clip: float | None = 12.0  # largest gradient norm, null for none
-    epochs: int = 50  # passes over the training cases
-    patience: int | None = None  # epochs without a better validation that end the run, null: none
-    ema: float | None = None  # decay of the averaged weights, null for none
-    precision: Precision = "fp32"  # arithmetic; auto: bf16, on GPUs below 8.0 fp16, on a CPU fp32
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU when there is one
-    devices: int = 1  # processes on this machine; under torchrun its own number holds
-    strategy: Literal["ddp", "fsdp"] = "ddp"  # each process has all weights, or a share of them
-    loader: Literal["auto", "dali", "torch"] = "auto"  # auto: DALI on a GPU, torch on a CPU
-    kernels: Kernels = "auto"  # backend of the spectral ops, as fastseg.use_backend has them
-    seed: int = 0  # of split, initial weights, sample order and noise
-    modalities: tuple[str, ...] | None = None  # channels by name, null for all the data set has
-    region: str | None = None  # to segment alone, its classes merged; null for all classes
-    fractions: tuple[float, ...] = (0.7, 0.2, 0.1)  # share of patients for train, val, test
-    labelled_fraction: float | None = None  # share of training patients with labels, null for all
-    val_every: int = 1  # epochs between validations, 0 for never
-    val_cases: int = 32  # at most so many validation patients, the first of the split
-    save_every: int = 500  # steps between checkpoints besides the one after each epoch
-    log_every: int = 10  # steps between lines of metrics.jsonl
-    max_skipped: int = 10  # non-finite steps in a row that end the run
+    Raises UsageError naming a wrong field. `model` is checked where overrides are read and where
+    the network is built, not here, so that what an older version wrote can still be loaded.
+    """
+
+    name: str = documented("the recipe that this came from")
+    system: str = documented("which system of fastseg.models")
+    model: dict[str, Any] = documented("the system's own options")
+    data: LoaderConfig = documented("how samples are drawn")
+    optimizer: Literal["adam", "adamw", "sgd"] = documented("update rule", "adam")
+    lr: float = documented("learning rate at the start", 3e-4)
+    betas: tuple[float, ...] = documented(
+        "decay of Adam's two averages; SGD's momentum is the first", (0.9, 0.999)
+    )
+    amsgrad: bool = documented("Adam divides by the largest average so far", False)
+    nesterov: bool = documented("SGD's momentum looks ahead; Adam has no such thing", False)
+    weight_decay: float = documented(
+        "L2 penalty (Adam, SGD) or decoupled decay (AdamW)", 0.0, least=0
+    )
+    schedule: Literal["constant", "cosine", "poly"] = documented(
+        "learning rate over the whole run", "constant"
+    )
+    lr_min: float = documented("where the cosine schedule ends", 1e-6, least=0)
+    grad_clip: float | None = documented("largest norm of a gradient, null for any", 12.0, least=0)
+    epochs: int = documented("passes over the training cases", 50, least=1)
+    patience: int | None = documented(
+        "epochs without a better validation that end the run, null: none do", None, least=1
+    )
+    ema: float | None = documented(
+        "decay of the averaged weights, below 1, null for no average", None, least=0
+    )
+    precision: Precision = documented(
+        "arithmetic; auto: bf16, on GPUs below 8.0 fp16, on a CPU fp32", "fp32"
+    )
+    device: Literal["auto", "cpu", "cuda"] = documented("auto: a GPU where there is one", "auto")
+    devices: int = documented(
+        "processes on this machine; under torchrun its own number holds", 1, least=1
+    )
+    strategy: Literal["ddp", "fsdp"] = documented(
+        "each process has all weights, or a share of them", "ddp"
+    )
+    loader: Literal["auto", "dali", "torch"] = documented("auto: DALI on a GPU, else torch", "auto")
+    kernels: Kernels = documented("backend of the spectral ops, as fastseg.use_backend", "auto")
+    seed: int = documented("of the split, initial weights, sample order and noise", 0)
+    modalities: tuple[str, ...] | None = documented(
+        "channels by name, null for all that the data set has", None
+    )
+    region: str | None = documented(
+        "to segment alone, its classes merged; null for all classes", None
+    )
+    fractions: tuple[float, ...] = documented(
+        "share of the patients for train, val, test", (0.7, 0.2, 0.1)
+    )
+    labelled_fraction: float | None = documented(
+        "share of the training patients with labels, null for all", None
+    )
+    val_every: int = documented("epochs between validations, 0 for never", 1, least=0)
+    val_cases: int = documented(
+        "at most so many validation patients, the first of the split", 32, least=1
+    )
+    save_every: int = documented(
+        "steps between checkpoints besides the one after each epoch", 500, least=1
+    )
+    log_every: int = documented("steps between lines of metrics.jsonl", 10, least=1)
+    max_skipped: int = documented("non-finite steps in a row that end the run", 10, least=1)
 
     def __post_init__(self):
+        super().__post_init__()
         folder = None if self.data.cache_dir is None else str(self.data.cache_dir)
         data = dataclasses.replace(self.data, seed=self.seed, cache_dir=folder)
         object.__setattr__(self, "data", data)
-        for name, low in _LOWEST.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise UsageError(f"{name}: is {value}, wanted at least {low}")
-        if self.lr <= 0 or (self.ema is not None and self.ema >= 1):
-            raise UsageError(f"lr: is {self.lr}, wanted more than 0; ema: {self.ema}, less than 1")
-        if len(self.fractions) != 3 or abs(sum(self.fractions) - 1) > 1e-6:
-            raise UsageError(f"fractions: is {self.fractions}, wanted three numbers with sum 1")
-        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
-            raise UsageError(f"betas: is {self.betas}, wanted two numbers from 0 to below 1")
-        if self.labelled_fraction is not None and not 0 < self.labelled_fraction < 1:
-            raise UsageError(
-                f"labelled_fraction: is {self.labelled_fraction}, wanted between 0 and 1, or null"
-            )
-        if self.amsgrad and self.optimizer == "sgd":
-            raise UsageError("amsgrad: is true, wanted with optimizer adam or adamw only")
-        if self.nesterov and not self.betas[0]:
-            raise UsageError(f"betas: is {self.betas}, nesterov wants a momentum above 0")
+
+    def check(self) -> None:
+        """Raise UsageError for values beyond their range, or that do not go together."""
+        self.want(self.lr > 0, "lr", "more than 0")
+        self.want(self.ema is None or self.ema < 1, "ema", "less than 1")
+        whole = len(self.fractions) == 3 and abs(sum(self.fractions) - 1) <= 1e-6
+        self.want(whole, "fractions", "three numbers with sum 1")
+        decays = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
+        self.want(decays, "betas", "two numbers from 0 to below 1")
+        share = self.labelled_fraction is None or 0 < self.labelled_fraction < 1
+        self.want(share, "labelled_fraction", "between 0 and 1, or null")
+        adam = not self.amsgrad or self.optimizer != "sgd"
+        self.want(adam, "amsgrad", "with optimizer adam or adamw only")
+        moving = not self.nesterov or self.betas[0] > 0
+        self.want(moving, "betas", "a momentum above 0, for nesterov")
 
 
-_LOWEST = {"epochs": 1, "grad_clip": 0, "ema": 0, "lr_min": 0, "weight_decay": 0, "devices": 1}
-_LOWEST |= {
-    "patience": 1,
-    "val_every": 0,
-    "val_cases": 1,
-    "save_every": 1,
-    "log_every": 1,
-    "max_skipped": 1,
-}
 # data.seed follows seed; name, system and the two groups are not values
 _FIXED = {"name", "system", "model", "data", "data.seed"}
 
@@ -106,52 +125,89 @@ ALIASES |= {"F-v1": "medsegdiff_v1", "F-v2": "medsegdiff_v2", "F-v2-small": "med
 
 
 def recipe_names() -> list[str]:
-    """The recipes that `load_recipe` accepts."""
+    """List the recipes that `load_recipe` accepts."""
     package = importlib.import_module("fastseg.recipes")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    names = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe called `name`, or one of `ALIASES`, with `name=value` overrides, names dotted.
+    """Load the recipe called `name`, or one of `ALIASES`, and change it.
 
-    UsageError for an unknown recipe or key, with the nearest known one, and for a wrong type.
+    Args:
+        name: one of `recipe_names()`.
+        overrides: `key=value` each, keys as `option_types` has them; the last part of a dotted key
+            will do where there is one such key.
+
+    Raises:
+        UsageError: an unknown recipe, or a key that it does not have, with the nearest known one;
+            a value of a wrong type, or one that the system does not take.
+
+    >>> recipe = load_recipe("fno", ["epochs=3", "model.width=8", "batch_size=4"])
+    >>> recipe.epochs, recipe.model["width"], recipe.data.batch_size
+    (3, 8, 4)
+    >>> load_recipe("fno", ["model.widht=8"])
+    Traceback (most recent call last):
+    fastseg.errors.UsageError: model.widht: recipe fno has no such key; did you mean model.width?
     """
-    recipe = _recipe_module(name).recipe()
+    recipe = recipe_module(name).recipe()
+    if not overrides:
+        return recipe
     types = option_types(recipe)
     changes: dict[str, dict[str, Any]] = {"": {}, "data": {}, "model": {}}
-    for key, text in map(split_override, overrides):
+    for given, text in map(split_override, overrides):
+        key = full_key(given, types)
         if key not in types:
             raise UsageError(f"{key}: recipe {name} has no such key{did_you_mean(key, types)}")
         group, _, field = key.rpartition(".")
-        changes[group][field] = _parse(key, types[key], text)
-    return dataclasses.replace(
-        recipe,
-        model=recipe.model | changes["model"],
-        data=_checked(dataclasses.replace, recipe.data, **changes["data"]),
-        **changes[""],
-    )
+        changes[group][field] = parse(key, text, types[key])
+    data = _checked(dataclasses.replace, recipe.data, **changes["data"])
+    return _with_options(dataclasses.replace(recipe, data=data, **changes[""]), changes["model"])
 
 
 def override_sampling(recipe: Recipe, allowed: Set[str], overrides: Sequence[str]) -> Recipe:
-    """`recipe` with `name=value` changes of options of its model, those in `allowed`, and of
-    `device`.
+    """Change how a trained recipe predicts.
 
-    UsageError for any other name, with what there is, and for a wrong type.
+    Args:
+        recipe: that of a run. Its `kernels` were those of training: the result has "auto" unless
+            the overrides name others.
+        allowed: names of the options of its model that may change.
+        overrides: `key=value` each: one of `allowed`, with or without `model.` before it, device
+            or kernels.
+
+    Raises:
+        UsageError: any other name, with what there is; a wrong type or value.
     """
-    types = {key: _type_of(value) for key, value in recipe.model.items() if key in allowed}
-    types["device"] = option_types(recipe)["device"]
-    changes = {}
-    for key, text in map(split_override, overrides):
-        if key not in types:
-            there = offered(key, types)
-            raise UsageError(f"{key}: is no sampling option of system {recipe.system}{there}")
-        changes[key] = _parse(key, types[key], text)
-    device = changes.pop("device", recipe.device)
-    return dataclasses.replace(recipe, model=recipe.model | changes, device=device)
+    options = {key: kind for key, kind in _model_types(recipe).items() if key in allowed}
+    own = {key: types_of(Recipe)[key] for key in ("device", "kernels")}
+    changes: dict[str, Any] = {}
+    for given, text in map(split_override, overrides):
+        key = given.removeprefix("model.")
+        if key not in options | own:
+            there = offered(key, options | own)
+            raise UsageError(f"{given}: is no sampling option of system {recipe.system}{there}")
+        changes[key] = parse(given, text, (options | own)[key])
+    mine = {"kernels": "auto"} | {key: changes.pop(key) for key in own if key in changes}
+    return _with_options(dataclasses.replace(recipe, **mine), changes)
+
+
+def full_key(name: str, keys: Collection[str]) -> str:
+    """Find which of `keys` a name means: itself, or the only dotted one of which it is the last
+    part; where there is none, the name itself. UsageError where there are several.
+
+    >>> full_key("width", ["lr", "model.width"])
+    'model.width'
+    """
+    if name in keys:
+        return name
+    same = sorted(key for key in keys if key.rpartition(".")[2] == name)
+    if len(same) > 1:
+        raise UsageError(f"{name}: could be {' or '.join(same)}; wanted one of these")
+    return same[0] if same else name
 
 
 def split_override(item: str) -> tuple[str, str]:
-    """Name and value of `name=value`. UsageError when it is not written so."""
+    """Return name and value of `name=value`. UsageError when it is not written so."""
     key, equals, text = item.partition("=")
     if not equals:
         raise UsageError(f"{item!r}: an override is written name=value")
@@ -159,45 +215,33 @@ def split_override(item: str) -> tuple[str, str]:
 
 
 def option_types(recipe: Recipe) -> dict[str, Any]:
-    """Every key that may be overridden, nested ones dotted, with its type."""
-    types = {}
-    for prefix, cls in (("", Recipe), ("data.", LoaderConfig)):
-        hints = typing.get_type_hints(cls)
-        types |= {prefix + f.name: hints[f.name] for f in dataclasses.fields(cls)}
-    types |= {f"model.{key}": _type_of(value) for key, value in recipe.model.items()}
+    """Return every key that may be overridden, nested ones dotted, with its type."""
+    types = dict(types_of(Recipe))
+    types |= {f"data.{key}": kind for key, kind in types_of(LoaderConfig).items()}
+    types |= {f"model.{key}": kind for key, kind in _model_types(recipe).items()}
     return {key: kind for key, kind in types.items() if key not in _FIXED}
 
 
-def describe(name: str) -> str:
-    """Every key of a recipe with its value and meaning: the text of `fastseg train NAME --help`."""
-    module = _recipe_module(name)
-    recipe = module.recipe()
-    flat = flatten(to_dict(recipe))
-    meaning, reasons = _comments(Recipe), _reasons(module)
-    rows = []
-    for key in option_types(recipe):
-        notes = [meaning.get(key), reasons.get(key.rpartition(".")[2])]
-        rows.append((f"{key}={shown(flat[key])}", "; ".join(filter(None, notes))))
-    width = max(len(setting) for setting, _ in rows)
-    lines = [f"  {setting:<{width}}  {note}".rstrip() for setting, note in rows]
-    keys = [f"  data.{key}: {text}" for key, text in help_of(LoaderConfig).items()]
-    return "\n".join([*lines, "", *keys])
-
-
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON-able values; `from_dict` gives an equal recipe back."""
+    """Return the recipe as JSON-able values; `from_dict` gives an equal recipe back."""
     return dataclasses.asdict(recipe)
 
 
 def from_dict(values: dict[str, Any]) -> Recipe:
-    """A recipe from `to_dict`, also after JSON. UsageError for unknown or missing keys."""
+    """Make a recipe of what `to_dict` gave, also after JSON. UsageError for unknown or missing
+    keys; the system's options are left to where they are used.
+    """
     values = from_json(values)
     data = _checked(LoaderConfig, **values.get("data", {}))
     return _checked(Recipe, **values | {"data": data})
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one with dotted names."""
+    """Return nested dictionaries as one with dotted names.
+
+    >>> flatten({"lr": 0.1, "data": {"patch": (8, 8)}})
+    {'lr': 0.1, 'data.patch': (8, 8)}
+    """
     flat = {}
     for key, value in values.items():
         nested = isinstance(value, dict)
@@ -205,78 +249,42 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _recipe_module(name: str):
+def recipe_module(name: str) -> ModuleType:
+    """Import the file of a recipe, or of one of `ALIASES`. UsageError for an unknown name."""
     name = ALIASES.get(name, name)
     if name not in recipe_names():
         raise UsageError(f"{name}: no such recipe{did_you_mean(name, recipe_names())}")
     return importlib.import_module(f"fastseg.recipes.{name}")
 
 
-def _parse(key: str, kind: Any, text: str) -> Any:
-    from jsonargparse import ArgumentError, ArgumentParser
+def _model_types(recipe: Recipe) -> dict[str, Any]:
+    """Return types of the system's options, those that the recipe sets first."""
+    from fastseg import models
 
-    if "tuple" in str(kind) and text not in ("null", "None"):
-        text = f"[{text.strip('()[] ')}]"
-    if text == "None":
-        text = "null"
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=kind)
-    try:
-        value = parser.parse_args([f"--value={text}"]).value
-    except ArgumentError:
-        raise UsageError(f"{key}: is {text!r}, wanted {_type_name(kind)}") from None
-    if isinstance(value, float) and value - value != 0:
-        raise UsageError(f"{key}: is {text!r}, wanted a finite number")
-    return value
+    types = types_of(models.options(recipe.system))
+    return {key: types[key] for key in recipe.model if key in types} | types
 
 
-def _type_of(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple[type(value[0]), ...]
-    return type(value)
+def _with_options(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    from fastseg import models
 
-
-def _type_name(kind: Any) -> str:
-    if isinstance(kind, type) and not typing.get_args(kind):
-        return {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(
-            kind.__name__, kind.__name__
-        )
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(kind)))
-    return str(kind).replace("typing.", "").replace("NoneType", "null").replace("None", "null")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean …?" with the nearest of `known`, or all of them: the end of an error."""
-    field = word.rpartition(".")[2]
-    near = [key for key in known if key.rpartition(".")[2] == field]
-    near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else f"; it has {', '.join(sorted(known))}"
-
-
-def _reasons(module) -> dict[str, str]:
-    """Comments of a recipe's file, and of those recipes that it starts from."""
-    found: dict[str, str] = {}
-    for base in filter(inspect.ismodule, vars(module).values()):
-        found |= _reasons(base) if base.__name__.startswith("fastseg.recipes.") else {}
-    return found | _comments(module)
-
-
-def _comments(source) -> dict[str, str]:
-    """Trailing comments of `name: type`, `name=value,` and `"name": value,` lines."""
-    pattern = r'^\s*"?(\w+)"?\s*[:=][^#\n]*#\s*(.+)$'
-    return dict(re.findall(pattern, inspect.getsource(source), re.MULTILINE))
+    models.check(recipe.system, recipe.model | changes)
+    return dataclasses.replace(recipe, model=recipe.model | changes)
 
 
 def shown(value: Any) -> str:
-    """A value as an override would give it."""
+    """Write a value as an override would give it.
+
+    >>> shown((8, 4)), shown(None), shown(True)
+    ('8,4', 'null', 'true')
+    """
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def from_json(value: Any) -> Any:
-    """Lists as tuples, at any depth: JSON has no tuples, recipes have no lists."""
+    """Return lists as tuples, at any depth: JSON has no tuples, recipes have no lists."""
     if isinstance(value, dict):
         return {key: from_json(item) for key, item in value.items()}
     return tuple(from_json(item) for item in value) if isinstance(value, (list, tuple)) else value

@@ -132,3 +132,27 @@ def type_name(kind: Any) -> str:
         return f"a list, each {plain}" if plain.startswith("one of") else f"{plain}s"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
     return names.get(kind) or ("null" if kind is types.NoneType else kind.__name__)
+
+
+def parse(name: str, text: str, kind: Any) -> Any:
+    """Read a value of type `kind` from what somebody wrote for `name`.
+
+    Lists need no brackets; null is None. Raises UsageError, one line that begins with the name.
+
+    >>> parse("modes", "8,4", tuple[int, ...]), parse("lr", "1e-3", float)
+    ((8, 4), 0.001)
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    text = "null" if text == "None" else text
+    if "tuple" in str(kind) and text != "null":
+        text = f"[{text.strip('()[] ')}]"
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=kind)
+    try:
+        value = parser.parse_args([f"--value={text}"]).value
+    except ArgumentError:
+        raise UsageError(f"{name}: is {text!r}, wanted {type_name(kind)}") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{name}: is {text!r}, wanted a finite number")
+    return value

@@ -10,12 +10,27 @@ from torch.nn import functional as F
 def dice_ce(
     logits: Tensor, target: Tensor, ce_weight: float = 0.5, smooth: float = 1e-5
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Soft Dice over all classes, background included, plus weighted cross-entropy.
+    """Compute 1 − soft Dice over all classes, background included, plus weighted cross-entropy.
 
-    logits (B, K, *S) of any float type; target (B, *S) class indices of any integer type.
     Dice sums run over space, for each sample and class; the mean is over samples and classes
-    (Milletari et al., V-Net, 2016, with the sums unsquared). Returns the scalar loss in float32 and
-    its detached parts {"dice", "ce"}. ValueError when the shapes do not fit each other.
+    (Milletari et al., V-Net, 2016, with the sums unsquared).
+
+    Args:
+        logits: (B, K, *S) of any float type.
+        target: (B, *S) class indices of any integer type.
+        ce_weight: weight of the cross-entropy.
+        smooth: added to numerator and denominator of Dice, so that an absent class has Dice 1.
+
+    Returns:
+        the scalar loss in float32 and its detached parts {"dice", "ce"}.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+
+    >>> logits = torch.tensor([[[9.0, -9.0], [-9.0, 9.0]]])  # one row of two points, two classes
+    >>> loss, parts = dice_ce(logits, torch.tensor([[0, 1]]))
+    >>> f"{loss:.3f}", sorted(parts)
+    ('0.000', ['ce', 'dice'])
     """
     _check(logits, target)
     log_p = logits.float().log_softmax(1)
@@ -31,13 +46,27 @@ def dice_ce(
 def batch_dice_ce(
     logits: Tensor, target: Tensor, weights: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy minus the mean foreground Dice of the whole batch, so negative at the optimum;
-    `weights`, one a class, weigh both (GenericSSL: Wang & Li, 2023).
+    """Compute cross-entropy minus the mean foreground Dice of the whole batch, so that the optimum
+    is negative (GenericSSL: Wang & Li, NeurIPS 2023).
 
-    logits (B, K, *S) of any float type; target (B, *S) class indices of any integer type; weights
-    (K,) or None. Dice sums run over batch and space, smoothing 1. The weighted cross-entropy is
-    divided by the sum of its weights. Returns the scalar loss in float32 and its detached parts
-    {"dice", "ce"}, dice being the weighted mean. ValueError when the shapes do not fit.
+    Dice sums run over batch and space, smoothing 1. The weighted cross-entropy is divided by the
+    sum of its weights.
+
+    Args:
+        logits: (B, K, *S) of any float type.
+        target: (B, *S) class indices of any integer type.
+        weights: (K,), of each class in both terms; None for 1.
+
+    Returns:
+        the scalar loss in float32 and its detached parts {"dice", "ce"}, dice the weighted mean.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+
+    >>> logits = torch.tensor([[[9.0, -9.0], [-9.0, 9.0]]])
+    >>> loss, parts = batch_dice_ce(logits, torch.tensor([[0, 1]]))
+    >>> f"{loss:.3f}"
+    '-1.000'
     """
     _check(logits, target, weights)
     logits, target = logits.float(), target.long()
@@ -50,11 +79,22 @@ def batch_dice_ce(
 def batch_dice_bce(
     logits: Tensor, target: Tensor, weights: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`batch_dice_ce` for outputs that stand for themselves: binary cross-entropy minus Dice.
+    """Compute `batch_dice_ce` for outputs that stand for themselves: binary cross-entropy − Dice.
 
-    logits (B, R, *S) of any float type; target (B, R, *S), 0 or 1; weights (R,) or None. The
-    weighted cross-entropy is divided by the sum of its weights. Returns the scalar loss in float32
-    and its detached parts {"dice", "bce"}. ValueError when the shapes do not fit.
+    Args:
+        logits: (B, R, *S) of any float type, one output a region.
+        target: (B, R, *S), 0 or 1.
+        weights: (R,), of each region in both terms; None for 1.
+
+    Returns:
+        the scalar loss in float32 and its detached parts {"dice", "bce"}.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+
+    >>> loss, parts = batch_dice_bce(torch.tensor([[[9.0, -9.0]]]), torch.tensor([[[1.0, 0.0]]]))
+    >>> f"{loss:.3f}", sorted(parts)
+    ('-1.000', ['bce', 'dice'])
     """
     _check_masks(logits, target, weights)
     logits, over = logits.float(), (0, *range(2, logits.ndim))
@@ -69,8 +109,11 @@ def batch_dice_bce(
 
 @torch.no_grad()
 def hard_region_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """Dice of sigmoid(logits) > ½ against the truth, (R,) float32, over the whole batch; 0.5 for a
-    region that is in neither. Arguments as `batch_dice_bce`'s.
+    """Compute the Dice of sigmoid(logits) > ½ against the truth over the whole batch, (R,) float32;
+    0.5 for a region that is in neither. Arguments as `batch_dice_bce`'s.
+
+    >>> hard_region_dice(torch.tensor([[[9.0, -9.0]]]), torch.tensor([[[1.0, 0.0]]]))
+    tensor([1.])
     """
     _check_masks(logits, target)
     return _mask_dice((logits > 0).float(), target, smooth=1e-8)
@@ -78,8 +121,11 @@ def hard_region_dice(logits: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def hard_batch_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """Dice of the most probable class against the truth, (K,) float32, background included, over
-    the whole batch; 0.5 for a class that is in neither. Arguments as `batch_dice_ce`'s.
+    """Compute the Dice of the most probable class against the truth over the whole batch, (K,)
+    float32, background included; 0.5 for a class that is in neither. Arguments: `batch_dice_ce`'s.
+
+    >>> hard_batch_dice(torch.tensor([[[9.0, -9.0], [-9.0, 9.0]]]), torch.tensor([[0, 1]]))
+    tensor([1., 1.])
     """
     _check(logits, target)
     chosen = torch.zeros_like(logits, dtype=torch.float32)
@@ -88,7 +134,12 @@ def hard_batch_dice(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def ramp(progress: float) -> float:
-    """exp(−5(1 − progress)²): 0.0067 at the start of a run, 1 at its end (Laine & Aila, 2017)."""
+    """Return exp(−5(1 − progress)²), which grows from 0.0067 at the start of a run to 1 at its end
+    (Laine & Aila, ICLR 2017). progress: the share of the run that is done.
+
+    >>> f"{ramp(0):.4f}", ramp(1)
+    ('0.0067', 1.0)
+    """
     return math.exp(-5 * (1 - min(max(progress, 0.0), 1.0)) ** 2)
 
 

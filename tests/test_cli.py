@@ -75,6 +75,10 @@ def test_recipes_and_their_help(capsys):
     assert code == 0
     assert "lr=0.0003" in out
     assert "model.blocks=3" in out
+    code, out, _ = run(capsys, "train", "fno", "--deviations")
+    assert (code, out.split()[:4]) == (0, ["key", "here", "source", "why"])
+    assert ["grad_clip", "12.0", "null", "ours:"] in [line.split()[:4] for line in out.splitlines()]
+    assert "differs nowhere" in run(capsys, "train", "fno3d", "--deviations")[1]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +92,11 @@ def test_recipes_and_their_help(capsys):
         (["train", "fno", "--data", "D", "--out", "R", "learning_rate=1"], "no such key"),
         (["train", "fno", "--data", "D", "--out", "R", "lr=fast"], "wanted a number"),
         (["train", "fno", "--data", "D", "--out", "R", "fast"], "written name=value"),
+        (["train", "fno", "--data", "D", "--out", "R", "model.blocks=0"], "model.blocks: is 0"),
+        (
+            ["train", "B-ssl", "--data", "D", "--out", "R", "timesteps=5"],
+            "model.sampling_steps: is 10, wanted at most timesteps, 5\n",
+        ),
         (["train", "fno", "--data", "D", "--out", "R", "--fast"], "arguments: --fast\n"),
         (
             ["train", "fno", "lr=1", "--epochs", "3"],

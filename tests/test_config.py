@@ -1,12 +1,15 @@
 """Recipes and their overrides."""
 
+import dataclasses
 import json
 
 import pytest
 
-from fastseg import config
+from fastseg import config, models, recipes
 from fastseg.config import Recipe, load_recipe
+from fastseg.data.pipeline import LoaderConfig
 from fastseg.errors import UsageError
+from fastseg.fields import help_of
 
 RECIPES = config.recipe_names()
 
@@ -57,22 +60,41 @@ def test_fno_diffusion_has_the_settings_of_its_source():
 
 
 def test_help_of_a_derived_recipe_has_the_reasons_of_its_base():
-    text = config.describe("fno_unet")
+    text = recipes.describe("fno_unet")
     assert "both sources, linear betas" in text
     assert "decides by place and channel" in text
-    assert config.describe("B-ssl") == config.describe("diffusion_unet_ssl")
+    assert recipes.describe("B-ssl") == recipes.describe("diffusion_unet_ssl")
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_value_has_its_reason(name):
-    described = config.describe(name).split("\n\n")[0].splitlines()
-    model = [line for line in described if line.strip().startswith("model.")]
-    assert all(len(line.split(maxsplit=1)) == 2 for line in model)
+def test_every_value_has_its_reason_and_every_key_its_meaning(name):
+    settings = config.recipe_module(name).SETTINGS
+    recipe = load_recipe(name)
+    models.check(recipe.system, recipe.model)
+    assert {f"model.{key}" for key in recipe.model} <= settings.keys()
+    assert settings.keys() <= config.option_types(recipe).keys()
+    assert "grad_clip" in settings
+    assert all(setting.why for setting in settings.values())
+    helps = {kind: help_of(kind) for kind in (Recipe, LoaderConfig, models.options(recipe.system))}
+    assert all(text for meanings in helps.values() for text in meanings.values())
+    lines = recipes.describe(name).splitlines()
+    assert all(len(line.split("  ")[1:]) > 1 for line in lines)
+
+
+def test_deviations_are_listed_with_the_sources_values():
+    rows = {key: rest for key, *rest in recipes.deviations("fno")}
+    assert rows["model.two_sided"][:2] == ["true", "false"]
+    for name in ("A", "B-supervised", "C-fixed", "E-baseline"):
+        found = {key: (here, source) for key, here, source, _ in recipes.deviations(name)}
+        assert found["grad_clip"] == ("12.0", "null")
+    assert "data.legacy_bezier" in {row[0] for row in recipes.deviations("E-full")}
+    assert "model.two_sided" not in {row[0] for row in recipes.deviations("C-legacy")}
+    assert all(len(set(row[1:3])) == 2 for name in RECIPES for row in recipes.deviations(name))
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_round_trip_through_json_is_exact(name):
-    overrides = ["lr=1.1e-3", "ema=0.9", "data.patch=16,16", "model.width=7", "modalities=t2,t1"]
+    overrides = ["lr=1.1e-3", "ema=0.9", "data.patch=16,16", "model.width=8", "modalities=t2,t1"]
     recipe = load_recipe(name, overrides)
     stored = json.loads(json.dumps(config.to_dict(recipe)))
     assert config.from_dict(stored) == recipe
@@ -82,14 +104,16 @@ def test_round_trip_through_json_is_exact(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_help_shows_every_key_with_a_value_that_can_be_given_back(name):
     recipe = load_recipe(name)
-    lines = config.describe(name).split("\n\n")[0].splitlines()
-    settings = [line.split()[0] for line in lines]
+    settings = [line.split()[0] for line in recipes.describe(name).splitlines()]
     assert [setting.partition("=")[0] for setting in settings] == list(config.option_types(recipe))
-    assert load_recipe(name, settings) == recipe
+    given = load_recipe(name, settings)
+    assert dataclasses.replace(given, model=recipe.model) == recipe
+    made = models.options(recipe.system)
+    assert made(**given.model) == made(**recipe.model)
 
 
 def test_help_gives_meaning_and_reason():
-    text = config.describe("fno")
+    text = recipes.describe("fno")
     assert "learning rate at the start; source" in text
     assert "model.blocks=3" in text
     assert "source: three a branch" in text
@@ -116,6 +140,9 @@ def test_help_gives_meaning_and_reason():
         ("modalities=t2", "modalities", ("t2",)),
         ("precision=bf16", "precision", "bf16"),
         ("data.cache_dir=/some/where", "data.cache_dir", "/some/where"),
+        ("batch_size=4", "data.batch_size", 4),
+        ("two_sided=false", "model.two_sided", False),
+        ("kernels=reference", "kernels", "reference"),
     ],
 )
 def test_override_changes_that_value_and_no_other(override, key, value):
@@ -131,7 +158,7 @@ def test_override_changes_that_value_and_no_other(override, key, value):
         ("learnrate=1", "learnrate: recipe fno has no such key"),
         ("epoch=1", "did you mean epochs?"),
         ("data.batchsize=1", "did you mean data.batch_size?"),
-        ("batch_size=1", "did you mean data.batch_size?"),
+        ("batch_sise=1", "did you mean data.batch_size?"),
         ("model.widht=1", "did you mean model.width?"),
         ("data.seed=1", "data.seed: recipe fno has no such key; did you mean seed?"),
         ("lr", "written name=value"),
@@ -149,6 +176,9 @@ def test_override_changes_that_value_and_no_other(override, key, value):
         ("precision=fp8", "wanted one of auto, fp32, tf32, bf16, fp16"),
         ("kernels=fast", "wanted one of auto, reference"),
         ("model.width=wide", "model.width: is 'wide', wanted a whole number"),
+        ("width=0", "model.width: is 0, wanted at least 1"),
+        ("branches=both", "model.branches: is 'both', wanted one of per_class, shared"),
+        ("model.sampling_steps=3", "no such key"),
         ("ema=1", "ema"),
         ("fractions=0.5,0.5", "fractions"),
         ("betas=0.9,1", "betas"),
@@ -163,7 +193,7 @@ def test_wrong_override_names_the_key(override, message):
 
 
 def test_nesterov_wants_momentum():
-    with pytest.raises(UsageError, match="nesterov wants a momentum above 0"):
+    with pytest.raises(UsageError, match="wanted a momentum above 0, for nesterov"):
         load_recipe("fno", ["nesterov=true", "betas=0,0.9"])
 
 
@@ -187,3 +217,38 @@ def test_recipe_is_frozen():
     with pytest.raises(AttributeError):
         recipe.lr = 1.0
     assert isinstance(recipe, Recipe)
+
+
+def test_a_setting_has_one_name_when_training_and_when_sampling():
+    for key in ("sampling_steps", "model.sampling_steps"):
+        trained = load_recipe("diffusion_unet", [f"{key}=20", "decoder=diffusion"])
+        assert (trained.model["sampling_steps"], trained.model["decoder"]) == (20, "diffusion")
+        allowed = models.sampling_options("diffusion-unet")
+        sampled = config.override_sampling(trained, allowed, [f"{key}=5", "kernels=matmul"])
+        assert (sampled.model["sampling_steps"], sampled.kernels) == (5, "matmul")
+        assert config.override_sampling(sampled, allowed, ["device=cpu"]).kernels == "auto"
+    with pytest.raises(UsageError, match=r"width: could be data\.width or model\.width"):
+        config.full_key("width", {"data.width", "model.width", "lr"})
+
+
+@pytest.mark.parametrize("name", ["diffusion_unet", "C-fixed", "fno_unet", "F-v2", "F-v1", "D"])
+def test_more_sampling_steps_than_timesteps_are_refused(name):
+    name = "fgc2f_udiff" if name == "D" else name
+    message = "^model.sampling_steps: is 40, wanted at most timesteps, 30$"
+    with pytest.raises(UsageError, match=message):
+        load_recipe(name, ["timesteps=30", "sampling_steps=40"])
+    recipe = load_recipe(name, ["timesteps=30", "sampling_steps=3"])
+    allowed = models.sampling_options(recipe.system)
+    with pytest.raises(UsageError, match=message):
+        config.override_sampling(recipe, allowed, ["sampling_steps=40"])
+
+
+def test_what_an_older_version_wrote_loads_and_can_be_set_right():
+    """One of three copies of this check was missing: such runs may exist."""
+    old = config.to_dict(load_recipe("diffusion_unet", ["timesteps=50"]))
+    old["model"] |= {"timesteps": 5}
+    recipe = config.from_dict(json.loads(json.dumps(old)))
+    allowed = models.sampling_options(recipe.system)
+    with pytest.raises(UsageError, match="at most timesteps, 5"):
+        config.override_sampling(recipe, allowed, [])
+    assert config.override_sampling(recipe, allowed, ["sampling_steps=5"]).model["timesteps"] == 5

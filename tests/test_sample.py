@@ -349,8 +349,8 @@ def test_sampling_options_change_the_prediction_and_are_remembered(noisy_run, da
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("width=8", "option of system fake; it has device, noise, sampler, steps$"),
-        ("step=8", "it has steps, device, noise, sampler$"),
+        ("width=8", "option of system fake; it has device, kernels, noise, sampler, steps$"),
+        ("step=8", "it has steps, device, kernels, noise, sampler$"),
         ("device=gpu", "device: is 'gpu', wanted one of auto, cpu, cuda"),
         ("steps=many", "steps: is 'many', wanted a whole number"),
         ("steps", "written name=value"),
@@ -363,7 +363,7 @@ def test_only_sampling_options_may_change(noisy_run, data, tmp_path, override, m
 
 
 def test_system_without_sampling_options_says_so(run, data, tmp_path):
-    with pytest.raises(UsageError, match=r"width: .* option of system fno; it has device$"):
+    with pytest.raises(UsageError, match=r"option of system fno; it has device, kernels$"):
         sample(run, data, tmp_path, overrides=["width=8"])
 
 

@@ -247,7 +247,7 @@ def test_setting_of_one_arm_wins_over_that_of_all():
 def test_what_stops_a_later_arm_stops_the_study_before_it_begins(data, tmp_path, monkeypatch):
     bad = Study("?", (PAIR.arms[0], Arm("bad", "fno", ("model.branches=none",))))
     wanting = dataclasses.replace(PAIR, modalities=("t1", "pd"))
-    for plan, message in ((bad, "branches: got 'none'"), (wanting, "the study wants pd too")):
+    for plan, message in ((bad, "model.branches: is 'none'"), (wanting, "the study wants pd too")):
         monkeypatch.setitem(STUDIES, "pair", plan)
         with pytest.raises(UsageError, match=message):
             study.study("pair", data, tmp_path / "out", seeds=(0,), overrides=TINY)

@@ -267,8 +267,11 @@ def test_second_run_in_the_same_folder_is_refused(data, tmp_path):
 
 
 def test_wrong_option_of_the_model_is_a_usage_error(data, tmp_path):
-    with pytest.raises(UsageError, match=r"^model: branches"):
-        train(tiny("model.branches=many"), data, tmp_path)
+    with pytest.raises(UsageError, match=r"^model\.branches: is 'many', wanted one of"):
+        tiny("model.branches=many")
+    wrong = dataclasses.replace(tiny(), model=tiny().model | {"branches": "many"})
+    with pytest.raises(UsageError, match=r"^model\.branches: is 'many', wanted one of"):
+        train(wrong, data, tmp_path)
 
 
 def test_folder_that_is_a_file_is_a_usage_error(data, tmp_path):

@@ -39,19 +39,37 @@ def sample(
     learned_variance: bool = False,
     on_step: OnStep = None,
 ) -> Tensor:
-    """x̂_0 (B, C, *S), in x_T's dtype and on its device, from noise x_T (B, C, *S).
+    """Draw x̂_0 from noise by a trained model; gradients are recorded as the caller's mode says.
 
-    `model(x_t, t)` gets x_t like x_T and t (B,) int64, indices of the whole schedule; it returns
-    its prediction like x_t. With `learned_variance` it returns (prediction, v), or both stacked to
-    2C channels; only "ddpm" uses v.
-    `steps`: how many, spread evenly (None: all), or the indices themselves, ascending.
-    `sampler`: "ddpm", ancestral with the posterior's variance (Ho et al., 2020); "ddim" with noise
-    `eta`, 0 to 1 (Song et al., 2021); "dpm++", the multistep solver of second order (Lu et al.,
-    DPM-Solver++, 2022), most exact at `logsnr_timesteps`.
-    x̂_0 is held to `x0_range` in every step, by `dynamic_threshold` if `dynamic_quantile` is given.
-    `generator`: of the noise that ddpm and ddim with eta > 0 add; or one for each row of x_T, which
-    makes rows independent of their neighbours. `on_step(t, x_t, x̂_0)` is called in every step.
-    Gradients are recorded as the caller's mode says. UsageError (a ValueError) for bad arguments.
+    Args:
+        model: called as model(x_t, t), x_t like x_T and t (B,) int64, indices of the whole
+            schedule; it returns its prediction like x_t.
+        x_T: standard normal noise (B, C, *S).
+        schedule: the noise of training.
+        steps: how many, spread evenly (None: all), or the indices themselves, ascending.
+        sampler: "ddpm", ancestral with the posterior's variance (Ho et al., 2020); "ddim" (Song et
+            al., 2021); "dpm++", the multistep solver of second order (Lu et al., DPM-Solver++,
+            2022), most exact at `logsnr_timesteps`.
+        eta: noise of ddim, 0 to 1.
+        parameterisation: what the model predicts: "epsilon", "x0" or "v".
+        x0_range: what x̂_0 is held to in every step, None for anything.
+        dynamic_quantile: hold x̂_0 by `dynamic_threshold` at this quantile; None: by clamping.
+        generator: of the noise that ddpm and ddim with eta > 0 add; or one for each row of x_T,
+            which makes rows independent of their neighbours.
+        learned_variance: the model returns (prediction, v), or both stacked to 2C channels; only
+            "ddpm" uses v.
+        on_step: called as on_step(t, x_t, x̂_0) in every step.
+
+    Returns:
+        x̂_0 (B, C, *S), in x_T's dtype and on its device.
+
+    Raises:
+        UsageError: a bad argument (also a ValueError).
+
+    >>> from fastseg.diffusion import linear_schedule
+    >>> x_T, schedule = torch.randn(1, 1, 4, 4), linear_schedule(10)
+    >>> sample(lambda x_t, t: torch.zeros_like(x_t), x_T, schedule, steps=2).shape
+    torch.Size([1, 1, 4, 4])
     """
     indices = _indices(schedule, steps)
     step = _solver(sampler, eta, schedule.alphas_cumprod[indices].tolist(), generator)
@@ -80,13 +98,33 @@ def ensemble(
     device: torch.device | str | None = None,
     **options,
 ) -> Tensor:
-    """`members` samples of each of B images, (members, B, C, *S), for `shape` (B, C, *S).
+    """Draw several samples of each of B images, all as one batch.
 
-    All members run as one batch, or in batches of at most `max_batch` rows. `model_for(rows)` with
-    rows (b,) int64, indices into the B images, returns the `model` of `sample` for such a batch:
-    what depends on the image alone is computed once outside and indexed there. Every row draws its
-    noise from a generator of its own, seeded from `generator`: the result does not depend on
-    `max_batch`. device: the generator's unless given. `options` go to `sample`.
+    Every row draws its noise from a generator of its own, seeded from `generator`: the result does
+    not depend on `max_batch`.
+
+    Args:
+        model_for: called with rows (b,) int64, indices into the B images, returns the `model` of
+            `sample` for such a batch: what depends on the image alone is computed once outside and
+            indexed there.
+        shape: (B, C, *S) of one sample of all images.
+        schedule: the noise of training.
+        members: samples of each image, from 1.
+        generator: what the seeds of all rows are drawn from.
+        max_batch: rows made at a time, None for all.
+        dtype: of the noise and the result.
+        device: of the samples; the generator's unless given.
+        options: the others of `sample`.
+
+    Returns:
+        (members, B, C, *S).
+
+    >>> from fastseg.diffusion import linear_schedule
+    >>> def model_for(rows):
+    ...     return lambda x_t, t: torch.zeros_like(x_t)
+    >>> schedule, generator = linear_schedule(10), torch.Generator().manual_seed(0)
+    >>> ensemble(model_for, (2, 1, 4), schedule, members=3, generator=generator, steps=2).shape
+    torch.Size([3, 2, 1, 4])
     """
     if members < 1 or (max_batch is not None and max_batch < 1):
         raise UsageError(f"members, max_batch: are {members}, {max_batch}; wanted at least 1")
@@ -107,9 +145,13 @@ def ensemble(
 def dynamic_threshold(
     x0: Tensor, quantile: float, x0_range: tuple[float, float] = (-1.0, 1.0)
 ) -> Tensor:
-    """x0 (B, *) scaled back into the range, sample by sample, so that all but the part 1 − quantile
-    of its values keep their proportions; those are cut off (Saharia et al., Imagen, 2022).
+    """Scale x0 (B, *) back into a range, sample by sample, so that all but the part 1 − quantile of
+    its values keep their proportions; those are cut off (Saharia et al., Imagen, 2022).
     A sample whose quantile lies in the range is only clamped.
+
+    >>> dynamic_threshold(torch.tensor([[0.5, -2.0], [0.5, 0.25]]), 1.0)
+    tensor([[ 0.2500, -1.0000],
+            [ 0.5000,  0.2500]])
     """
     centre, half = (x0_range[1] + x0_range[0]) / 2, (x0_range[1] - x0_range[0]) / 2
     away = (x0 - centre).flatten(1)
@@ -145,7 +187,7 @@ def _limiter(
 def _split(
     output: Tensor | tuple[Tensor, Tensor], x: Tensor, learned_variance: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """(prediction, v) of what a model returned; v is None where the variance is not learned."""
+    """Part what a model returned into (prediction, v); v is None where no variance is learnt."""
     prediction, v = output, None
     if learned_variance:
         prediction, v = output.chunk(2, 1) if isinstance(output, Tensor) else output
@@ -160,7 +202,10 @@ Step = Callable[[int, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def check_sampler(sampler: str, eta: float) -> None:
-    """UsageError for an unknown sampler, and for noise that it does not take."""
+    """Raise UsageError for an unknown sampler, and for noise that it does not take.
+
+    >>> check_sampler("ddim", 0.5)
+    """
     if sampler not in SAMPLERS:
         raise UsageError(f"sampler: is {sampler!r}, wanted {', '.join(SAMPLERS)}")
     if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
@@ -168,7 +213,7 @@ def check_sampler(sampler: str, eta: float) -> None:
 
 
 def _solver(sampler: str, eta: float, bars: list[float], generator: Generators) -> Step:
-    """A sampler's step(i, x, x̂_0, v) from x of bars[i] to x of bars[i − 1]; bars are ᾱ."""
+    """Return a sampler's step(i, x, x̂_0, v) from x of bars[i] to x of bars[i − 1]; bars are ᾱ."""
     check_sampler(sampler, eta)
     if sampler == "ddpm":
         return _ancestral(bars, generator)
@@ -205,7 +250,7 @@ def _ddim(bars: list[float], generator: Generators, eta: float) -> Step:
 
 
 def _dpm_solver(bars: list[float]) -> Step:
-    """x̂_0 is extrapolated linearly in λ = ½·ln(ᾱ/(1−ᾱ)) from this evaluation and the one before.
+    """Extrapolate x̂_0 linearly in λ = ½·ln(ᾱ/(1−ᾱ)) from this evaluation and the one before.
 
     The last step takes x̂_0 as it is: λ grows fastest there, and extrapolating so far would cost
     more than the second order gains until there are about a hundred steps.
@@ -232,7 +277,7 @@ def _half_log_snr(bar: float) -> float:
 def _draw(
     shape: Sequence[int], dtype: torch.dtype, device: torch.device, generator: Generators
 ) -> Tensor:
-    """Standard normal noise; drawn where the generator lives, row by row where each has its own."""
+    """Draw standard normal noise where the generator lives, row by row where each has its own."""
     if generator is None or isinstance(generator, Generator):
         source = device if generator is None else generator.device
         noise = torch.randn(shape, generator=generator, device=source, dtype=dtype)

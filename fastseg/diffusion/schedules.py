@@ -36,10 +36,11 @@ class Schedule:
 
     @property
     def steps(self) -> int:
+        """Return T, the number of time steps."""
         return len(self.betas)
 
     def at(self, table: str, t: Tensor, x: Tensor) -> Tensor:
-        """Entries t (B,) of a table as (B, 1, …), in x's arithmetic type and on its device."""
+        """Return entries t (B,) of a table as (B, 1, …), in x's arithmetic type, on its device."""
         if t.shape != x.shape[:1]:
             raise UsageError(f"t: is {tuple(t.shape)}, wanted (B,) of x {tuple(x.shape)}")
         key = (table, x.device, wide(x.dtype))
@@ -52,22 +53,50 @@ class Schedule:
 def linear_schedule(
     steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2, scaled: bool = False
 ) -> Schedule:
-    """Betas rise linearly (Ho et al., 2020). `scaled` multiplies them by 1000/steps, so that x_T is
-    noise for any number of steps (Nichol and Dhariwal, 2021).
+    """Make a schedule whose betas rise linearly (Ho et al., 2020).
+
+    Args:
+        steps: T, from 1.
+        beta_start: the first beta.
+        beta_end: the last one.
+        scaled: multiply betas by 1000 / steps, so that x_T is noise for any number of steps above
+            20 (Nichol and Dhariwal, 2021).
+
+    >>> linear_schedule(1000).alphas_cumprod[-1].item() < 1e-4
+    True
     """
     factor = 1000 / steps if scaled else 1.0
     return Schedule(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64) * factor)
 
 
 def cosine_schedule(steps: int, offset: float = 0.008) -> Schedule:
-    """ᾱ follows a squared cosine, betas at most 0.999 (Nichol and Dhariwal, 2021)."""
+    """Make a schedule whose ᾱ follows a squared cosine, betas at most 0.999 (Nichol and Dhariwal,
+    2021). steps: T; offset: keeps the first betas from being too small.
+
+    >>> cosine_schedule(50).steps
+    50
+    """
     time = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     signal = torch.cos((time + offset) / (1 + offset) * math.pi / 2) ** 2
     return Schedule((1 - signal[1:] / signal[:-1]).clamp(max=0.999))
 
 
 def add_noise(schedule: Schedule, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """A draw of q(x_t | x_0). x0 and noise (B, *), t (B,) int64."""
+    """Draw from q(x_t | x_0): √ᾱ_t·x_0 + √(1−ᾱ_t)·noise.
+
+    Args:
+        schedule: gives ᾱ.
+        x0: (B, *) of any float type.
+        noise: standard normal, of x0's shape.
+        t: (B,) int64, 0 … T − 1.
+
+    Returns:
+        x_t, of x0's shape and type.
+
+    >>> x0, noise = torch.ones(2, 3), torch.zeros(2, 3)
+    >>> add_noise(linear_schedule(10), x0, noise, torch.tensor([0, 9])).shape
+    torch.Size([2, 3])
+    """
     mixed = schedule.at("signal", t, x0) * x0 + schedule.at("noise", t, x0) * noise
     return mixed.to(x0.dtype)
 
@@ -75,8 +104,16 @@ def add_noise(schedule: Schedule, x0: Tensor, noise: Tensor, t: Tensor) -> Tenso
 def target(
     schedule: Schedule, x0: Tensor, noise: Tensor, t: Tensor, parameterisation: str
 ) -> Tensor:
-    """What a network of this parameterisation is to predict: "epsilon", "x0", or
-    "v" = √ᾱ_t·ε − √(1−ᾱ_t)·x_0 (Salimans and Ho, 2022). Shapes as in `add_noise`.
+    """Return what a network of this parameterisation is to predict.
+
+    Args:
+        schedule, x0, noise, t: those of `add_noise`.
+        parameterisation: "epsilon" for the noise, "x0", or "v" = √ᾱ_t·ε − √(1−ᾱ_t)·x_0 (Salimans
+            and Ho, 2022).
+
+    >>> x0, noise, t = torch.ones(1, 2), torch.zeros(1, 2), torch.tensor([3])
+    >>> target(linear_schedule(10), x0, noise, t, "epsilon")
+    tensor([[0., 0.]])
     """
     _check_parameterisation(parameterisation)
     if parameterisation == "epsilon":
@@ -89,7 +126,21 @@ def target(
 def to_x0(
     schedule: Schedule, prediction: Tensor, x_t: Tensor, t: Tensor, parameterisation: str
 ) -> Tensor:
-    """x_0 that a prediction at x_t stands for. prediction and x_t (B, *), t (B,) int64."""
+    """Return the x_0 that a prediction at x_t stands for.
+
+    Args:
+        schedule: that of `add_noise`.
+        prediction: (B, *), what a network of the parameterisation said.
+        x_t: (B, *).
+        t: (B,) int64.
+        parameterisation: that of `target`.
+
+    >>> schedule, t = linear_schedule(10), torch.tensor([3])
+    >>> x0, noise = torch.ones(1, 2), torch.rand(1, 2)
+    >>> x_t = add_noise(schedule, x0, noise, t)
+    >>> torch.allclose(to_x0(schedule, noise, x_t, t, "epsilon"), x0)
+    True
+    """
     _check_parameterisation(parameterisation)
     if parameterisation == "x0":
         return prediction.to(x_t.dtype)
@@ -102,7 +153,14 @@ def to_x0(
 def to_noise(
     schedule: Schedule, prediction: Tensor, x_t: Tensor, t: Tensor, parameterisation: str
 ) -> Tensor:
-    """ε that a prediction at x_t stands for. Shapes as in `to_x0`."""
+    """Return the noise ε that a prediction at x_t stands for. Arguments as `to_x0`'s.
+
+    >>> schedule, t = linear_schedule(10), torch.tensor([3])
+    >>> x0, noise = torch.ones(1, 2), torch.rand(1, 2)
+    >>> x_t = add_noise(schedule, x0, noise, t)
+    >>> torch.allclose(to_noise(schedule, x0, x_t, t, "x0"), noise, atol=1e-5)
+    True
+    """
     _check_parameterisation(parameterisation)
     if parameterisation == "epsilon":
         return prediction.to(x_t.dtype)
@@ -113,25 +171,51 @@ def to_noise(
 
 
 def posterior(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (B, *) and log-variance (B, 1, …) of q(x_{t−1} | x_t, x_0).
+    """Return mean and log-variance of q(x_{t−1} | x_t, x_0) (Ho et al., 2020, equation 7).
 
     At t = 0 the variance is 0; its logarithm is replaced by that of t = 1, as is usual.
+
+    Args:
+        schedule: that of `add_noise`.
+        x0: (B, *).
+        x_t: (B, *).
+        t: (B,) int64.
+
+    Returns:
+        the mean (B, *) and the log-variance (B, 1, …).
+
+    >>> x = torch.ones(2, 3)
+    >>> mean, log_variance = posterior(linear_schedule(10), x, x, torch.tensor([0, 9]))
+    >>> mean.shape, log_variance.shape
+    (torch.Size([2, 3]), torch.Size([2, 1]))
     """
     mean = schedule.at("mean_x0", t, x_t) * x0 + schedule.at("mean_xt", t, x_t) * x_t
     return mean.to(x_t.dtype), schedule.at("log_posterior", t, x_t)
 
 
 def learned_range_log_variance(schedule: Schedule, v: Tensor, t: Tensor) -> Tensor:
-    """Log-variance (B, *) of the reverse step for the network's second output v (B, *): from the
-    posterior's at v = −1 to log β_t at v = 1 (Nichol and Dhariwal, 2021).
+    """Return the log-variance of the reverse step for a network's second output: from the
+    posterior's at v = −1 to log β_t at v = 1 (Nichol and Dhariwal, 2021, equation 15).
+
+    Args:
+        schedule: that of `add_noise`.
+        v: (B, *), the second output.
+        t: (B,) int64.
+
+    >>> v, t = torch.zeros(2, 3), torch.tensor([0, 9])
+    >>> learned_range_log_variance(linear_schedule(10), v, t).shape
+    torch.Size([2, 3])
     """
     low, high = schedule.at("log_posterior", t, v), schedule.at("log_beta", t, v)
     return torch.lerp(low, high, (v.to(low.dtype) + 1) / 2).to(v.dtype)
 
 
 def respaced_timesteps(schedule_steps: int, steps: int) -> list[int]:
-    """`steps` indices, ascending and evenly spread over 0 … T−1, both ends included; T−1 alone for
-    one step. UsageError unless 1 ≤ steps ≤ T.
+    """Return `steps` indices, ascending and evenly spread over 0 … T−1, both ends included; T−1
+    alone for one step. UsageError unless 1 ≤ steps ≤ T, which is schedule_steps.
+
+    >>> respaced_timesteps(1000, 4)
+    [0, 333, 666, 999]
     """
     if not 1 <= steps <= schedule_steps:
         raise UsageError(f"steps: is {steps}, wanted 1 to the schedule's {schedule_steps}")
@@ -141,9 +225,14 @@ def respaced_timesteps(schedule_steps: int, steps: int) -> list[int]:
 
 
 def logsnr_timesteps(schedule: Schedule, steps: int) -> list[int]:
-    """Indices 0 … T−1, ascending and evenly spread in λ = ½·ln(ᾱ/(1−ᾱ)), both ends included.
+    """Return indices 0 … T−1, ascending and evenly spread in λ = ½·ln(ᾱ/(1−ᾱ)), both ends included.
 
     Where the schedule is coarser than that, indices fall together: there are fewer than `steps`.
+    UsageError unless 2 ≤ steps ≤ T.
+
+    >>> indices = logsnr_timesteps(linear_schedule(1000), 5)
+    >>> indices[0], indices[-1]
+    (0, 999)
     """
     if not 2 <= steps <= schedule.steps:
         raise UsageError(f"steps: is {steps}, wanted 2 to the schedule's {schedule.steps}")
@@ -154,7 +243,11 @@ def logsnr_timesteps(schedule: Schedule, steps: int) -> list[int]:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type arithmetic on `dtype` is done in."""
+    """Return the type that arithmetic on `dtype` is done in.
+
+    >>> wide(torch.bfloat16)
+    torch.float32
+    """
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -164,7 +257,7 @@ def _check_parameterisation(name: str) -> None:
 
 
 def _before(bar: Tensor) -> Tensor:
-    """ᾱ_{t−1}, which is 1 for t = 0."""
+    """Shift ᾱ to ᾱ_{t−1}, which is 1 for t = 0."""
     return torch.cat([torch.ones_like(bar[:1]), bar[:-1]])
 
 

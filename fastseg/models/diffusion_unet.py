@@ -92,7 +92,7 @@ def conv_blocks(axes: int) -> Block:
 class Encoder(nn.Module):
     """Features of level 0 (B, widths[0], *S) → those of all levels, halved in size at each.
 
-    ValueError where a size is not divisible by 2^(levels − 1).
+    Raises ValueError where a size is not divisible by `multiple`, 2^(levels − 1).
     """
 
     def __init__(self, axes: int, widths: Sequence[int], block: Block):

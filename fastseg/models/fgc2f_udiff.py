@@ -109,18 +109,18 @@ class System(system.SynthesisSystem):
 
     @property
     def multiple(self) -> int:
-        """What the sizes of slices must be divisible by."""
+        """Return what the sizes of slices must be divisible by."""
         return self.unet.multiple
 
     def masks(self) -> Tensor:
-        """The availability masks that this network serves, bool (N, M)."""
+        """Return the availability masks that this network serves, bool (N, M)."""
         if not self._task:
             return all_masks(len(self.modalities))
         return torch.tensor([[name not in self._task for name in self.modalities]])
 
     def draw_masks(self, count: int, progress: float, generator: Generator) -> Tensor:
-        """Which modalities are available in training, bool (count, M), on the generator's device:
-        the number missing by the curriculum at `progress`, which ones at random.
+        """Draw which modalities are available in training, bool (count, M), on the generator's
+        device: the number missing by the curriculum at `progress`, which ones at random.
         """
         device, modalities = generator.device, len(self.modalities)
         if self._task:
@@ -132,7 +132,7 @@ class System(system.SynthesisSystem):
         return places >= missing[:, None]
 
     def guide_at(self, images: Tensor, available: Tensor, t: Tensor) -> Tensor:
-        """The guide channel (B, 1, H, W) in training, of steps t (B,)."""
+        """Return the guide channel (B, 1, H, W) in training, of steps t (B,)."""
         kind = self.options.guide
         if kind == "none":
             return torch.zeros_like(images[:, :1])
@@ -142,8 +142,8 @@ class System(system.SynthesisSystem):
         return self.guide(images, self._selectable(available), t)
 
     def guides(self, images: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
-        """The guide channels (B, 1, H, W) of the first and the second half of sampling: what
-        `guide_at` gives, once an image.
+        """Return the guide channels (B, 1, H, W) of the first and the second half of sampling:
+        what `guide_at` gives, once an image.
         """
         kind = self.options.guide
         if kind in ("none", "unfiltered"):
@@ -157,7 +157,7 @@ class System(system.SynthesisSystem):
     def denoise(
         self, images: Tensor, available: Tensor, noisy: Tensor, guide: Tensor, t: Tensor
     ) -> Tensor:
-        """The prediction (B, M, H, W) from available images, noisy ones else, and the guide."""
+        """Predict (B, M, H, W) from available images, noisy ones else, and the guide at steps t."""
         x = torch.where(available[:, :, None, None], images, noisy)
         code = None if self.code is None else self.code(available.to(self.code.weight.dtype))
         return self.unet(torch.cat([x, guide], 1), t, code)
@@ -165,7 +165,9 @@ class System(system.SynthesisSystem):
     def training_loss(
         self, batch: dict[str, Any], generator: Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error of the prediction over the voxels of the missing modalities."""
+        """Return the mean squared error of the prediction over the voxels of the missing
+        modalities, and its means over the samples of each stage.
+        """
         images = batch["image"]
         available = self.draw_masks(len(images), batch["progress"], generator)
         draws = {"generator": generator, "device": images.device}
@@ -186,8 +188,8 @@ class System(system.SynthesisSystem):
     def synthesise(
         self, images: Tensor, available: Tensor, generator: Generator | None = None
     ) -> Tensor:
-        """Images (B, M, H, W) in −1 … 1 with those not in `available` (B, M) bool filled in, the
-        mean of `ensemble` samples; what they held is not looked at. float32.
+        """Return images (B, M, H, W) in −1 … 1 with those not in `available` (B, M) bool filled in,
+        the mean of `ensemble` samples; what they held is not looked at. float32.
         """
         generator = own_generator(generator, images.device)
         given = available[:, :, None, None]
@@ -214,7 +216,7 @@ class System(system.SynthesisSystem):
         return 2 * t >= self.options.timesteps
 
     def _selectable(self, available: Tensor) -> Tensor:
-        """The modalities that the guide may choose from."""
+        """Return the modalities that the guide may choose from."""
         if self.options.selection == "dynamic":
             return available
         source, _ = self.guide.sources(available)
@@ -232,7 +234,7 @@ def _mean_of(values: Tensor, where: Tensor) -> Tensor:
 
 
 def _task(missing: str, modalities: Sequence[str]) -> frozenset[str]:
-    """The modalities that one task lacks; none where any may be missing."""
+    """Read which modalities one task lacks; none where any may be missing."""
     if missing == "any":
         return frozenset()
     names = frozenset(name.strip() for name in missing.split(","))
@@ -244,7 +246,7 @@ def _task(missing: str, modalities: Sequence[str]) -> frozenset[str]:
 
 
 def _ranks(modalities: Sequence[str], order: Sequence[str]) -> list[int]:
-    """Channel indices from the most to the least low-frequency content."""
+    """Order channel indices from the most to the least low-frequency content."""
     if unknown := [name for name in modalities if name not in order]:
         raise ValueError(
             f"order: has {', '.join(order)}, wanted a place for {', '.join(unknown)} too, or "

@@ -90,11 +90,11 @@ class System(MedSegDiff):
         self.embed = nn.Conv2d(self.condition.widths[-1], self.unet.widths[-1], 1)
 
     def known(self, image: Tensor) -> None:
-        """Nothing: what the condition net says depends on the step."""
+        """Return nothing: what the condition net says depends on the step."""
 
     def denoise(self, image: Tensor, x_t: Tensor, t: Tensor, known: None) -> tuple[Tensor, Tensor]:
-        """The U-Net's output for [image, x_t] (B, C + K, H, W) and t (B,), and the condition net's
-        logits.
+        """Return the U-Net's output for [image, x_t] (B, C + K, H, W) and t (B,), and the condition
+        net's logits.
         """
         temb = self.unet.time(t)
         features = self.unet.encode(torch.cat([image, x_t], 1), temb)

@@ -58,7 +58,7 @@ class Options(medsegdiff.Options):
 
     @property
     def conditioned(self) -> bool:
-        """Whether there is a condition net: without anchor and transformer nothing asks it."""
+        """Tell whether there is a condition net: without anchor and transformer none is asked."""
         return self.anchor != "none" or self.ssformer != "off"
 
     def check(self) -> None:
@@ -102,7 +102,7 @@ class System(MedSegDiff):
             )  # fmt: skip
 
     def known(self, image: Tensor) -> Condition | None:
-        """The condition net's word on images, once for all steps and members."""
+        """Return the condition net's word on images, once for all steps and members."""
         if self.condition is None:
             return None
         known = self.condition(image)
@@ -114,8 +114,8 @@ class System(MedSegDiff):
     def denoise(
         self, image: Tensor, x_t: Tensor, t: Tensor, known: Condition | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The U-Net's output for [image, x_t] (B, C + K, H, W) and t (B,), and the condition net's
-        logits; `known` is asked for where it is not given.
+        """Return the U-Net's output for [image, x_t] (B, C + K, H, W) and t (B,), and the condition
+        net's logits; `known` is asked for where it is not given.
         """
         if known is None and self.condition is not None:
             known = self.condition(image)

@@ -57,6 +57,7 @@ class System(Segmenter):
         self.bottleneck = fourier_bottleneck(options.width * multiple, options)
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the coarsest map and the skips, finest first."""
         check_sizes(image, self.multiple)
         x, skips = self.net.dropout(self.net.convInit(image)), []
         for down in self.net.down_layers:
@@ -65,6 +66,7 @@ class System(Segmenter):
         return self._run(self.bottleneck, x), skips[:-1]
 
     def decode(self, bottom: Tensor, skips: list[Tensor]) -> Tensor:
+        """Return logits (B, outputs, *S)."""
         x = bottom
         pairs = zip(self.net.up_samples, self.net.up_layers, reversed(skips), strict=True)
         for up, blocks, skip in pairs:

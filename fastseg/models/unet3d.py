@@ -18,7 +18,7 @@ from fastseg.models.system import Channels
 
 
 def _convolutions(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Two 3-wide convolutions, each with batch norm and ReLU."""
+    """Make two 3-wide convolutions, each with batch norm and ReLU."""
     layers = []
     for before, after in ((inputs, hidden), (hidden, outputs)):
         layers += [nn.Conv3d(before, after, 3, padding=1), nn.BatchNorm3d(after), nn.ReLU(True)]
@@ -70,6 +70,7 @@ class System(Segmenter):
         self.head.start_at(options.prior, self.out)
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the coarsest map and the skips, finest first."""
         check_sizes(image, self.multiple)
         x, skips = image, []
         for down in self.downs:
@@ -78,6 +79,7 @@ class System(Segmenter):
         return self._run(self.bottom, x), skips
 
     def decode(self, bottom: Tensor, skips: list[Tensor]) -> Tensor:
+        """Return logits (B, outputs, *S)."""
         x = bottom
         for up, block, skip in zip(self.ups, self.blocks, reversed(skips), strict=True):
             x = self._run(block, torch.cat([up(x), skip], 1))

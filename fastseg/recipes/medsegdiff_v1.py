@@ -3,35 +3,30 @@
 Sources: Wu et al., MIDL 2024 ("the paper"), github.com/ImprintLab/MedSegDiff ("the code").
 """
 
-import dataclasses
-
 from fastseg.config import Recipe
-from fastseg.recipes import medsegdiff_v2
+from fastseg.recipes import Setting, make, medsegdiff_v2, without
 
-_V2 = ("anchor", "radius", "sigma", "anchor_levels", "ssformer", "ssformer_channels")
-_V2 += ("ssformer_blocks", "ssformer_heads")
+SYSTEM = "medsegdiff-v1"
+_OF_V2 = [
+    f"model.{key}"
+    for key in ("anchor", "radius", "sigma", "anchor_levels", "ssformer", "ssformer_channels",
+                "ssformer_blocks", "ssformer_heads")
+]  # fmt: skip
+SETTINGS = without(medsegdiff_v2.SETTINGS, *_OF_V2) | {
+    "model.size": Setting((256, 256), "the code"),
+    "model.enhance": Setting(False, "the code", "the paper: true"),
+    "model.anchor_loss": Setting("mse", "the code"),
+    "model.anchor_every": Setting(1, "the code: in every step"),
+    "model.anchor_weight": Setting(10.0, "the code"),
+    "data.batch_size": Setting(8, "the code"),
+    "data.micro_batch": Setting(
+        4, "ours: a slice takes 2.3 GB, with weights and averages 12 GB in all"
+    ),
+    "epochs": Setting(30, "about the code's 100,000 steps on 875 patients"),
+    "val_every": Setting(5, "epochs of 3,500 steps"),
+}
 
 
 def recipe() -> Recipe:
-    """F-v2's training with the first network; values with their reasons."""
-    base = medsegdiff_v2.recipe()
-    model = {key: value for key, value in base.model.items() if key not in _V2} | {
-        "size": (256, 256),  # the code: slices whose spectra the FF-Parsers' weights are for
-        "enhance": False,  # the code: a plain product; true: the paper's layer-normed one
-        "anchor_loss": "mse",  # the code
-        "anchor_every": 1,  # the code: in every step
-        "anchor_weight": 10.0,  # the code
-    }
-    return dataclasses.replace(
-        base,
-        name="medsegdiff_v1",
-        system="medsegdiff-v1",
-        model=model,
-        data=dataclasses.replace(
-            base.data,
-            batch_size=8,  # the code
-            micro_batch=4,  # ours: a slice takes 2.3 GB, with weights and averages 12 GB in all
-        ),
-        epochs=30,  # about the code's 100,000 steps on 875 patients
-        val_every=5,  # epochs of 3,500 steps
-    )
+    """Make F-v2's training with the first network."""
+    return make(__name__, SYSTEM, SETTINGS)

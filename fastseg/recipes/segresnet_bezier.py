@@ -1,18 +1,22 @@
 """E-bezier: SegResNet on T2 in three intensity domains, each with patients of its own."""
 
-import dataclasses
-
 from fastseg.config import Recipe
-from fastseg.recipes import segresnet
+from fastseg.recipes import Setting, make, segresnet
+
+SYSTEM = segresnet.SYSTEM
+SETTINGS = segresnet.SETTINGS | {
+    "data.bezier_domains": Setting(
+        (0, 1, 2), "the write-up: none, increasing, decreasing", "the code: 1,2"
+    ),
+    "data.bezier_apart": Setting(
+        True, "both sources: different patients; false: each sample draws one"
+    ),
+    "data.legacy_bezier": Setting(
+        False, "by mistake domain 2 is the same curve as domain 1 there", True
+    ),
+}
 
 
 def recipe() -> Recipe:
-    """E-baseline with domains; values with their reasons."""
-    base = segresnet.recipe()
-    data = dataclasses.replace(
-        base.data,
-        bezier_domains=(0, 1, 2),  # the write-up: none, increasing, decreasing; the code: 1, 2
-        bezier_apart=True,  # both sources: different patients; false: each sample draws one
-        legacy_bezier=False,  # true: both sources' domain 2, which is the same curve as domain 1
-    )
-    return dataclasses.replace(base, name="segresnet_bezier", data=data)
+    """Make E-baseline with domains."""
+    return make(__name__, SYSTEM, SETTINGS)

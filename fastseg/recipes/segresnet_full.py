@@ -3,19 +3,16 @@ mean Dice 0.71 on T2, 0.03 on T1, 0.10 on T1ce, 0.58 on FLAIR: no gain, with its
 
 What the code does, but for its learning rate that hardly moves: data.bezier_domains=1,2
 data.legacy_bezier=true model.domains=2 model.domain_schedule=constant model.vffc_norm=batch
-data.flip=false data.flip_depth=false data.rotate90=false
+data.flip=false data.flip_depth=false data.rotate90=false grad_clip=null
 """
 
-import dataclasses
-
 from fastseg.config import Recipe
-from fastseg.recipes import segresnet_vffc
+from fastseg.recipes import make, segresnet_grl, segresnet_vffc
+
+SYSTEM = segresnet_vffc.SYSTEM
+SETTINGS = segresnet_vffc.SETTINGS | {"model.domains": segresnet_grl.SETTINGS["model.domains"]}
 
 
 def recipe() -> Recipe:
-    """E-vffc with the classifier; values with their reasons."""
-    base = segresnet_vffc.recipe()
-    model = base.model | {
-        "domains": 3,  # as many as data.bezier_domains
-    }
-    return dataclasses.replace(base, name="segresnet_full", model=model)
+    """Make E-vffc with the classifier."""
+    return make(__name__, SYSTEM, SETTINGS)

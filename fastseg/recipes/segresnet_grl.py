@@ -1,15 +1,14 @@
 """E-grl: E-bezier with a classifier of the three domains behind a gradient reversal."""
 
-import dataclasses
-
 from fastseg.config import Recipe
-from fastseg.recipes import segresnet_bezier
+from fastseg.recipes import Setting, make, segresnet_bezier
+
+SYSTEM = segresnet_bezier.SYSTEM
+SETTINGS = segresnet_bezier.SETTINGS | {
+    "model.domains": Setting(3, "as many as data.bezier_domains", "the code: 2"),
+}
 
 
 def recipe() -> Recipe:
-    """E-bezier with the classifier; values with their reasons."""
-    base = segresnet_bezier.recipe()
-    model = base.model | {
-        "domains": 3,  # as many as data.bezier_domains
-    }
-    return dataclasses.replace(base, name="segresnet_grl", model=model)
+    """Make E-bezier with the classifier."""
+    return make(__name__, SYSTEM, SETTINGS)

@@ -1,15 +1,14 @@
 """E-vffc: E-bezier with a volumetric fast Fourier bottleneck."""
 
-import dataclasses
-
 from fastseg.config import Recipe
-from fastseg.recipes import segresnet_bezier
+from fastseg.recipes import Setting, make, segresnet_bezier
+
+SYSTEM = "segresnet-vffc"
+SETTINGS = segresnet_bezier.SETTINGS | {
+    "model.vffc_blocks": Setting(3, "the code"),
+}
 
 
 def recipe() -> Recipe:
-    """E-bezier with the bottleneck; values with their reasons."""
-    base = segresnet_bezier.recipe()
-    model = base.model | {
-        "vffc_blocks": 3,  # the code
-    }
-    return dataclasses.replace(base, name="segresnet_vffc", system="segresnet-vffc", model=model)
+    """Make E-bezier with the bottleneck."""
+    return make(__name__, SYSTEM, SETTINGS)

@@ -3,27 +3,28 @@
 `modalities=t1,t1ce,t2,flair`.
 """
 
-import dataclasses
-
 from fastseg.config import Recipe
-from fastseg.recipes import segresnet
+from fastseg.recipes import Setting, make, segresnet, without
+
+SYSTEM = "unet3d"
+SETTINGS = without(segresnet.SETTINGS, "model.") | {
+    "model.width": Setting(64, "the code"),
+    "model.levels": Setting(4, "the code: 64, 128, 256 channels and a bottleneck of 512"),
+    "model.head": Setting("regions", "as SegResNet"),
+    "model.vffc_blocks": Setting(0, "3: the code's Fourier bottleneck, 33 M parameters"),
+    "model.vffc_ratio": Setting(0.5, "as SegResNet"),
+    "model.vffc_norm": Setting(
+        "group", "as SegResNet; the network's own norm is batch norm", "batch"
+    ),
+    "model.domains": Setting(0, "no classifier of domains"),
+    "model.domain_weight": Setting(0.1, "as SegResNet", "the code's command: 0"),
+    "model.domain_schedule": Setting("dann", "as SegResNet", "constant"),
+    "model.prior": Setting(0.0, "as SegResNet"),
+    "model.flips": Setting(False, "as SegResNet"),
+    "model.checkpointing": Setting(False, "as SegResNet"),
+}
 
 
 def recipe() -> Recipe:
-    """E-baseline's training with another network; values with their reasons."""
-    base = segresnet.recipe()
-    model = {
-        "width": 64,  # the code
-        "levels": 4,  # the code: 64, 128, 256 channels and a bottleneck of 512
-        "head": "regions",  # as SegResNet
-        "vffc_blocks": 0,  # 3: the code's Fourier bottleneck, 33 M parameters
-        "vffc_ratio": 0.5,  # as SegResNet
-        "vffc_norm": "group",  # as SegResNet; the network's own norm is batch norm
-        "domains": 0,  # no classifier of domains
-        "domain_weight": 0.1,  # as SegResNet
-        "domain_schedule": "dann",  # as SegResNet
-        "prior": 0.0,  # as SegResNet
-        "flips": False,  # as SegResNet
-        "checkpointing": False,  # as SegResNet
-    }
-    return dataclasses.replace(base, name="unet3d", system="unet3d", model=model)
+    """Make E-baseline's training with another network."""
+    return make(__name__, SYSTEM, SETTINGS)

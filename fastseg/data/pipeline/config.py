@@ -92,9 +92,7 @@ class LoaderConfig:
         "cache_dir, where later runs find them",
         "none",
     )
-    cache_dir: str | Path | None = documented(  # noqa: RUF009
-        "folder for cache=disk; null with others", None
-    )
+    cache_dir: str | Path | None = documented("folder for cache=disk; null with others", None)
     threads: int = documented("threads of a process that decode cases, and DALI's on a CPU", 2)
     seed: int = documented(
         "seed of all random numbers, a whole number from 0; in a recipe it is the run's", 0

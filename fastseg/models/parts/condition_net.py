@@ -28,7 +28,7 @@ class Condition:
     factor: Tensor | None = None
 
     def rows(self, rows: Tensor) -> "Condition":
-        """Of the images rows (b,) alone, which may repeat."""
+        """Keep the images rows (b,) alone, which may repeat."""
         found = {name: value[rows] for name, value in vars(self).items() if value is not None}
         return replace(self, **found)
 
@@ -55,7 +55,7 @@ class ConditionNet(nn.Module):
         self.cal = nn.Conv2d(self.widths[0], outputs, 1)
 
     def forward(self, image: Tensor, change: Change | None = None) -> Condition:
-        """`change(level, x)` replaces what enters the level's convolutions, from level 1 on."""
+        """Look at images; `change(level, x)` replaces what enters the convolutions from level 1."""
         multiple = 2 ** (len(self.widths) - 1)
         if any(n % multiple or not n for n in image.shape[2:]):
             sizes = tuple(image.shape[2:])

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 
 class _Reversal(torch.autograd.Function):
+    """Identity, whose gradient has another sign and size."""
+
     @staticmethod
     def forward(ctx, x: Tensor, strength: float) -> Tensor:
         ctx.strength = strength
@@ -21,12 +23,23 @@ class _Reversal(torch.autograd.Function):
 
 
 def reverse_gradient(x: Tensor, strength: float) -> Tensor:
-    """x of any shape as it is; its gradient is multiplied by −strength."""
+    """Return x of any shape as it is; its gradient is multiplied by −strength.
+
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> reverse_gradient(x, 0.5).sum().backward()
+    >>> x.grad
+    tensor([-0.5000, -0.5000])
+    """
     return _Reversal.apply(x, strength)
 
 
 def dann_curve(progress: float) -> float:
-    """2 / (1 + exp(−10 progress)) − 1: 0 at the start of a run, 0.46 at a tenth, 1 at its end."""
+    """Return 2 / (1 + exp(−10 progress)) − 1, which grows from 0 at the start of a run, progress 0,
+    to 1 at its end (Ganin et al., 2016, section 5.2.2).
+
+    >>> f"{dann_curve(0.1):.2f}"
+    '0.46'
+    """
     return 2 / (1 + math.exp(-10 * progress)) - 1
 
 
@@ -50,17 +63,26 @@ class DomainHead(nn.Module):
         self.classifier = nn.Sequential(*layers)
 
     def weight_at(self, progress: float) -> float:
-        """λ when the share `progress` of the run is done."""
+        """Return λ when the share `progress` of the run is done."""
         return self.weight * (dann_curve(progress) if self.schedule == "dann" else 1.0)
 
     def forward(
         self, features: Tensor, domain: Tensor, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """λ·cross-entropy of (B, features, *S) against domain (B,) of 0 … domains − 1.
+        """Return λ·cross-entropy of the classifier behind the reversal, and what to log.
 
-        And what to log, so that a reversal that does nothing shows: "domain_ce",
-        "domain_accuracy", "domain_gradient" (the norm of the gradient that enters the network, at
-        the mean over space), "reversal" (α) and "domain_weight" (λ). ValueError for other domains.
+        Args:
+            features: (B, features, *S).
+            domain: (B,) integer, 0 … domains − 1.
+            progress: the share of the run that is done.
+
+        Returns:
+            the loss, and so that a reversal that does nothing shows: "domain_ce",
+            "domain_accuracy", "domain_gradient" (the norm of the gradient that enters the network,
+            at the mean over space), "reversal" (α) and "domain_weight" (λ).
+
+        Raises:
+            ValueError: other domains.
         """
         if domain.shape != features.shape[:1] or not 0 <= int(domain.min()) <= int(domain.max()) < (
             self.domains

@@ -64,13 +64,13 @@ class Joint:
         self.image, self._shares = image, {}
 
     def beside(self, mask: Tensor, rows: Tensor) -> "Joint":
-        """The images rows (b,) beside masks (b, K, *S), to be convolved; shares stay known."""
+        """Put images rows (b,) beside masks (b, K, *S), to be convolved; shares stay known."""
         joint = Joint(self.image)
         joint._shares, joint._mask, joint._rows = self._shares, mask, rows
         return joint
 
     def through(self, conv: nn.Module) -> Tensor:
-        """conv(cat([image[rows], mask], 1))."""
+        """Return conv(cat([image[rows], mask], 1)), the image's share from memory."""
         convolve, known = (F.conv2d, F.conv3d)[conv.weight.dim() - 4], self.image.shape[1]
         weight, options = conv.weight, (conv.stride, conv.padding)
         if conv not in self._shares:
@@ -80,7 +80,7 @@ class Joint:
 
 
 def convolved(conv: nn.Module, x: Tensor | Joint) -> Tensor:
-    """conv(x) where x may be a `Joint`."""
+    """Return conv(x) where x may be a `Joint`."""
     return x.through(conv) if isinstance(x, Joint) else conv(x)
 
 
@@ -130,7 +130,7 @@ class ClassWeights(nn.Module):
 
 @contextmanager
 def evaluating(module: nn.Module):
-    """The module in evaluation mode and without gradients, for a while."""
+    """Put the module in evaluation mode and stop gradients, for a while."""
     was = module.training
     module.eval()
     try:
@@ -164,19 +164,19 @@ class GenericSSL(system.System):
         self.freeze()
 
     def freeze(self) -> None:
-        """No gradients where none will ever come: data parallel training waits for the others."""
+        """Ask no gradients where none will ever come: data parallel training waits for others."""
         for blind in (self.embed_image, self.psi, self.theta):
             freeze_time(blind)
         if self.options.mode == "supervised":
             self.theta.requires_grad_(False)
 
     def denoise(self, x: Tensor | Joint, t: Tensor) -> Tensor:
-        """Logits of the clean label map from [image, noisy mask] (B, C + K, *S) and t (B,)."""
+        """Return logits of the clean label map from [image, noisy mask] (B, C + K, *S), t (B,)."""
         x, temb = self.embed_joint(x, t)
         return self.xi(self.encoder(x, temb), temb)
 
     def segment(self, image: Tensor, decoder: str = "psi") -> Tensor:
-        """Logits (B, K, *S) of decoder psi or theta from images (B, C, *S)."""
+        """Return logits (B, K, *S) of decoder psi or theta from images (B, C, *S)."""
         x, _ = self.embed_image(image)
         chosen = {"psi": self.psi, "theta": self.theta}[decoder]
         return chosen(self.encoder(x, None), None)
@@ -184,7 +184,7 @@ class GenericSSL(system.System):
     def training_loss(
         self, batch: dict, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_deno + L_diff, and in mode "ssl" + μ·L_u on batch["unlabelled"] (B, C, *S)."""
+        """Return L_deno + L_diff, in mode "ssl" + μ·L_u on batch["unlabelled"] (B, C, *S)."""
         image, label = batch["image"], batch["label"].long()
         noisy, t = self._noised(label, generator)
         denoised = self.denoise(torch.cat([image, noisy], 1), t)
@@ -219,7 +219,9 @@ class GenericSSL(system.System):
         return diffusion.add_noise(self.schedule, clean, torch.randn(clean.shape, **options), t), t
 
     def pseudo_labels(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, *S) classes that a sampled label map, drawn from and smoothed, and psi agree on."""
+        """Return classes (B, *S) that a sampled label map and psi agree on: the map is drawn from,
+        smoothed and added to psi's probabilities.
+        """
         with evaluating(self):
             clean = self.sample(image, generator, members=1)
             psi = self.head.probabilities(self.segment(image))
@@ -228,7 +230,7 @@ class GenericSSL(system.System):
             return self.decide(self.head.classes_of((smooth + psi) / 2))
 
     def _gumbel(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """What makes softmax of the sum a draw; sigmoid takes two, for yes and for no."""
+        """Draw what makes softmax of the sum a draw; sigmoid takes two, for yes and for no."""
         draw = -torch.empty_like(like).exponential_(generator=generator).log()
         if self.head.kind == "softmax":
             return draw
@@ -261,7 +263,7 @@ class GenericSSL(system.System):
         return self.head.classes_of((self.sample(image, generator, self.options.ensemble) + 1) / 2)
 
     def decide(self, probabilities: Tensor) -> Tensor:
-        """Class indices (B, *S) from probabilities of the classes (B, K, *S)."""
+        """Return class indices (B, *S) from probabilities of the classes (B, K, *S)."""
         return self.head.decide(probabilities)
 
     @torch.no_grad()

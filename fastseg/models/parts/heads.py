@@ -17,6 +17,10 @@ class Head:
 
     `outputs` is their number. ValueError for an unknown kind, for regions that are not nested, and
     where they cannot tell all classes apart.
+
+    >>> head = Head("regions", 4, ((1, 2, 3), (1, 3), (3,)))
+    >>> head.target(torch.tensor([[0, 1, 2, 3]]))[0].int().tolist()
+    [[0, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 1]]
     """
 
     def __init__(self, kind: str, classes: int, regions: Sequence[Sequence[int]] = ()):
@@ -40,7 +44,9 @@ class Head:
                 nn.init.zeros_(layer.bias[:1])
 
     def target(self, label: Tensor) -> Tensor:
-        """Class indices (B, *S) → what each output should be, 0 or 1, float32 (B, outputs, *S)."""
+        """Return what each output should be, 0 or 1, float32 (B, outputs, *S), for class indices
+        (B, *S).
+        """
         numbers = range(self.classes)
         if self.rings:
             depth = torch.zeros(self.classes, dtype=torch.uint8, device=label.device)
@@ -50,11 +56,11 @@ class Head:
         return torch.stack(inside, 1).float()
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits (B, outputs, *S) → float32 of each output."""
+        """Return the probability of each output, float32, for logits (B, outputs, *S)."""
         return logits.float().sigmoid() if self.rings else logits.float().softmax(1)
 
     def classes_of(self, p: Tensor) -> Tensor:
-        """Probabilities of the outputs → of the classes (B, classes, *S); they sum to 1."""
+        """Turn probabilities of the outputs into those of the classes (B, classes, *S), sum 1."""
         if not self.rings:
             return p
         nested = torch.cat([torch.ones_like(p[:, :1]), p.cummin(1).values], 1)
@@ -63,7 +69,7 @@ class Head:
         return found
 
     def decide(self, p: Tensor) -> Tensor:
-        """Probabilities of the classes (B, classes, *S) → class indices (B, *S)."""
+        """Return class indices (B, *S) for probabilities of the classes (B, classes, *S)."""
         if not self.rings:
             return p.argmax(1)
         nested = p[:, self.rings].flip(1).cumsum(1)
@@ -72,7 +78,7 @@ class Head:
 
 
 def _rings(regions: Sequence[Sequence[int]], classes: int) -> list[int]:
-    """The class that each region has and the next one has not, outermost first."""
+    """Find the class that each region has and the next one has not, outermost first."""
     nested = sorted((set(region) for region in regions), key=len, reverse=True)
     rings = [outer - inner for outer, inner in pairwise([*nested, set()])]
     if (

@@ -75,7 +75,9 @@ class Options(UNetOptions, Sampling, system.Options):
 
     @property
     def learned_variance(self) -> bool:
-        """x̂_0 of a network that predicts it is off by more than any variance at small t."""
+        """Tell whether the network predicts a variance too: not where it predicts x_0, which is off
+        by more than any variance at small t.
+        """
         return self.parameterisation != "x0"
 
 
@@ -103,14 +105,14 @@ class MedSegDiff(system.System):
 
     @property
     def multiple(self) -> int:
-        """What the sizes of slices must be divisible by."""
+        """Return what the sizes of slices must be divisible by."""
         return self.unet.multiple
 
     def training_loss(
         self, batch: dict[str, Any], generator: Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_noise + anchor_weight·L_anchor, the latter of the samples with t ≡ 0 mod anchor_every,
-        times their share of the batch.
+        """Return L_noise + anchor_weight·L_anchor, the latter of the samples with t ≡ 0 mod
+        anchor_every, times their share of the batch.
         """
         image, target = batch["image"], self.head.target(batch["label"])
         options = {"generator": generator, "device": image.device}
@@ -151,7 +153,7 @@ class MedSegDiff(system.System):
 
     @torch.no_grad()
     def sample(self, image: Tensor, generator: Generator) -> Tensor:
-        """Probabilities of the head's outputs by each member, (members, B, K, H, W) float32."""
+        """Draw probabilities of the head's outputs, (members, B, K, H, W) float32."""
         known, options = self.known(image), self.options
 
         def model_for(rows: Tensor) -> diffusion.Model:
@@ -173,13 +175,13 @@ class MedSegDiff(system.System):
         return (found + 1) / 2
 
     def predict(self, image: Tensor, generator: Generator | None = None) -> Tensor:
-        """Class probabilities (B, classes, H, W) float32, fused from the ensemble."""
+        """Return class probabilities (B, classes, H, W) float32, fused from the ensemble."""
         return self.predict_with_variance(image, generator)[0]
 
     def predict_with_variance(
         self, image: Tensor, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`predict`'s result, and the members' variance (B, 1, H, W), a mean over the outputs."""
+        """Return `predict`'s result, and the members' variance (B, 1, H, W), mean over outputs."""
         members = self.sample(image, own_generator(generator, image.device))
         variance = members.var(0, unbiased=False).mean(1, keepdim=True)
         return self.head.classes_of(self._fused(members)), variance
@@ -197,17 +199,29 @@ class MedSegDiff(system.System):
         return (p + 1e-6) / (p + 1e-6).sum(1, keepdim=True) if softmax else p
 
     def decide(self, probabilities: Tensor) -> Tensor:
-        """Class indices (B, *S) of class probabilities (B, classes, *S)."""
+        """Return class indices (B, *S) for class probabilities (B, classes, *S)."""
         return self.head.decide(probabilities)
 
 
 def dice_ce(
     head: Head, logits: Tensor, target: Tensor, ce_weight: float, smooth: float = 1.0
 ) -> Tensor:
-    """1 − soft Dice, mean over the outputs, plus weighted cross-entropy.
+    """Compute 1 − soft Dice, mean over the outputs, plus weighted cross-entropy.
 
-    logits and target (B, outputs, *S), float32. Dice's sums run over the batch too: most slices
-    show few of many organs, and a slice by itself says of all others only that they are not there.
+    Dice's sums run over the batch too: most slices show few of many organs, and a slice by itself
+    says of all others only that they are not there.
+
+    Args:
+        head: what the outputs mean.
+        logits: (B, outputs, *S) float32.
+        target: (B, outputs, *S) float32, 0 or 1.
+        ce_weight: weight of the cross-entropy.
+        smooth: added to numerator and denominator of Dice.
+
+    >>> head, label = Head("softmax", 2), torch.tensor([[0, 1]])
+    >>> logits = torch.tensor([[[9.0, -9.0], [-9.0, 9.0]]])
+    >>> f"{dice_ce(head, logits, head.target(label), 1.0):.3f}"
+    '0.000'
     """
     p, over = head.probabilities(logits), (0, *range(2, logits.ndim))
     overlap, total = (p * target).sum(over), (p + target).sum(over)
@@ -222,9 +236,20 @@ def dice_ce(
 def variational_bound(
     schedule: diffusion.Schedule, x0: Tensor, v: Tensor, clean: Tensor, x_t: Tensor, t: Tensor
 ) -> Tensor:
-    """KL of the reverse step from the posterior's, in bits a value, (B,): it trains v alone, x̂_0
-    being detached (Nichol & Dhariwal, 2021). At t = 0 too: label maps have no likelihood of grey
-    levels.
+    """Compute the KL of the reverse step from the posterior's, in bits a value, (B,).
+
+    It trains v alone, x̂_0 being detached (Nichol & Dhariwal, 2021, equation 16). At t = 0 too:
+    label maps have no likelihood of grey levels.
+
+    Args:
+        schedule: the noise.
+        x0, v: what the network predicts of the clean map, and its variance, (B, K, H, W).
+        clean, x_t: the map and its noised form, (B, K, H, W).
+        t: (B,) int64.
+
+    >>> x, t = torch.ones(2, 1, 4, 4), torch.tensor([1, 9])
+    >>> variational_bound(diffusion.linear_schedule(10), x, -x, x, x, t).abs().max() < 1e-6
+    tensor(True)
     """
     true, log_true = diffusion.posterior(schedule, clean, x_t, t)
     mean, _ = diffusion.posterior(schedule, x0, x_t, t)

@@ -87,21 +87,21 @@ class Segmenter(system.System):
             self.domain = DomainHead(features, options.domains, **how)
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The coarsest map and those that the decoder joins."""
+        """Return the coarsest map and those that the decoder joins."""
         raise NotImplementedError
 
     def decode(self, bottom: Tensor, skips: list[Tensor]) -> Tensor:
-        """Logits (B, outputs, *S)."""
+        """Return logits (B, outputs, *S)."""
         raise NotImplementedError
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, C, D, H, W) → logits (B, outputs, D, H, W)."""
+        """Return logits (B, outputs, D, H, W) of images (B, C, D, H, W)."""
         return self.decode(*self.encode(image))
 
     def training_loss(
         self, batch: dict[str, Any], generator: Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """1 − Dice, mean over samples and regions, + λ·cross-entropy of batch["domain"] (B,).
+        """Return 1 − Dice, mean over samples and regions, + λ·cross-entropy of batch["domain"].
 
         Dice has 1e-5 in numerator and denominator, unsquared, as MONAI's. ValueError where a domain
         head finds no domains in the batch.
@@ -117,7 +117,7 @@ class Segmenter(system.System):
         return dice + domain, {"dice": dice.detach()} | parts
 
     def predict(self, image: Tensor, generator: Generator | None = None) -> Tensor:
-        """Class probabilities (B, classes, *S) float32 of images (B, C, *S)."""
+        """Return class probabilities (B, classes, *S) float32 of images (B, C, *S)."""
 
         def outputs(x: Tensor) -> Tensor:
             return self.head.probabilities(self(x))
@@ -126,18 +126,23 @@ class Segmenter(system.System):
         return self.head.classes_of(found)
 
     def decide(self, probabilities: Tensor) -> Tensor:
-        """Class indices (B, *S) of class probabilities (B, classes, *S)."""
+        """Return class indices (B, *S) for class probabilities (B, classes, *S)."""
         return self.head.decide(probabilities)
 
     def _run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
-        """module(*inputs), kept or computed again as `checkpointing` says."""
+        """Call module(*inputs), kept or computed again as `checkpointing` says."""
         if self.options.checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(module, *inputs, use_reentrant=False)
         return module(*inputs)
 
 
 def flipped_mean(predict: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-    """Mean of predict(x) over all mirror images x of (B, C, *S), each mirrored back."""
+    """Return the mean of predict(x) over all mirror images x of (B, C, *S), each mirrored back.
+
+    >>> flipped_mean(lambda x: x, torch.arange(4.0).view(1, 1, 2, 2))
+    tensor([[[[0., 1.],
+              [2., 3.]]]])
+    """
     axes = range(2, image.ndim)
     every = chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1))
     total = 0
@@ -158,7 +163,10 @@ def fourier_bottleneck(channels: int, options: Options) -> nn.Module:
 
 
 def check_sizes(image: Tensor, multiple: int) -> None:
-    """ValueError unless the image is (B, C, D, H, W) with sizes divisible by `multiple`."""
+    """Raise ValueError unless an image is (B, C, D, H, W) with sizes divisible by `multiple`.
+
+    >>> check_sizes(torch.zeros(1, 1, 8, 16, 16), 8)
+    """
     sizes = tuple(image.shape[2:])
     if len(sizes) != 3 or any(n % multiple or not n for n in sizes):
         raise ValueError(f"image: has sizes {sizes}, wanted three multiples of {multiple}")

@@ -41,8 +41,8 @@ class SpectrumAttention(nn.Module):
         return self.out(y.to(q.dtype))
 
     def _tokens(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) → (B, heads, bins, 2·C/heads): real, then imaginary parts. The product of
-        two is the real part of the complex one.
+        """Turn (B, C, h, w) into (B, heads, bins, 2·C/heads): real, then imaginary parts. The
+        product of two is the real part of the complex one.
         """
         height, width = x.shape[2:]
         spectrum = ops.truncated_rfftn(x, (height, width // 2 + 1), norm="ortho")

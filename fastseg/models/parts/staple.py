@@ -9,15 +9,25 @@ _START = 0.99999  # sensitivity and specificity at first, as in ITK
 
 
 def staple(decisions: Tensor, tolerance: float = TOLERANCE) -> Tensor:
-    """The probability of each voxel's being inside, by expectation and maximisation until no
-    sensitivity or specificity moves by `tolerance` (Warfield et al., IEEE TMI, 2004).
+    """Estimate the probability of each voxel's being inside, by expectation and maximisation until
+    no sensitivity or specificity moves by `tolerance` (Warfield et al., IEEE TMI, 2004).
 
-    decisions: (members, *N, *S) of 0 and 1, where the last two axes are one image's and those of N
-    are fused each by themselves; returns (*N, *S) float32. The prior is the share of ones in all
-    members' decisions; where nobody, or everybody, says 1 everywhere, so does the result.
+    The prior is the share of ones in all members' decisions; where nobody, or everybody, says 1
+    everywhere, so does the result.
+
+    Args:
+        decisions: (members, *N, *S) of 0 and 1; the last two axes are one image's, those of N are
+            fused each by themselves.
+        tolerance: the largest move of a sensitivity or specificity in the last round.
+
+    Returns:
+        (*N, *S) float32.
 
     MedSegDiff's function of that name goes once over the members and gives the square of their
     mean, which one half of is 71 % of them.
+
+    >>> staple(torch.tensor([[[1, 0]], [[1, 0]], [[1, 1]]])).round()
+    tensor([[1., 0.]])
     """
     d = decisions.flatten(-2).double().movedim(0, -2)  # (*N, members, voxels)
     prior = d.mean((-1, -2), keepdim=True)
@@ -33,7 +43,7 @@ def staple(decisions: Tensor, tolerance: float = TOLERANCE) -> Tensor:
 
 
 def _inside(d: Tensor, prior: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """(*N, 1, voxels): that voxels are inside, given what members of known performance say."""
+    """Return how probably voxels are inside, (*N, 1, voxels), by members of known performance."""
     inside = prior * torch.where(d > 0, p, 1 - p).prod(-2, keepdim=True)
     outside = (1 - prior) * torch.where(d > 0, 1 - q, q).prod(-2, keepdim=True)
     # both vanish where perfect members contradict each other: then the prior is all there is
@@ -42,7 +52,7 @@ def _inside(d: Tensor, prior: Tensor, p: Tensor, q: Tensor) -> Tensor:
 
 
 def _performance(d: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Sensitivity and specificity (*N, members, 1); 1 where there is nothing to find, or to miss"""
+    """Return sensitivity and specificity (*N, members, 1); 1 where there is nothing to find."""
     inside, outside = w.sum(-1, keepdim=True), (1 - w).sum(-1, keepdim=True)
     found, spared = (d * w).sum(-1, keepdim=True), ((1 - d) * (1 - w)).sum(-1, keepdim=True)
     tiny = torch.finfo(w.dtype).tiny

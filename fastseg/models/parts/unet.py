@@ -19,7 +19,11 @@ Hook = Callable[[Tensor, Tensor], Tensor]  # (features (B, C, h, w), temb (B, E)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups where they have two channels or more each, else the most that do."""
+    """Make a norm of 32 groups where they have two channels or more each, else the most that do.
+
+    >>> group_norm(64).num_groups, group_norm(8).num_groups
+    (32, 4)
+    """
     groups = math.gcd(32, channels)
     while groups > 1 and channels // groups < 2:
         groups //= 2
@@ -98,6 +102,10 @@ class UNet(nn.Module):
     Level i is 1/2^i of the size and has one more residual block on the way up than down. `film`:
     time as scale and shift of a norm, else added. time_channels: of the time embedding, 4·width
     unless given. H and W must be divisible by 2^(levels − 1), else ValueError.
+
+    >>> sizes = UNetOptions(width=4, multipliers=(1, 2), blocks=1, attention_levels=())
+    >>> UNet(3, 2, sizes)(torch.zeros(1, 3, 8, 8), torch.tensor([5])).shape
+    torch.Size([1, 2, 8, 8])
     """
 
     def __init__(
@@ -124,9 +132,15 @@ class UNet(nn.Module):
         self, x: Tensor, t: Tensor, embedding: Tensor | None = None,
         at_first: Hook | None = None, at_deepest: Hook | None = None,
     ) -> Tensor:  # fmt: skip
-        """`embedding` (B, time_channels) is added to that of time. `at_first` replaces the feature
-        after the first convolution (B, base, H, W), `at_deepest` the encoder's last one (B,
-        base·multipliers[-1], H/multiple, W/multiple), which the middle then gets.
+        """Return the output (B, out_channels, H, W).
+
+        Args:
+            x: (B, in_channels, H, W).
+            t: (B,) steps.
+            embedding: (B, time_channels), added to that of time.
+            at_first: replaces the feature after the first convolution (B, widths[0], H, W).
+            at_deepest: replaces the encoder's last one (B, widths[-1], H/multiple, W/multiple),
+                which the middle then gets.
         """
         temb = self.time(t) if embedding is None else self.time(t) + embedding
         skips = self.encode(x, temb, at_first)
@@ -134,7 +148,7 @@ class UNet(nn.Module):
         return self.decode(h, skips, temb)
 
     def encode(self, x: Tensor, temb: Tensor, at_first: Hook | None = None) -> list[Tensor]:
-        """All features of the encoder, the deepest last."""
+        """Return all features of the encoder, the deepest last."""
         sizes = tuple(x.shape[2:])
         if len(sizes) != 2 or any(n % self.multiple or not n for n in sizes):
             raise ValueError(f"image: has sizes {sizes}, wanted two multiples of {self.multiple}")
@@ -145,7 +159,7 @@ class UNet(nn.Module):
         return features
 
     def decode(self, h: Tensor, skips: Sequence[Tensor], temb: Tensor) -> Tensor:
-        """The output from the deepest feature and all features of the encoder."""
+        """Return the output from the deepest feature and all features of the encoder."""
         h = _through(self.middle, h, temb)
         for stage, skip in zip(self.decoder, reversed(skips), strict=True):
             h = _through(stage, torch.cat([h, skip], 1), temb)
