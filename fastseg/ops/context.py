@@ -31,6 +31,10 @@ class use_backend:
     "auto" takes the fastest one for a tensor's device, dtype and shape; any other name is forced,
     and an op that it cannot serve raises RuntimeError saying why. The environment variable
     FASTSEG_BACKEND sets the default.
+
+    >>> with use_backend("reference"):
+    ...     setting()
+    'reference'
     """
 
     def __init__(self, name: str):
