@@ -7,8 +7,9 @@
 #include <string>
 #include <tuple>
 
-#include "convolution.h"
+#include "cpu/convolution.h"
 #include "ops.h"
+#include "parallel.h"
 
 namespace py = pybind11;
 using namespace fastseg;

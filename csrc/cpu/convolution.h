@@ -2,7 +2,7 @@
 // large ones a few samples at a time stay near a cache from one kernel to the next.
 #pragma once
 
-#include "ops.h"
+#include "../ops.h"
 
 namespace fastseg {
 
