@@ -9,15 +9,38 @@
 namespace fastseg {
 namespace {
 
-Lane on(int threads) { return {threads, nullptr}; }
+Lane on(int threads) { return {.threads = threads, .stream = nullptr}; }
 
-void analysis(const Transform& t, Address x, Address spectrum, Address planes, int64_t images, DType dtype, int threads) {
-  cpu_kernels().analysis({t, x, spectrum, planes, nullptr, images, 1, dtype, false, on(threads)});
+// From storage of `dtype`, real numbers `real`, to the spectrum; the sums over the planes' axes wait in `planes`.
+void analysis(const Transform& t, Address real, Address spectrum, Address planes, int64_t images, DType dtype, int threads) {
+  cpu_kernels().analysis({.t = t,
+                          .real = real,
+                          .spectrum = spectrum,
+                          .planes = planes,
+                          .bias = nullptr,
+                          .images = images,
+                          .channels = 1,
+                          .dtype = dtype,
+                          .planar = false,
+                          .lane = on(threads)});
 }
 
-void synthesis(const Transform& t, Address spectrum, Address planes, Address bias, Address y, int64_t images, int64_t channels, DType dtype,
-               int threads) {
-  cpu_kernels().synthesis({t, y, spectrum, planes, bias, images, channels, dtype, false, on(threads)});
+// What a synthesis reads beside the spectrum, and where it writes.
+struct Synthesised {
+  Address planes, bias, real;
+};
+
+void synthesis(const Transform& t, Address spectrum, const Synthesised& to, int64_t images, int64_t channels, DType dtype, int threads) {
+  cpu_kernels().synthesis({.t = t,
+                           .real = to.real,
+                           .spectrum = spectrum,
+                           .planes = to.planes,
+                           .bias = to.bias,
+                           .images = images,
+                           .channels = channels,
+                           .dtype = dtype,
+                           .planar = false,
+                           .lane = on(threads)});
 }
 
 struct Free {
@@ -43,17 +66,66 @@ Block allocate_planes(const Transform& t, int64_t images, bool is_double) {
 Block mix_spectrum(const Convolution& c, Address spectrum, Address weight, int64_t batch, int threads) {
   const int64_t i = c.inputs, o = c.outputs, m = c.modes, in = c.groups * i, out = c.groups * o;
   Block mixed = allocate(batch * out * m * 2, c.is_double());
-  cpu_kernels().mix({spectrum, weight,  mixed.get(), c.groups, batch,   o, i,     m,     i * m,         in * m,     m,
-                     o * m,    out * m, m,           o * m,    out * m, m, false, false, c.is_double(), on(threads)});
+  cpu_kernels().mix({.a = spectrum,
+                     .b = weight,
+                     .out = mixed.get(),
+                     .groups = c.groups,
+                     .p = batch,
+                     .q = o,
+                     .r = i,
+                     .modes = m,
+                     .a_group = i * m,
+                     .a_p = in * m,
+                     .a_r = m,
+                     .b_group = o * m,
+                     .b_r = out * m,
+                     .b_q = m,
+                     .out_group = o * m,
+                     .out_p = out * m,
+                     .out_q = m,
+                     .conj_a = false,
+                     .conj_b = false,
+                     .is_double = c.is_double(),
+                     .lane = on(threads)});
   return mixed;
 }
 
+// Its transpose: the gradient of what a synthesis read times the conjugate weights, the gradient of the kept spectrum.
+Block mix_gradient(const Convolution& c, Address grad_mixed, Address weight, int64_t batch, int threads) {
+  const int64_t i = c.inputs, o = c.outputs, m = c.modes, in = c.groups * i, out = c.groups * o;
+  Block spectrum = allocate(batch * in * m * 2, c.is_double());
+  cpu_kernels().mix({.a = grad_mixed,
+                     .b = weight,
+                     .out = spectrum.get(),
+                     .groups = c.groups,
+                     .p = batch,
+                     .q = i,
+                     .r = o,
+                     .modes = m,
+                     .a_group = o * m,
+                     .a_p = out * m,
+                     .a_r = m,
+                     .b_group = o * m,
+                     .b_r = m,
+                     .b_q = out * m,
+                     .out_group = i * m,
+                     .out_p = in * m,
+                     .out_q = m,
+                     .conj_a = false,
+                     .conj_b = true,
+                     .is_double = c.is_double(),
+                     .lane = on(threads)});
+  return spectrum;
+}
+
 // The first two thirds of a convolution: kept spectrum, then what a synthesis reads.
-Block mixed_spectrum(const Convolution& c, Address x, Address weight, Address spectrum, int64_t batch, int threads) {
+Block mixed_spectrum(const Convolution& c, const Convolved& tensors, int64_t batch, int threads) {
   const int64_t in = c.groups * c.inputs;
+  const Block kept = tensors.spectrum ? Block() : allocate(batch * in * c.modes * 2, c.is_double());
+  const Address spectrum = tensors.spectrum ? tensors.spectrum : address(kept);
   const Block planes = allocate_planes(c.analysis, batch * in, c.is_double());
-  analysis(c.analysis, x, spectrum, address(planes), batch * in, c.dtype, threads);
-  return mix_spectrum(c, spectrum, weight, batch, threads);
+  analysis(c.analysis, tensors.x, spectrum, address(planes), batch * in, c.dtype, threads);
+  return mix_spectrum(c, spectrum, tensors.weight, batch, threads);
 }
 
 // gelu(convolution + skip · x), a chunk of samples at a time: as many as fit beside their inputs in a cache of kBlockBytes, at least one.
@@ -76,12 +148,10 @@ struct Chunks {
 
 DType wide(const Convolution& c) { return c.is_double() ? DType::kFloat64 : DType::kFloat32; }
 
-// The product of the skip over some samples; addresses are theirs.
-PointwiseParams skip_product(const Convolution& c, Address x, Address skip, Address addend, Address out, int64_t samples, Epilogue epilogue,
-                             int threads) {
+// The product of the skip over some samples, x to out; addresses are theirs, `addend` may be `out`.
+PointwiseParams skip_product(const Convolution& c, Address skip, int64_t samples, Epilogue epilogue, int threads) {
   PointwiseParams p{};
-  p.x = x, p.weight = skip, p.addend = addend, p.out = out;
-  p.batch = samples, p.groups = c.groups, p.outputs = c.outputs, p.inputs = c.inputs, p.points = c.points();
+  p.weight = skip, p.batch = samples, p.groups = c.groups, p.outputs = c.outputs, p.inputs = c.inputs, p.points = c.points();
   p.epilogue = epilogue, p.in_dtype = p.out_dtype = c.dtype, p.lane = on(threads);
   return p;
 }
@@ -96,8 +166,9 @@ void preactivation_gradients(const Convolution& c, const Convolution& adjoint, c
   chunks.each([&](int64_t chunk, int64_t first, int64_t count) {
     const int64_t kept = first * out * c.modes * 2 * bytes;
     const Address z = dz + first * out * c.points() * bytes;
-    synthesis(c.synthesis, mixed + kept, address(planes), g.bias, z, count * out, out, wide(c), threads);
-    PointwiseParams p = skip_product(c, g.x + first * in * c.stored(), g.skip, z, z, count, Epilogue::kGeluGradient, threads);
+    synthesis(c.synthesis, mixed + kept, {.planes = address(planes), .bias = g.bias, .real = z}, count * out, out, wide(c), threads);
+    PointwiseParams p = skip_product(c, g.skip, count, Epilogue::kGeluGradient, threads);
+    p.x = g.x + first * in * c.stored(), p.addend = p.out = z;
     p.factor = g.gradient + first * out * c.points() * c.stored(), p.out_dtype = wide(c);
     if (g.dskip) p.weight_gradient = g.dskip + chunk * weights * bytes, p.partial = partial.get();
     cpu_kernels().pointwise(p);
@@ -108,18 +179,17 @@ void preactivation_gradients(const Convolution& c, const Convolution& adjoint, c
 // dx = adjoint synthesis of the gradient of the spectrum + skipᵀ · dz
 void input_gradient(const Convolution& c, const Convolution& adjoint, const BlockGradients& g, const Chunks& chunks, Address dz,
                     int threads) {
-  const int64_t i = c.inputs, o = c.outputs, m = c.modes, in = c.groups * i, out = c.groups * o, bytes = c.is_double() ? 8 : 4;
-  const Block spectrum = allocate(chunks.batch * in * m * 2, c.is_double());
-  cpu_kernels().mix({g.grad_mixed, g.weight, spectrum.get(), c.groups, chunks.batch, i, o,     m,    o * m,         out * m,    m,
-                     o * m,        m,        out * m,        i * m,    in * m,       m, false, true, c.is_double(), on(threads)});
+  const int64_t m = c.modes, in = c.groups * c.inputs, out = c.groups * c.outputs, bytes = c.is_double() ? 8 : 4;
+  const Block spectrum = mix_gradient(c, g.grad_mixed, g.weight, chunks.batch, threads);
   const bool in_place = c.dtype == wide(c);
   const Block planes = allocate_planes(adjoint.synthesis, chunks.samples * in, c.is_double()),
               through = in_place ? Block() : allocate(chunks.samples * in * c.points(), false);
   chunks.each([&](int64_t, int64_t first, int64_t count) {
     const Address target = g.dx + first * in * c.points() * c.stored(), z = in_place ? target : address(through);
-    synthesis(adjoint.synthesis, address(spectrum) + first * in * m * 2 * bytes, address(planes), nullptr, z, count * in, in, wide(c),
-              threads);
-    PointwiseParams p = skip_product(c, dz + first * out * c.points() * bytes, g.skip, z, target, count, Epilogue::kNone, threads);
+    synthesis(adjoint.synthesis, address(spectrum) + first * in * m * 2 * bytes, {.planes = address(planes), .bias = nullptr, .real = z},
+              count * in, in, wide(c), threads);
+    PointwiseParams p = skip_product(c, g.skip, count, Epilogue::kNone, threads);
+    p.x = dz + first * out * c.points() * bytes, p.addend = z, p.out = target;
     std::swap(p.inputs, p.outputs);
     p.transposed = true, p.in_dtype = wide(c);
     cpu_kernels().pointwise(p);
@@ -128,28 +198,28 @@ void input_gradient(const Convolution& c, const Convolution& adjoint, const Bloc
 
 }  // namespace
 
-void convolve(const Convolution& c, Address x, Address weight, Address bias, Address spectrum, Address y, int64_t batch, int threads) {
-  const Block kept = spectrum ? Block() : allocate(batch * c.groups * c.inputs * c.modes * 2, c.is_double());
-  if (!spectrum) spectrum = address(kept);
-  const Block mixed = mixed_spectrum(c, x, weight, spectrum, batch, threads);
+void convolve(const Convolution& c, const Convolved& tensors, int64_t batch, int threads) {
+  const Block mixed = mixed_spectrum(c, tensors, batch, threads);
   const int64_t out = c.groups * c.outputs;
   const Block planes = allocate_planes(c.synthesis, batch * out, c.is_double());
-  synthesis(c.synthesis, address(mixed), address(planes), bias, y, batch * out, out, c.dtype, threads);
+  synthesis(c.synthesis, address(mixed), {.planes = address(planes), .bias = tensors.bias, .real = tensors.y}, batch * out, out, c.dtype,
+            threads);
 }
 
-void convolve_block(const Convolution& c, Address x, Address weight, Address skip, Address bias, Address spectrum, Address y, int64_t batch,
-                    int threads) {
-  const Block mixed = mixed_spectrum(c, x, weight, spectrum, batch, threads);
+void convolve_block(const Convolution& c, const Convolved& tensors, int64_t batch, int threads) {
+  const Block mixed = mixed_spectrum(c, tensors, batch, threads);
   const int64_t in = c.groups * c.inputs * c.points(), out = c.groups * c.outputs, bytes = c.is_double() ? 8 : 4;
   const Chunks chunks(c, batch, bytes);
   const bool in_place = c.dtype == wide(c);
   const Block planes = allocate_planes(c.synthesis, chunks.samples * out, c.is_double()),
               convolved = in_place ? Block() : allocate(chunks.samples * out * c.points(), false);
   chunks.each([&](int64_t, int64_t first, int64_t count) {
-    const Address target = y + first * out * c.points() * c.stored(), z = in_place ? target : address(convolved);
-    synthesis(c.synthesis, address(mixed) + first * out * c.modes * 2 * bytes, address(planes), bias, z, count * out, out, wide(c),
-              threads);
-    cpu_kernels().pointwise(skip_product(c, x + first * in * c.stored(), skip, z, target, count, Epilogue::kGelu, threads));
+    const Address target = tensors.y + first * out * c.points() * c.stored(), z = in_place ? target : address(convolved);
+    synthesis(c.synthesis, address(mixed) + first * out * c.modes * 2 * bytes,
+              {.planes = address(planes), .bias = tensors.bias, .real = z}, count * out, out, wide(c), threads);
+    PointwiseParams p = skip_product(c, tensors.skip, count, Epilogue::kGelu, threads);
+    p.x = tensors.x + first * in * c.stored(), p.addend = z, p.out = target;
+    cpu_kernels().pointwise(p);
   });
 }
 

@@ -12,6 +12,17 @@ from fastseg import ops, reference
 from fastseg.errors import FastsegWarning
 
 
+def _fits(weight_shape, shape) -> bool:
+    """Whether every mode of a weight is a bin of x's grid."""
+    last = len(shape) - 1
+    if len(weight_shape) != last + 2:
+        return True  # the op says what is wrong
+    for axis in range(2, last):
+        if weight_shape[axis] > shape[axis]:
+            return False
+    return weight_shape[last] <= shape[last] // 2 + 1
+
+
 def _clip_modes(weight: Tensor, sizes, two_sided: bool) -> Tensor:
     """The weight rows whose frequencies exist on grid `sizes`: the lowest |k| of every axis."""
     modes = tuple(weight.shape[2:-1])
@@ -83,12 +94,12 @@ class SpectralConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor, sizes=None) -> Tensor:
-        grid = (
-            x.shape[2:]
-            if sizes is None
-            else [min(a, b) for a, b in zip(x.shape[2:], sizes, strict=True)]
-        )
-        weight = _clip_modes(self.weight, grid, self.two_sided)
+        weight = self.weight
+        if sizes is not None:
+            grid = [min(a, b) for a, b in zip(x.shape[2:], sizes, strict=True)]
+            weight = _clip_modes(weight, grid, self.two_sided)
+        elif not _fits(weight.shape, x.shape):
+            weight = _clip_modes(weight, x.shape[2:], self.two_sided)
         return ops.spectral_conv(
             x, weight, self.bias, sizes, self.groups, self.norm, self.two_sided
         )
@@ -139,7 +150,9 @@ class FNOBlock(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = _clip_modes(self.weight, x.shape[2:], self.two_sided)
+        weight = self.weight
+        if not _fits(weight.shape, x.shape):
+            weight = _clip_modes(weight, x.shape[2:], self.two_sided)
         return ops.fno_block(
             x, weight, self.skip_weight, self.bias, None, self.groups, self.norm, self.two_sided
         )

@@ -54,20 +54,16 @@ def check_sizes(sizes, axes: int) -> tuple:
     return sizes
 
 
-def real_weight(weight: Tensor, x: Tensor) -> Tensor:
-    """The weight as a real tensor with a trailing 2, in the dtype the mix computes in."""
-    if not (isinstance(x, Tensor) and isinstance(weight, Tensor)):
-        check_tensor("x", x)
-        check_tensor("weight", weight)
-    if weight.is_complex():
-        weight = torch.view_as_real(weight.resolve_conj())
-    elif weight.dtype not in FLOATS or weight.dim() < 1 or weight.shape[-1] != 2:
+def check_pairs(name: str, shape, dtype: torch.dtype) -> tuple:
+    """Return the shape of a complex tensor as a real one with a trailing 2, which it may be too."""
+    if dtype.is_complex:
+        return (*shape, 2)
+    if dtype not in FLOATS or len(shape) < 1 or shape[-1] != 2:
         raise TypeError(
-            f"weight: got {weight.dtype} of shape {tuple(weight.shape)}, want complex, or "
-            f"real with a trailing axis of 2"
+            f"{name}: got {dtype} of shape {tuple(shape)}, want complex, or real with a trailing "
+            "axis of 2"
         )
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return weight if weight.dtype == wide else weight.to(wide)
+    return shape
 
 
 def check_weight(channels: int, shape, bias, groups: int, modes) -> None:
@@ -94,10 +90,13 @@ def check_weight(channels: int, shape, bias, groups: int, modes) -> None:
 
 
 def check_device(x: Tensor, **others: Tensor | None) -> None:
-    device = x.device
-    for name, tensor in others.items():
-        if tensor is not None and tensor.device != device:
-            raise ValueError(f"{name}: is on {tensor.device}, want x's device {device}")
+    check_devices(x.device, **{n: None if t is None else t.device for n, t in others.items()})
+
+
+def check_devices(device: torch.device, **others: torch.device | None) -> None:
+    for name, other in others.items():
+        if other is not None and other != device:
+            raise ValueError(f"{name}: is on {other}, want x's device {device}")
 
 
 def check_skip(x: Tensor, skip_weight: Tensor, outputs: int, groups: int) -> None:
