@@ -19,13 +19,21 @@ def fno_block(
     x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None = None, sizes=None,
     groups: int = 1, norm: str = "backward", two_sided: bool = True,
 ) -> Tensor:  # fmt: skip
-    """`gelu(spectral_conv(x, weight) + skip_weight·x + bias)`, the block of a Fourier neural
+    """Return `gelu(spectral_conv(x, weight) + skip_weight·x + bias)`, the block of a Fourier neural
     operator (Li et al., 2021, eq. 2).
 
-    skip_weight: (Cout, Cin/groups), applied at every point; the other arguments are
-    `spectral_conv`'s. `sizes` must be x's. 16-bit inputs are computed in float32 throughout.
-    Backward: x, skip_weight and what `spectral_conv` does; x, the weights and the kept spectrum of
-    x are saved, the pre-activation is computed again.
+    x: (B, Cin, *S); skip_weight: (Cout, Cin/groups), applied at every point; the other arguments
+    are `spectral_conv`'s. `sizes` must be x's. Returns (B, Cout, *S) in x.dtype; 16-bit inputs are
+    computed in float32 throughout. Backward: x, skip_weight and what `spectral_conv` does; x, the
+    weights and the kept spectrum of x are saved, the pre-activation is computed again.
+
+    Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
+    run.
+
+    >>> import torch
+    >>> x, weight = torch.randn(1, 4, 16, 16), torch.randn(4, 4, 6, 4, dtype=torch.complex64)
+    >>> fno_block(x, weight, skip_weight=torch.randn(4, 4), bias=torch.zeros(4)).shape
+    torch.Size([1, 4, 16, 16])
     """
     checks.check_tensor("x", x)
     checks.check_real("x", x.dtype, x.shape, x.dim() - 2)

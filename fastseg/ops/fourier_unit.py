@@ -15,17 +15,20 @@ from fastseg.ops.register import op
 
 
 def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The first half of a Fourier unit: z = weight · rfftn(x, norm="ortho"), and its moments.
+    """Return the first half of a Fourier unit: z = weight · rfftn(x, norm="ortho"), Σ z and Σ z².
 
     x: (B, Cin, *S) real, 1 to 3 axes; weight: (2Cout, 2Cin), or with trailing axes of 1, where
-    channels 2i and 2i+1 are the real and the imaginary part of channel i. Returns z (B, 2Cout,
-    *S[:-1], S[-1]//2+1) and Σ z, Σ z² (2Cout,) over batch and bins, every stored bin counting once;
-    all float32, float64 for float64. What turns the moments into a scale and a shift is the
-    caller's: batch, synchronised and group statistics all fit. Differentiable; saves the spectrum
-    and z.
+    channels 2i and 2i+1 are the real and the imaginary part of channel i. z: (B, 2Cout, *S[:-1],
+    S[-1]//2+1); the sums, (2Cout,), run over batch and bins, every stored bin counting once; all
+    float32, float64 for float64. What turns the moments into a scale and a shift is the caller's:
+    batch, synchronised and group statistics all fit. Differentiable; saves the spectrum and z.
 
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
+
+    >>> z, total, squares = fu_mix(torch.randn(2, 3, 8, 10), weight=torch.randn(8, 6))
+    >>> z.shape, total.shape
+    (torch.Size([2, 8, 8, 6]), torch.Size([8]))
     """
     weight = _checked_input(x, weight)
     backend = _select(x, x.shape[2:], x.shape[0] * x.shape[1])
@@ -36,13 +39,18 @@ def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> Tensor:
-    """The second half of a Fourier unit: irfftn(relu(scale·z + shift), norm="ortho").
+    """Return the second half of a Fourier unit: irfftn(relu(scale·z + shift), norm="ortho").
 
-    z: (B, 2C, *half spectrum) float32 or float64, as `fu_mix` returns it; scale, shift: (2C,).
-    Returns (B, C, *sizes) in z.dtype. Differentiable in z, scale and shift; saves z.
+    z: (B, 2C, *half spectrum) float32 or float64, as `fu_mix` returns it; scale, shift: (2C,);
+    sizes: the grid *S of the result. Returns (B, C, *sizes) in z.dtype. Differentiable in z, scale
+    and shift; saves z.
 
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
+
+    >>> z, one, zero = torch.randn(2, 8, 8, 6), torch.ones(8), torch.zeros(8)
+    >>> fu_finish(z, one, zero, sizes=(8, 10)).shape
+    torch.Size([2, 4, 8, 10])
     """
     sizes = _checked_spectrum(z, scale, shift, sizes)
     backend = _select(z, sizes, z.shape[0] * z.shape[1] // 2)
@@ -56,8 +64,8 @@ def fourier_unit(
     running_mean: Tensor | None, running_var: Tensor | None, training: bool, momentum: float,
     eps: float,
 ) -> Tensor:  # fmt: skip
-    """rfftn, 1×1 convolution of real and imaginary parts, batch norm over batch and bins, ReLU,
-    irfftn (Chi et al., 2020, fig. 2).
+    """Apply a Fourier unit: rfftn, 1×1 convolution of real and imaginary parts, batch norm over
+    batch and bins, ReLU, irfftn (Chi et al., 2020, fig. 2).
 
     x: (B, Cin, *S) real; weight as `fu_mix` takes it; norm_weight, norm_bias and the running
     statistics: (2Cout,). Returns (B, Cout, *S) in x.dtype; 16-bit inputs are computed in float32.
@@ -67,6 +75,11 @@ def fourier_unit(
 
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
+
+    >>> x, weight = torch.randn(2, 3, 8, 10), torch.randn(4, 6)
+    >>> one, zero = torch.ones(4), torch.zeros(4)
+    >>> fourier_unit(x, weight, one, zero, zero, one, training=False, momentum=0.1, eps=1e-5).shape
+    torch.Size([2, 2, 8, 10])
     """
     weight = _checked_input(x, weight)
     _check_norm(x, weight, norm_weight, norm_bias, running_mean, running_var, training)

@@ -17,17 +17,21 @@ def anchor_gate(
     cond: Tensor, feat: Tensor, sigma, conv_weight: Tensor, conv_bias: Tensor | None,
     radius: int = 2, offset=None,
 ) -> Tensor:  # fmt: skip
-    """`sigmoid(conv(max(gaussian(cond), cond)))·feat + feat`, conv being 1×1 to one channel (Wu et
-    al., 2024, MedSegDiff-V2, eq. 2-3).
+    """Return `sigmoid(conv(max(gaussian(cond), cond)))·feat + feat`, conv being 1×1 to one channel
+    (Wu et al., 2024, MedSegDiff-V2, eq. 2-3).
 
-    cond: (B, Cc, *S), feat: (B, C, *S), 1 to 3 axes, of one dtype; returns (B, C, *S) in it.
-    sigma, offset: (Cc,), one for each channel of cond, or as `gaussian_filter` takes them; the
+    cond: (B, Cc, *S), feat: (B, C, *S), 1 to 3 axes, of one dtype; returns (B, C, *S) in it. sigma,
+    offset: (Cc,), one for each channel of cond, in voxels, or as `gaussian_filter` takes them; the
     Gaussian has sampled taps of `radius`, below every size, and reflects at the borders.
     conv_weight: (1, Cc), or with trailing axes of 1; conv_bias: (1,) or None. First derivatives
     with respect to every tensor.
 
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
+
+    >>> cond, feat = torch.randn(1, 3, 8, 8), torch.randn(1, 5, 8, 8)
+    >>> anchor_gate(cond, feat, sigma=1.0, conv_weight=torch.randn(1, 3), conv_bias=None).shape
+    torch.Size([1, 5, 8, 8])
     """
     sigma, offset = _per_channel(sigma), _per_channel(offset)
     options = Options("reflect", radius=radius)

@@ -38,7 +38,8 @@ def gaussian_filter(
     x: Tensor, sigma, mode: str = "low", padding: str = "circular", truncate: float | None = None,
     radius: int | None = None, taps: str = "sampled", offset=None, max_sigma: float | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
-    """A Gaussian of standard deviation `sigma`, in voxels, over all axes of x.
+    """Filter x by a Gaussian of standard deviation `sigma`, in voxels, over all axes but the first
+    two.
 
     x: (B, C, *S) real, 1 to 3 axes. sigma: a float, or a tensor broadcastable to (B, C, axes); 0 is
     the identity. mode: "low" is the filtered x, "high" x − low, "both" the pair (low, high). All in
@@ -58,6 +59,11 @@ def gaussian_filter(
 
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
+
+    >>> x = torch.randn(2, 1, 30, 20)
+    >>> low, high = gaussian_filter(x, sigma=2.0, mode="both", padding="reflect", radius=6)
+    >>> torch.allclose(low + high, x, atol=1e-6)
+    True
     """
     if mode not in MODES:
         raise ValueError(f"mode: got {mode!r}, want one of {', '.join(MODES)}")
@@ -77,7 +83,7 @@ def gaussian_filter(
 
 
 class Options(NamedTuple):
-    """How far a filter's taps reach and what they are, as `gaussian_filter` takes it."""
+    """Say how far a filter's taps reach and what they are, as `gaussian_filter` takes it."""
 
     padding: str = "circular"
     truncate: float | None = None
@@ -103,6 +109,9 @@ def prepare(name: str, x, sigma, offset, options: Options = Options()):  # noqa:
 
 
 def check_signal(name: str, x) -> None:
+    """Refuse an x that is no real (B, C, *S) with 1 to 3 axes, none empty; `name` is what it is
+    called.
+    """
     checks.check_tensor(name, x)
     if x.dtype not in checks.FLOATS:
         raise TypeError(f"{name}: got {x.dtype}, want float32, float64, float16 or bfloat16")
@@ -221,8 +230,8 @@ def _exact_reach(sigma, offset, sizes, compact: bool) -> tuple[int, float]:
 
 
 def taps_win(design: Design) -> bool:
-    """Whether taps beat an FFT, which an exact Gaussian may also be: whole rows of long axes do
-    not. Spatial kernels have no such rival.
+    """Tell whether taps beat an FFT, which an exact Gaussian may also be: whole rows of long axes
+    do not. Spatial kernels have no such rival.
     """
     return design.kind != "exact" or design.mean_radius * len(design.sizes) <= FFT_RADIUS
 

@@ -20,14 +20,21 @@ from fastseg.ops.register import op
 
 
 def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = True) -> Tensor:
-    """The kept part of the real FFT over the last len(modes) axes.
+    """Return the kept part of the real FFT over the last len(modes) axes.
 
     x: (B, C, *S) real, 1 to 3 axes; returns (B, C, *modes) complex64 (complex128 for float64).
     `modes` counts kept rows: on every axis but the last ⌈m/2⌉ non-negative frequencies, then ⌊m/2⌋
     negative ones (with two_sided=False rows 0 … m−1), on the last the non-negative columns, at most
-    S//2+1. Equals `torch.fft.rfftn(x, norm=norm)` at those bins; differentiable, reads x once.
+    S//2+1. norm: that of `torch.fft.rfftn`, whose result at those bins this is. Differentiable,
+    reads x once.
 
-    Raises ValueError for shapes, modes or norm that do not fit, TypeError for dtypes.
+    Raises ValueError for shapes, modes or norm that do not fit, TypeError for dtypes, RuntimeError
+    where a forced backend cannot run.
+
+    >>> x = torch.randn(1, 2, 12, 10)
+    >>> kept = truncated_rfftn(x, modes=(4, 3))
+    >>> torch.allclose(kept[:, :, :2], torch.fft.rfftn(x, dim=(2, 3))[:, :, :2, :3], atol=1e-4)
+    True
     """
     checks.check_tensor("x", x)
     modes, sizes = checks.integers("modes", modes), tuple(x.shape[2:])
@@ -47,14 +54,21 @@ def truncated_irfftn(
     spectrum: Tensor, sizes, norm: str = "backward", two_sided: bool = True,
     dtype: torch.dtype | None = None,
 ) -> Tensor:  # fmt: skip
-    """The inverse of `truncated_rfftn`, bins outside `modes` being zero.
+    """Return the inverse of `truncated_rfftn`, bins outside `modes` being zero.
 
-    spectrum: (B, C, *modes) complex; returns (B, C, *sizes), float32 or float64 unless `dtype` asks
-    otherwise. The complex inverse runs over all axes but the last first, then the imaginary part of
-    the last axis's columns 0 and (even size) size/2 is ignored, on every backend
-    (`fastseg.reference`). Differentiable, writes the result once.
+    spectrum: (B, C, *modes) complex; sizes: the grid *S, one size a mode axis; returns (B, C,
+    *sizes), float32 or float64 unless `dtype` asks otherwise. The complex inverse runs over all
+    axes but the last first, then the imaginary part of the last axis's columns 0 and (even size)
+    size/2 is ignored, on every backend (`fastseg.reference`). Differentiable, writes the result
+    once.
 
-    Raises ValueError for shapes, sizes or norm that do not fit, TypeError for dtypes.
+    Raises ValueError for shapes, sizes or norm that do not fit, TypeError for dtypes, RuntimeError
+    where a forced backend cannot run.
+
+    >>> spectrum = torch.zeros(1, 1, 4, 3, dtype=torch.complex64)
+    >>> spectrum[..., 0, 0] = 40  # the sum of the samples
+    >>> torch.allclose(truncated_irfftn(spectrum, sizes=(5, 8)), torch.ones(1, 1, 5, 8))
+    True
     """
     checks.check_tensor("spectrum", spectrum)
     if spectrum.dtype not in (torch.complex64, torch.complex128):
@@ -88,7 +102,7 @@ def truncated_irfftn(
 
 
 class Call(NamedTuple):
-    """The arguments of a spectral convolution, checked and completed."""
+    """Hold the arguments of a spectral convolution, checked and completed."""
 
     geometry: Geometry
     backend: str
@@ -149,17 +163,24 @@ def spectral_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, sizes=None, groups: int = 1,
     norm: str = "backward", two_sided: bool = True, modes=None,
 ) -> Tensor:  # fmt: skip
-    """Truncated-mode spectral convolution: transform, one complex matrix product over channels for
-    every kept mode, inverse, bias (Li et al., 2021, eq. 5).
+    """Convolve x in the spectrum, keeping few modes: transform, one complex matrix product over
+    channels for every kept mode, inverse, bias (Li et al., 2021, eq. 5).
 
     x: (B, Cin, *S) real; weight: (Cin/groups, Cout, *modes) complex, or real with a trailing 2;
     output channel o belongs to group o // (Cout/groups); bias: (Cout,). With `modes` given, the
     weight's mode axes may be 1 (one matrix shared by all modes). `sizes` asks for another output
-    grid. Returns (B, Cout, *sizes) in x.dtype; 16-bit inputs are computed in float32. Backward: x,
-    weight, bias; only the weight and the kept spectrum of x are saved.
+    grid. norm and two_sided: as `truncated_rfftn` takes them. Returns (B, Cout, *sizes) in x.dtype;
+    16-bit inputs are computed in float32. Backward: x, weight, bias; only the weight and the kept
+    spectrum of x are saved.
 
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
+
+    >>> x, weight = torch.randn(2, 4, 20, 15), torch.randn(4, 6, 8, 5, dtype=torch.complex64)
+    >>> spectral_conv(x, weight).shape
+    torch.Size([2, 6, 20, 15])
+    >>> spectral_conv(x, weight, sizes=(40, 30)).shape
+    torch.Size([2, 6, 40, 30])
     """
     shared = modes is not None
     if sizes is not None:

@@ -17,7 +17,7 @@ from fastseg.ops.register import op
 
 
 def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
-    """irfftn(rfftn(x)·gain) over all axes of x but the first two.
+    """Return irfftn(rfftn(x)·gain) over all axes of x but the first two.
 
     x: (B, C, *S) real, 1 to 3 axes; gain: real or complex, broadcastable to (B, C, *S[:-1],
     S[-1]//2 + 1), the bins as `torch.fft.rfftn` orders them. A real gain keeps every phase. Returns
@@ -29,6 +29,10 @@ def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
 
     Raises ValueError for shapes and devices that do not fit, TypeError for dtypes, RuntimeError
     where a forced backend cannot run.
+
+    >>> x = torch.randn(1, 2, 8, 10)
+    >>> torch.allclose(spectral_filter(x, torch.ones(6)), x, atol=1e-5)
+    True
     """
     checks.check_tensor("x", x)
     checks.check_real("x", x.dtype, x.shape, x.dim() - 2)

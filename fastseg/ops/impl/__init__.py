@@ -48,7 +48,9 @@ if OPENMP:
 
 
 class Status(NamedTuple):
-    """Truthy where a backend runs on this machine; `detail` says what it is, or why it does not."""
+    """Say whether a backend runs on this machine, by its truth; `detail` says what it is, or why it
+    does not.
+    """
 
     live: bool
     detail: str
@@ -62,7 +64,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 class Lazily:
-    """An object that is made when the first of its methods is called: Triton loads slowly."""
+    """Stand for an object that is made when the first of its methods is called: Triton loads
+    slowly.
+    """
 
     def __init__(self, kind: type, make):
         self.kind, self._make = kind, make
@@ -140,6 +144,7 @@ WHY_NOT = {
 
 
 def detail(backend: str) -> str:
+    """Describe a backend that runs."""
     if backend == "cpu":
         return f"{_C.cpu_isa()} kernels, {_C.compiler}"
     if backend == "cuda":
@@ -150,7 +155,11 @@ def detail(backend: str) -> str:
 
 
 def backends() -> dict[str, Status]:
-    """What is live on this machine, and why not where it is not, by backend name."""
+    """Return what is live on this machine, and why not where it is not, by backend name.
+
+    >>> bool(backends()["reference"])
+    True
+    """
     why_not = {name: why or _unfit_everywhere(name) for name, why in WHY_NOT.items()}
     return {name: Status(why is None, why or detail(name)) for name, why in why_not.items()}
 
@@ -165,14 +174,14 @@ def _unfit_everywhere(backend: str) -> str | None:
 
 
 def unfit(backend: str, device: torch.device) -> str | None:
-    """Why a backend that runs on this machine cannot on one device of it."""
+    """Say why a backend that runs on this machine cannot on one device of it; None where it can."""
     if device.type != "cuda" or SERVES.get(backend) != "cuda":
         return None
     return architectures.unfit(backend, getattr(_C, "cuda_architectures", ""), device)
 
 
 def unable(backend: str, device: torch.device | str, dtype: torch.dtype) -> str | None:
-    """Why `backend` cannot serve tensors of a device and dtype, or None where it can."""
+    """Say why `backend` cannot serve tensors of a device and dtype, or None where it can."""
     device = torch.device(device)
     if WHY_NOT[backend] or backend in ("reference", "matmul"):
         return WHY_NOT[backend]

@@ -62,7 +62,7 @@ def whole(sizes, norm: str = "backward") -> Geometry:
 
 
 class Matrix(NamedTuple):
-    """The matrices of a grouped 1×1 convolution, in the dtype that is computed in.
+    """Hold the matrices of a grouped 1×1 convolution, in the dtype that is computed in.
 
     weight: (groups·outputs, inputs), or (groups·inputs, outputs) where `transposed`.
     """
@@ -79,7 +79,7 @@ class Matrix(NamedTuple):
 
 
 class Epilogue(NamedTuple):
-    """What follows a 1×1 convolution: z = matrix·x + addend, and of z by `kind`
+    """Say what follows a 1×1 convolution's z = matrix·x + addend, by `kind`.
 
     "none" z; "gelu" gelu(z), the exact one; "gelu_gradient" gelu'(z)·factor; "affine_relu"
     max(scale·z + shift, 0); "moments" z, beside Σ z and Σ z² over batch and points.
@@ -96,7 +96,7 @@ class Epilogue(NamedTuple):
 
 
 class BlockInputs(NamedTuple):
-    """What the backward of an FNO block reads; spectrum: the kept one of x."""
+    """Hold what the backward of an FNO block reads; spectrum: the kept one of x."""
 
     x: Tensor
     spectrum: Tensor
@@ -106,8 +106,8 @@ class BlockInputs(NamedTuple):
 
 
 class UnitState(NamedTuple):
-    """What the backward of a Fourier unit's first half reads: its result, the spectrum, the weight
-    (2·outputs, 2·inputs).
+    """Hold what the backward of a Fourier unit's first half reads: its result, the spectrum, the
+    weight (2·outputs, 2·inputs).
     """
 
     z: Tensor
@@ -116,7 +116,7 @@ class UnitState(NamedTuple):
 
 
 class SeparableFilter(NamedTuple):
-    """The taps of a separable filter, as `ops.taps.packed` makes them.
+    """Hold the taps of a separable filter, as `ops.taps.packed` makes them.
 
     taps: (images or 1, 3, 2R+1), axes D, H, W; radii: (images or 1, 3) int32, beyond which taps are
     zero; padding: "circular", "reflect" or "zeros"; symmetric: taps[−r] = taps[r].
@@ -129,8 +129,8 @@ class SeparableFilter(NamedTuple):
 
 
 class GateInputs(NamedTuple):
-    """What an anchor gate reads. low, cond: (B, Cc, *S), the filtered condition and the condition;
-    weight: (Cc,); bias: (1,); feat: (B, C, *S).
+    """Hold what an anchor gate reads. low, cond: (B, Cc, *S), the filtered condition and the
+    condition; weight: (Cc,); bias: (1,); feat: (B, C, *S).
     """
 
     low: Tensor

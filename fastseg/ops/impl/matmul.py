@@ -65,8 +65,9 @@ def synthesis(
 
 
 def mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """One batched real product over modes: [re | im] of the inputs times 2x2 blocks of weights; one
-    product in all where a weight (Cin/groups, Cout, 1, …, 2) is shared by all modes.
+    """Return spectra (B, Cin, *modes, 2) times a weight, as one batched real product over modes:
+    [re | im] of the inputs times 2x2 blocks of weights; one product in all where a weight
+    (Cin/groups, Cout, 1, …, 2) is shared by all modes.
     """
     batch, _, *modes, _ = spectrum.shape
     inputs, outputs = weight.shape[:2]

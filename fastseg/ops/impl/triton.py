@@ -18,21 +18,24 @@ _SYNTHESIS_PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 2}
 
 
 def precision() -> str:
-    """Three products in TF32 have float32's digits, one has not."""
+    """Return how products are taken: three in TF32 have float32's digits, one has not."""
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def guard(x: Tensor):
-    """Kernels launch on the current device, on its current stream."""
+    """Make x's device the current one inside a `with`: kernels launch there."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 class Axis(NamedTuple):
+    """Hold an axis: its samples, and the frequencies of it that are kept."""
+
     size: int
     kept: tables.Kept
 
     @property
     def modes(self) -> int:
+        """Count the kept frequencies."""
         return self.kept.positive + self.kept.negative
 
 
@@ -45,10 +48,12 @@ def axes_of(sizes, geometry: Geometry) -> list[Axis]:
 
 
 def modes_of(axes) -> int:
+    """Count the modes of some axes together."""
     return math.prod(axis.modes for axis in axes)
 
 
 def samples_of(axes) -> int:
+    """Count the samples of some axes together."""
     return math.prod(axis.size for axis in axes)
 
 
@@ -59,7 +64,7 @@ def grouped(matrix: Matrix) -> Tensor:
 
 
 class Tables:
-    """Cosines and sines as the kernels read them, cached."""
+    """Make cosines and sines as the kernels read them, cached."""
 
     def __init__(self, kernels):
         self.kernels = kernels
@@ -172,7 +177,7 @@ class Spectral(composed.Convolution, contract.Spectral):
         return self._synthesise(z, self.transform.planar, axes[1:], last, bias, y)
 
     def unroll(self, spectrum: Tensor, layout, axes, planes: int) -> Tensor:
-        """The synthesis along axes[0] alone: [planes, size, 2, modes of the other axes]."""
+        """Return the synthesis along axes[0] alone: [planes, size, 2, modes of the other axes]."""
         outer, columns = self.tables.outer(axes[0], True, spectrum.device), modes_of(axes[1:])
         z = spectrum.new_empty(planes, outer.rows, 2 * columns)
         at, z_at = layout(outer.columns, columns), self.transform.row_planar(outer.rows, columns)
