@@ -20,6 +20,7 @@ from triton.runtime.jit import JITFunction
 
 from fastseg import kernels
 from fastseg.ops.impl import triton as adapters
+from fastseg.ops.impl.contract import Epilogue, Geometry, Matrix
 
 SHAPES = {  # name: (batch, channels, *sizes), modes
     "conv2d-240": ((8, 16, 240, 240), (20, 10)),
@@ -77,9 +78,10 @@ def launches(shape, modes, dtype: torch.dtype) -> list[Launch]:
     try:
         spectral, x = adapters.Spectral(kernels), torch.empty(shape, dtype=dtype)
         weight, bias = torch.empty(shape[1], shape[1], *modes, 2), torch.empty(shape[1])
-        _, kept = spectral.convolve(x, weight, bias, shape[2:], 1, 1.0, 1.0, True)
-        skip = torch.empty(shape[1], shape[1])
-        spectral.synthesis_product(kept, bias, 1.0, True, True, x, skip, "gelu")
+        geometry = Geometry(shape[2:], modes, 1, (1.0, 1.0), True)
+        _, kept = spectral.convolve(x, weight, bias, geometry)
+        skip = Matrix(torch.empty(shape[1], shape[1]))
+        spectral.synthesis_product(kept, bias, geometry, x, skip, Epilogue("gelu"))
     finally:
         JITFunction.run = run
     return found

@@ -1,129 +1,46 @@
-// The only file that knows pybind11: integers (pointers, sizes, codes) → Params → kernel, without the GIL.
+// The only file that knows pybind11: integers (addresses, extents, codes) → Params → kernel, without the GIL.
+//
+// Python passes every argument of a kernel by its name, and every Params is filled by the names of its fields: of nine addresses, two that
+// are exchanged are an error or can be read as one, never a wrong result that compiles. What shapes and dtypes decide of a kernel with many
+// arguments is a struct that Python makes once and keeps (`Mix`, `Pointwise`, `Gaussian`): pybind11 looks for every name among all.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
-#include <array>
 #include <initializer_list>
 #include <string>
-#include <tuple>
 
-#include "convolution.h"
+#include "cpu/convolution.h"
 #include "ops.h"
+#include "parallel.h"
 
 namespace py = pybind11;
 using namespace fastseg;
+using namespace py::literals;
 
 namespace {
 
-// cos, sin, size, positive, negative, padded
-using AxisTuple = std::tuple<uintptr_t, uintptr_t, int64_t, int64_t, int64_t, int64_t>;
-
-template <class T = void>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
+// An address that becomes the pointer a field wants.
+struct At {
+  uintptr_t address;
+  template <class T>
+  operator T*() const {
+    return reinterpret_cast<T*>(address);
+  }
+};
 
 DType make_dtype(int code) {
   if (code < 0 || code > int(DType::kBFloat16)) throw Error("unknown dtype code");
   return static_cast<DType>(code);
 }
 
-Axis make_axis(const AxisTuple& a) {
-  const Axis axis{pointer(std::get<0>(a)), pointer(std::get<1>(a)), std::get<2>(a), std::get<3>(a),
-                  std::get<4>(a),          std::get<5>(a),          nullptr};
-  if (axis.size < 1 || axis.positive < 1 || axis.negative < 0 || axis.padded % 16)
-    throw Error("axis: size " + std::to_string(axis.size) + ", kept " + std::to_string(axis.positive) + " + " +
-                std::to_string(axis.negative));
-  return axis;
-}
-
-Transform make_transform(const AxisTuple& d, const AxisTuple& h, const AxisTuple& w, std::array<uintptr_t, 3> roots, double scale,
-                         bool weighted) {
-  Transform t{make_axis(d), make_axis(h), make_axis(w), scale, weighted};
-  t.d.roots = pointer(roots[0]), t.h.roots = pointer(roots[1]), t.w.roots = pointer(roots[2]);
-  return t;
-}
-
 // `lane`: the number of threads on a CPU, the handle of a stream on a GPU.
 Lane make_lane(int64_t lane) {
   if (lane < 0) throw Error("lane: threads must be positive");
-  return {lane > 0 ? int(lane) : 1, reinterpret_cast<void*>(lane)};
+  return {.threads = lane > 0 ? int(lane) : 1, .stream = reinterpret_cast<void*>(lane)};
 }
 
-TransformParams transform_params(const Transform& t, uintptr_t real, uintptr_t spectrum, uintptr_t planes, uintptr_t bias, int64_t images,
-                                 int64_t channels, int dtype, bool planar, int64_t lane) {
-  if (images < 0 || channels < 1) throw Error("transform: images and channels must be positive");
-  if (images > 0 && (!real || !spectrum || (t.d.size > 1 && !planes))) throw Error("transform: null pointer");
-  return {t,      pointer(real), pointer(spectrum),         pointer(planes), pointer(bias),
-          images, channels,      make_dtype(dtype), planar,          make_lane(lane)};
-}
-
-// The functions of a kernel table, as `_C.cpu` and `_C.cuda` show them.
-
-void analysis(const Kernels& kernels, const Transform& t, uintptr_t x, uintptr_t spectrum, uintptr_t planes, int64_t images, int dtype,
-              bool planar, int64_t lane) {
-  kernels.analysis(transform_params(t, x, spectrum, planes, 0, images, 1, dtype, planar, lane));
-}
-
-void synthesis(const Kernels& kernels, const Transform& t, uintptr_t spectrum, uintptr_t planes, uintptr_t bias, uintptr_t y,
-               int64_t images, int64_t channels, int dtype, bool planar, int64_t lane) {
-  kernels.synthesis(transform_params(t, y, spectrum, planes, bias, images, channels, dtype, planar, lane));
-}
-
-using Strides = std::array<int64_t, 3>;
-
-// extents: groups, p, q, r, modes; strides in complex numbers: a (group, p, r), b (group, r, q), out (group, p, q)
-void mix(const Kernels& kernels, uintptr_t a, uintptr_t b, uintptr_t out, std::array<int64_t, 5> n, Strides sa, Strides sb, Strides so,
-         bool conj_a, bool conj_b, bool is_double, int64_t lane) {
-  for (int64_t extent : n)
-    if (extent < 0) throw Error("mix: negative extent");
-  kernels.mix({pointer(a), pointer(b), pointer(out), n[0],  n[1],  n[2],  n[3],   n[4],   sa[0],     sa[1],          sa[2],
-               sb[0],      sb[1],      sb[2],        so[0], so[1], so[2], conj_a, conj_b, is_double, make_lane(lane)});
-}
-
-// extents: batch, groups, outputs, inputs, points; dtypes: in, factor, out
-void pointwise(const Kernels& kernels, uintptr_t x, uintptr_t weight, uintptr_t addend, uintptr_t factor, uintptr_t scale, uintptr_t shift,
-               uintptr_t out, uintptr_t moments, uintptr_t partial, std::array<int64_t, 5> n, bool transposed, int epilogue,
-               std::array<int, 3> dtypes, int64_t lane) {
-  for (int64_t extent : n)
-    if (extent < 0) throw Error("pointwise: negative extent");
-  const Epilogue kind = static_cast<Epilogue>(epilogue);
-  if (kind == Epilogue::kGeluGradient && dtypes[1] != dtypes[0]) throw Error("pointwise: the factor has not the dtype of x");
-  const bool complete = (kind != Epilogue::kGeluGradient || factor) && (kind != Epilogue::kAffineRelu || (scale && shift)) &&
-                        (kind != Epilogue::kMoments || (moments && partial));
-  const bool empty = n[0] * n[1] * n[2] * n[4] == 0;
-  if (!empty && (!out || !complete || (n[3] > 0 && (!x || !weight)))) throw Error("pointwise: null pointer");
-  kernels.pointwise({pointer(x),
-                     pointer(weight),
-                     pointer(addend),
-                     pointer(factor),
-                     pointer(scale),
-                     pointer(shift),
-                     pointer(out),
-                     pointer(moments),
-                     pointer(partial),
-                     n[0],
-                     n[1],
-                     n[2],
-                     n[3],
-                     n[4],
-                     transposed,
-                     kind,
-                     make_dtype(dtypes[0]),
-                     make_dtype(dtypes[2]),
-                     make_lane(lane),
-                     nullptr});
-}
-
-// extents: batch, channels, points
-void affine_relu(const Kernels& kernels, uintptr_t z, uintptr_t gradient, uintptr_t scale, uintptr_t shift, uintptr_t out, uintptr_t sums,
-                 uintptr_t partial, std::array<int64_t, 3> n, bool is_double, int64_t lane) {
-  for (int64_t extent : n)
-    if (extent < 0) throw Error("affine_relu: negative extent");
-  if (n[0] * n[1] * n[2] > 0 && (!z || !scale || !shift || !out || (gradient && (!sums || !partial))))
-    throw Error("affine_relu: null pointer");
-  kernels.affine_relu({pointer(z), pointer(gradient), pointer(scale), pointer(shift), pointer(out), pointer(sums), pointer(partial), n[0],
-                       n[1], n[2], is_double, make_lane(lane)});
+void check_extents(const char* kernel, std::initializer_list<int64_t> extents) {
+  for (int64_t extent : extents)
+    if (extent < 0) throw Error(std::string(kernel) + ": negative extent");
 }
 
 void check_pointers(const char* kernel, int64_t count, std::initializer_list<uintptr_t> addresses) {
@@ -131,60 +48,243 @@ void check_pointers(const char* kernel, int64_t count, std::initializer_list<uin
     if (count > 0 && !address) throw Error(std::string(kernel) + ": null pointer");
 }
 
-// extents: images, tap images, D, H, W, radius
-void gaussian(const Kernels& kernels, uintptr_t x, uintptr_t low, uintptr_t high, uintptr_t taps, uintptr_t radii, uintptr_t scratch,
-              std::array<int64_t, 6> n, int padding, bool adjoint, bool symmetric, int dtype, int64_t lane) {
-  if (n[1] != 1 && n[1] != n[0]) throw Error("gaussian: taps of " + std::to_string(n[1]) + " images for " + std::to_string(n[0]));
-  check_pointers("gaussian", n[0], {x, taps, radii, low | high});
-  kernels.gaussian({pointer(x), pointer(low), pointer(high), pointer(taps), pointer<const int32_t>(radii), pointer(scratch), n[0], n[1],
-                    n[2], n[3], n[4], n[5], static_cast<Padding>(padding), adjoint, symmetric, make_dtype(dtype), make_lane(lane)});
+Axis make_axis(uintptr_t cos, uintptr_t sin, int64_t size, int64_t positive, int64_t negative, int64_t padded, uintptr_t roots) {
+  if (size < 1 || positive < 1 || negative < 0 || padded % 16)
+    throw Error("axis: size " + std::to_string(size) + ", kept " + std::to_string(positive) + " + " + std::to_string(negative));
+  return {.cos = At{cos},
+          .sin = At{sin},
+          .size = size,
+          .positive = positive,
+          .negative = negative,
+          .padded = padded,
+          .roots = At{roots}};
 }
 
-// extents: images, D, H, W, radius
-void taps_gradient(const Kernels& kernels, uintptr_t x, uintptr_t gradient, uintptr_t out, uintptr_t partial, std::array<int64_t, 5> n,
-                   int axis, int padding, int dtype, int64_t lane) {
-  check_pointers("taps_gradient", n[0], {x, gradient, out});
-  kernels.taps_gradient({pointer(x), pointer(gradient), pointer(out), pointer(partial), n[0], n[1], n[2], n[3], n[4], axis,
-                         static_cast<Padding>(padding), make_dtype(dtype), make_lane(lane)});
+// The functions of a kernel table, as `_C.cpu` and `_C.cuda` show them; their arguments bear the names of the fields in ops.h.
+
+void check_transform(const TransformParams& p) {
+  if (p.images < 0 || p.channels < 1) throw Error("transform: images and channels must be positive");
+  if (p.images > 0 && (!p.real || !p.spectrum || (p.t.d.size > 1 && !p.planes))) throw Error("transform: null pointer");
 }
 
-// extents: batch, channels of the condition, channels, points
-GateParams gate_params(uintptr_t low, uintptr_t cond, uintptr_t weight, uintptr_t bias, uintptr_t feat, uintptr_t out, uintptr_t logits,
-                       std::array<int64_t, 4> n, int dtype, int64_t lane) {
-  check_pointers("gate", n[0], {low, cond, weight, bias, feat, logits});
-  return {pointer(low), pointer(cond), pointer(weight),           pointer(bias),  pointer(feat), pointer(out), pointer(logits), n[0], n[1],
-          n[2],         n[3],          make_dtype(dtype), make_lane(lane)};
+void analysis(const Kernels& kernels, const Transform& transform, uintptr_t real, uintptr_t spectrum, uintptr_t planes, int64_t images,
+              int dtype, bool planar, int64_t lane) {
+  const TransformParams p{.t = transform,
+                          .real = At{real},
+                          .spectrum = At{spectrum},
+                          .planes = At{planes},
+                          .bias = nullptr,
+                          .images = images,
+                          .channels = 1,
+                          .dtype = make_dtype(dtype),
+                          .planar = planar,
+                          .lane = make_lane(lane)};
+  check_transform(p);
+  kernels.analysis(p);
+}
+
+void synthesis(const Kernels& kernels, const Transform& transform, uintptr_t spectrum, uintptr_t planes, uintptr_t bias, uintptr_t real,
+               int64_t images, int64_t channels, int dtype, bool planar, int64_t lane) {
+  const TransformParams p{.t = transform,
+                          .real = At{real},
+                          .spectrum = At{spectrum},
+                          .planes = At{planes},
+                          .bias = At{bias},
+                          .images = images,
+                          .channels = channels,
+                          .dtype = make_dtype(dtype),
+                          .planar = planar,
+                          .lane = make_lane(lane)};
+  check_transform(p);
+  kernels.synthesis(p);
+}
+
+MixParams make_mix(int64_t groups, int64_t p, int64_t q, int64_t r, int64_t modes, int64_t a_group, int64_t a_p, int64_t a_r,
+                   int64_t b_group, int64_t b_r, int64_t b_q, int64_t out_group, int64_t out_p, int64_t out_q, bool conj_a, bool conj_b,
+                   bool is_double) {
+  check_extents("mix", {groups, p, q, r, modes});
+  return {.a = nullptr,
+          .b = nullptr,
+          .out = nullptr,
+          .groups = groups,
+          .p = p,
+          .q = q,
+          .r = r,
+          .modes = modes,
+          .a_group = a_group,
+          .a_p = a_p,
+          .a_r = a_r,
+          .b_group = b_group,
+          .b_r = b_r,
+          .b_q = b_q,
+          .out_group = out_group,
+          .out_p = out_p,
+          .out_q = out_q,
+          .conj_a = conj_a,
+          .conj_b = conj_b,
+          .is_double = is_double,
+          .lane = {}};
+}
+
+void mix(const Kernels& kernels, const MixParams& of, uintptr_t a, uintptr_t b, uintptr_t out, int64_t lane) {
+  MixParams p = of;
+  p.a = At{a}, p.b = At{b}, p.out = At{out}, p.lane = make_lane(lane);
+  kernels.mix(p);
+}
+
+PointwiseParams make_pointwise(int64_t batch, int64_t groups, int64_t outputs, int64_t inputs, int64_t points, bool transposed,
+                               int epilogue, int in_dtype, int out_dtype) {
+  check_extents("pointwise", {batch, groups, outputs, inputs, points});
+  PointwiseParams p{};
+  p.batch = batch, p.groups = groups, p.outputs = outputs, p.inputs = inputs, p.points = points;
+  p.transposed = transposed, p.epilogue = static_cast<Epilogue>(epilogue);
+  p.in_dtype = make_dtype(in_dtype), p.out_dtype = make_dtype(out_dtype);
+  return p;
+}
+
+void pointwise(const Kernels& kernels, const PointwiseParams& of, uintptr_t x, uintptr_t weight, uintptr_t addend, uintptr_t factor,
+               uintptr_t scale, uintptr_t shift, uintptr_t out, uintptr_t moments, uintptr_t partial, int64_t lane) {
+  PointwiseParams p = of;
+  p.x = At{x}, p.weight = At{weight}, p.addend = At{addend}, p.factor = At{factor}, p.scale = At{scale}, p.shift = At{shift};
+  p.out = At{out}, p.moments = At{moments}, p.partial = At{partial}, p.lane = make_lane(lane);
+  const bool complete = (p.epilogue != Epilogue::kGeluGradient || factor) && (p.epilogue != Epilogue::kAffineRelu || (scale && shift)) &&
+                        (p.epilogue != Epilogue::kMoments || (moments && partial));
+  const bool empty = p.batch * p.groups * p.outputs * p.points == 0;
+  if (!empty && (!out || !complete || (p.inputs > 0 && (!x || !weight)))) throw Error("pointwise: null pointer");
+  kernels.pointwise(p);
+}
+
+void affine_relu(const Kernels& kernels, uintptr_t z, uintptr_t gradient, uintptr_t scale, uintptr_t shift, uintptr_t out, uintptr_t sums,
+                 uintptr_t partial, int64_t batch, int64_t channels, int64_t points, bool is_double, int64_t lane) {
+  check_extents("affine_relu", {batch, channels, points});
+  check_pointers("affine_relu", batch * channels * points, {z, scale, shift, out});
+  if (gradient) check_pointers("affine_relu", batch * channels * points, {sums, partial});
+  kernels.affine_relu({.z = At{z},
+                       .gradient = At{gradient},
+                       .scale = At{scale},
+                       .shift = At{shift},
+                       .out = At{out},
+                       .sums = At{sums},
+                       .partial = At{partial},
+                       .batch = batch,
+                       .channels = channels,
+                       .points = points,
+                       .is_double = is_double,
+                       .lane = make_lane(lane)});
+}
+
+GaussianParams make_gaussian(int64_t images, int64_t tap_images, int64_t d, int64_t h, int64_t w, int64_t radius, int padding,
+                             bool adjoint, bool symmetric, int dtype) {
+  if (tap_images != 1 && tap_images != images)
+    throw Error("gaussian: taps of " + std::to_string(tap_images) + " images for " + std::to_string(images));
+  GaussianParams p{};
+  p.images = images, p.tap_images = tap_images, p.d = d, p.h = h, p.w = w, p.radius = radius;
+  p.padding = static_cast<Padding>(padding), p.adjoint = adjoint, p.symmetric = symmetric, p.dtype = make_dtype(dtype);
+  return p;
+}
+
+void gaussian(const Kernels& kernels, const GaussianParams& of, uintptr_t x, uintptr_t low, uintptr_t high, uintptr_t taps,
+              uintptr_t radii, uintptr_t scratch, int64_t lane) {
+  check_pointers("gaussian", of.images, {x, taps, radii, low | high});
+  GaussianParams p = of;
+  p.x = At{x}, p.low = At{low}, p.high = At{high}, p.taps = At{taps}, p.radii = At{radii}, p.scratch = At{scratch};
+  p.lane = make_lane(lane);
+  kernels.gaussian(p);
+}
+
+void taps_gradient(const Kernels& kernels, uintptr_t x, uintptr_t gradient, uintptr_t out, uintptr_t partial, int64_t images, int64_t d,
+                   int64_t h, int64_t w, int64_t radius, int axis, int padding, int dtype, int64_t lane) {
+  check_pointers("taps_gradient", images, {x, gradient, out});
+  kernels.taps_gradient({.x = At{x},
+                         .gradient = At{gradient},
+                         .out = At{out},
+                         .partial = At{partial},
+                         .images = images,
+                         .d = d,
+                         .h = h,
+                         .w = w,
+                         .radius = radius,
+                         .axis = axis,
+                         .padding = static_cast<Padding>(padding),
+                         .dtype = make_dtype(dtype),
+                         .lane = make_lane(lane)});
 }
 
 void gate(const Kernels& kernels, uintptr_t low, uintptr_t cond, uintptr_t weight, uintptr_t bias, uintptr_t feat, uintptr_t out,
-          uintptr_t logits, std::array<int64_t, 4> n, int dtype, int64_t lane) {
-  check_pointers("gate", n[0], {out});
-  kernels.gate(gate_params(low, cond, weight, bias, feat, out, logits, n, dtype, lane));
+          uintptr_t logits, int64_t batch, int64_t cond_channels, int64_t channels, int64_t points, int dtype, int64_t lane) {
+  check_pointers("gate", batch, {low, cond, weight, bias, feat, out, logits});
+  kernels.gate({.low = At{low},
+                .cond = At{cond},
+                .weight = At{weight},
+                .bias = At{bias},
+                .feat = At{feat},
+                .out = At{out},
+                .logits = At{logits},
+                .batch = batch,
+                .cond_channels = cond_channels,
+                .channels = channels,
+                .points = points,
+                .dtype = make_dtype(dtype),
+                .lane = make_lane(lane)});
 }
 
-// results: dlow, dcond, dfeat, dlogits, dweight, dbias, partial
 void gate_backward(const Kernels& kernels, uintptr_t low, uintptr_t cond, uintptr_t weight, uintptr_t bias, uintptr_t feat,
-                   uintptr_t logits, uintptr_t gradient, std::array<uintptr_t, 7> results, std::array<int64_t, 4> n, int dtype,
-                   int64_t lane) {
-  for (uintptr_t result : results) check_pointers("gate_backward", n[0], {gradient, result});
-  const GateParams forward = gate_params(low, cond, weight, bias, feat, 0, logits, n, dtype, lane);
-  kernels.gate_backward({forward, pointer(gradient), pointer(results[0]), pointer(results[1]), pointer(results[2]), pointer(results[3]),
-                         pointer(results[4]), pointer(results[5]), pointer(results[6])});
+                   uintptr_t logits, uintptr_t gradient, uintptr_t dlow, uintptr_t dcond, uintptr_t dfeat, uintptr_t dlogits,
+                   uintptr_t dweight, uintptr_t dbias, uintptr_t partial, int64_t batch, int64_t cond_channels, int64_t channels,
+                   int64_t points, int dtype, int64_t lane) {
+  check_pointers("gate_backward", batch, {low, cond, weight, bias, feat, logits, gradient});
+  check_pointers("gate_backward", batch, {dlow, dcond, dfeat, dlogits, dweight, dbias, partial});
+  kernels.gate_backward({.forward = {.low = At{low},
+                                     .cond = At{cond},
+                                     .weight = At{weight},
+                                     .bias = At{bias},
+                                     .feat = At{feat},
+                                     .out = nullptr,
+                                     .logits = At{logits},
+                                     .batch = batch,
+                                     .cond_channels = cond_channels,
+                                     .channels = channels,
+                                     .points = points,
+                                     .dtype = make_dtype(dtype),
+                                     .lane = make_lane(lane)},
+                         .gradient = At{gradient},
+                         .dlow = At{dlow},
+                         .dcond = At{dcond},
+                         .dfeat = At{dfeat},
+                         .dlogits = At{dlogits},
+                         .dweight = At{dweight},
+                         .dbias = At{dbias},
+                         .partial = At{partial}});
 }
 
-// extents: batch, channels, chunk; strides of the gain: batch, channel
-void spectral_filter(const Transform& t, uintptr_t x, uintptr_t gain, uintptr_t y, uintptr_t seen, uintptr_t sums, std::array<int64_t, 3> n,
-                     std::array<int64_t, 2> strides, int parts, bool conjugate, int dtype, int threads) {
-  if (n[0] < 0 || n[1] < 0 || n[2] < 1 || (parts != 1 && parts != 2)) throw Error("spectral_filter: extents");
-  if (!t.w.roots || t.d.size > 1) throw Error("spectral_filter: want two axes that the FFT serves");
-  check_pointers("spectral_filter", n[0] * n[1], {x, y | seen, y ? gain : seen, seen ? sums : y});
-  cpu_kernels().spectral_filter({t, pointer(x), pointer(gain), pointer(y), pointer(seen), pointer(sums), n[0], n[1], n[2], strides[0],
-                                 strides[1], parts, conjugate, make_dtype(dtype), make_lane(threads)});
+// What only the CPU has.
+
+void spectral_filter(const Transform& transform, uintptr_t x, uintptr_t gain, uintptr_t y, uintptr_t seen, uintptr_t sums, int64_t batch,
+                     int64_t channels, int64_t chunk, int64_t gain_batch, int64_t gain_channel, int parts, bool conjugate, int dtype,
+                     int64_t lane) {
+  if (batch < 0 || channels < 0 || chunk < 1 || (parts != 1 && parts != 2)) throw Error("spectral_filter: extents");
+  if (!transform.w.roots || transform.d.size > 1) throw Error("spectral_filter: want two axes that the FFT serves");
+  check_pointers("spectral_filter", batch * channels, {x, y | seen, y ? gain : seen, seen ? sums : y});
+  cpu_kernels().spectral_filter({.t = transform,
+                                 .x = At{x},
+                                 .gain = At{gain},
+                                 .y = At{y},
+                                 .seen = At{seen},
+                                 .sums = At{sums},
+                                 .batch = batch,
+                                 .channels = channels,
+                                 .chunk = chunk,
+                                 .gain_batch = gain_batch,
+                                 .gain_channel = gain_channel,
+                                 .parts = parts,
+                                 .conjugate = conjugate,
+                                 .dtype = make_dtype(dtype),
+                                 .lane = make_lane(lane)});
 }
 
-int checked(int threads) {
+int checked(int64_t threads) {
   if (threads < 1) throw Error("convolve: threads must be positive");
-  return threads;
+  return int(threads);
 }
 
 // Tensors of input channels, of both, of output channels; without channels they have no address.
@@ -195,27 +295,47 @@ void check_operands(const char* kernel, const Convolution& c, int64_t batch, std
   check_pointers(kernel, batch * c.outputs, outputs);
 }
 
-void bound_convolve(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y, int64_t batch,
-                    int threads) {
-  check_operands("convolve", c, batch, {x}, {weight}, {y});
-  convolve(c, pointer<char>(x), pointer<char>(weight), pointer<char>(bias), pointer<char>(spectrum), pointer<char>(y), batch,
-           checked(threads));
+void bound_convolve(const Convolution& convolution, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y,
+                    int64_t batch, int64_t lane) {
+  check_operands("convolve", convolution, batch, {x}, {weight}, {y});
+  const Convolved tensors{
+      .x = At{x}, .weight = At{weight}, .skip = nullptr, .bias = At{bias}, .spectrum = At{spectrum}, .y = At{y}};
+  convolve(convolution, tensors, batch, checked(lane));
 }
 
-void bound_convolve_block(const Convolution& c, uintptr_t x, uintptr_t weight, uintptr_t skip, uintptr_t bias, uintptr_t spectrum,
-                          uintptr_t y, int64_t batch, int threads) {
-  check_operands("convolve_block", c, batch, {x, spectrum}, {weight, skip}, {y});
-  convolve_block(c, pointer<char>(x), pointer<char>(weight), pointer<char>(skip), pointer<char>(bias), pointer<char>(spectrum),
-                 pointer<char>(y), batch, checked(threads));
+void bound_convolve_block(const Convolution& convolution, uintptr_t x, uintptr_t weight, uintptr_t skip, uintptr_t bias,
+                          uintptr_t spectrum, uintptr_t y, int64_t batch, int64_t lane) {
+  check_operands("convolve_block", convolution, batch, {x}, {weight, skip}, {y});
+  const Convolved tensors{
+      .x = At{x}, .weight = At{weight}, .skip = At{skip}, .bias = At{bias}, .spectrum = At{spectrum}, .y = At{y}};
+  convolve_block(convolution, tensors, batch, checked(lane));
 }
 
-// g: x, weight, skip, bias, spectrum, gradient, dx, grad_mixed, dskip [convolve_block_chunks, outputs, inputs]
-void bound_convolve_block_backward(const Convolution& c, const Convolution& adjoint, std::array<uintptr_t, 9> g, int64_t batch,
-                                   int threads) {
-  check_operands("convolve_block_backward", c, batch, {g[0], g[4]}, {g[1], g[2]}, {g[5], g[7]});
-  std::array<char*, 9> a;
-  for (int i = 0; i < 9; ++i) a[i] = pointer<char>(g[i]);
-  convolve_block_backward(c, adjoint, {a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]}, batch, checked(threads));
+void bound_convolve_block_backward(const Convolution& convolution, const Convolution& adjoint, uintptr_t x, uintptr_t weight,
+                                   uintptr_t skip, uintptr_t bias, uintptr_t spectrum, uintptr_t gradient, uintptr_t dx,
+                                   uintptr_t grad_mixed, uintptr_t dskip, int64_t batch, int64_t lane) {
+  check_operands("convolve_block_backward", convolution, batch, {x, spectrum}, {weight, skip}, {gradient, grad_mixed});
+  const BlockGradients gradients{.x = At{x},
+                                 .weight = At{weight},
+                                 .skip = At{skip},
+                                 .bias = At{bias},
+                                 .spectrum = At{spectrum},
+                                 .gradient = At{gradient},
+                                 .dx = At{dx},
+                                 .grad_mixed = At{grad_mixed},
+                                 .dskip = At{dskip}};
+  convolve_block_backward(convolution, adjoint, gradients, batch, checked(lane));
+}
+
+Convolution make_convolution(const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs,
+                             int64_t modes, int dtype) {
+  return {.analysis = analysis,
+          .synthesis = synthesis,
+          .groups = groups,
+          .inputs = inputs,
+          .outputs = outputs,
+          .modes = modes,
+          .dtype = make_dtype(dtype)};
 }
 
 const py::call_guard<py::gil_scoped_release> no_gil;
@@ -230,37 +350,71 @@ auto with(Table table, void (*function)(const Kernels&, A...)) {
 
 py::module_ bind(py::module_& parent, const char* name, Table table) {
   py::module_ m = parent.def_submodule(name);
-  m.def("analysis", with(table, analysis), no_gil);
-  m.def("synthesis", with(table, synthesis), no_gil);
-  m.def("mix", with(table, mix), no_gil);
-  m.def("pointwise", with(table, pointwise), no_gil);
-  m.def("affine_relu", with(table, affine_relu), no_gil);
-  m.def("gaussian", with(table, gaussian), no_gil);
-  m.def("taps_gradient", with(table, taps_gradient), no_gil);
-  m.def("gate", with(table, gate), no_gil);
-  m.def("gate_backward", with(table, gate_backward), no_gil);
+  const py::kw_only named;
+  m.def("analysis", with(table, analysis), no_gil, named, "transform"_a, "real"_a, "spectrum"_a, "planes"_a, "images"_a, "dtype"_a,
+        "planar"_a, "lane"_a);
+  m.def("synthesis", with(table, synthesis), no_gil, named, "transform"_a, "spectrum"_a, "planes"_a, "bias"_a, "real"_a, "images"_a,
+        "channels"_a, "dtype"_a, "planar"_a, "lane"_a);
+  m.def("mix", with(table, mix), no_gil, named, "of"_a, "a"_a, "b"_a, "out"_a, "lane"_a);
+  m.def("pointwise", with(table, pointwise), no_gil, named, "of"_a, "x"_a, "weight"_a, "addend"_a, "factor"_a, "scale"_a, "shift"_a,
+        "out"_a, "moments"_a, "partial"_a, "lane"_a);
+  m.def("affine_relu", with(table, affine_relu), no_gil, named, "z"_a, "gradient"_a, "scale"_a, "shift"_a, "out"_a, "sums"_a, "partial"_a,
+        "batch"_a, "channels"_a, "points"_a, "is_double"_a, "lane"_a);
+  m.def("gaussian", with(table, gaussian), no_gil, named, "of"_a, "x"_a, "low"_a, "high"_a, "taps"_a, "radii"_a, "scratch"_a, "lane"_a);
+  m.def("taps_gradient", with(table, taps_gradient), no_gil, named, "x"_a, "gradient"_a, "out"_a, "partial"_a, "images"_a, "d"_a, "h"_a,
+        "w"_a, "radius"_a, "axis"_a, "padding"_a, "dtype"_a, "lane"_a);
+  m.def("gate", with(table, gate), no_gil, named, "low"_a, "cond"_a, "weight"_a, "bias"_a, "feat"_a, "out"_a, "logits"_a, "batch"_a,
+        "cond_channels"_a, "channels"_a, "points"_a, "dtype"_a, "lane"_a);
+  m.def("gate_backward", with(table, gate_backward), no_gil, named, "low"_a, "cond"_a, "weight"_a, "bias"_a, "feat"_a, "logits"_a,
+        "gradient"_a, "dlow"_a, "dcond"_a, "dfeat"_a, "dlogits"_a, "dweight"_a, "dbias"_a, "partial"_a, "batch"_a, "cond_channels"_a,
+        "channels"_a, "points"_a, "dtype"_a, "lane"_a);
   return m;
+}
+
+void bind_compositions(py::module_& cpu) {
+  const py::kw_only named;
+  cpu.def("spectral_filter", &spectral_filter, no_gil, named, "transform"_a, "x"_a, "gain"_a, "y"_a, "seen"_a, "sums"_a, "batch"_a,
+          "channels"_a, "chunk"_a, "gain_batch"_a, "gain_channel"_a, "parts"_a, "conjugate"_a, "dtype"_a, "lane"_a);
+  cpu.def("convolve", &bound_convolve, no_gil, named, "convolution"_a, "x"_a, "weight"_a, "bias"_a, "spectrum"_a, "y"_a, "batch"_a,
+          "lane"_a);
+  cpu.def("convolve_block", &bound_convolve_block, no_gil, named, "convolution"_a, "x"_a, "weight"_a, "skip"_a, "bias"_a, "spectrum"_a,
+          "y"_a, "batch"_a, "lane"_a);
+  cpu.def("convolve_block_backward", &bound_convolve_block_backward, no_gil, named, "convolution"_a, "adjoint"_a, "x"_a, "weight"_a,
+          "skip"_a, "bias"_a, "spectrum"_a, "gradient"_a, "dx"_a, "grad_mixed"_a, "dskip"_a, "batch"_a, "lane"_a);
+  cpu.def("convolve_block_chunks", &convolve_block_chunks, named, "convolution"_a, "batch"_a);
+}
+
+void bind_structs(py::module_& m) {
+  const py::kw_only named;
+  py::class_<Axis>(m, "Axis").def(py::init(&make_axis), named, "cos"_a, "sin"_a, "size"_a, "positive"_a, "negative"_a, "padded"_a,
+                                  "roots"_a = 0);
+  py::class_<Transform>(m, "Transform")
+      .def(py::init([](const Axis& d, const Axis& h, const Axis& w, double scale, bool weighted) {
+             return Transform{.d = d, .h = h, .w = w, .scale = scale, .weighted = weighted};
+           }),
+           named, "d"_a, "h"_a, "w"_a, "scale"_a = 1.0, "weighted"_a = false);
+  py::class_<MixParams>(m, "Mix").def(py::init(&make_mix), named, "groups"_a, "p"_a, "q"_a, "r"_a, "modes"_a, "a_group"_a, "a_p"_a,
+                                      "a_r"_a, "b_group"_a, "b_r"_a, "b_q"_a, "out_group"_a, "out_p"_a, "out_q"_a, "conj_a"_a,
+                                      "conj_b"_a, "is_double"_a);
+  py::class_<PointwiseParams>(m, "Pointwise")
+      .def(py::init(&make_pointwise), named, "batch"_a, "groups"_a, "outputs"_a, "inputs"_a, "points"_a, "transposed"_a, "epilogue"_a,
+           "in_dtype"_a, "out_dtype"_a);
+  py::class_<GaussianParams>(m, "Gaussian")
+      .def(py::init(&make_gaussian), named, "images"_a, "tap_images"_a, "d"_a, "h"_a, "w"_a, "radius"_a, "padding"_a, "adjoint"_a,
+           "symmetric"_a, "dtype"_a);
+  py::class_<Convolution>(m, "Convolution")
+      .def(py::init(&make_convolution), named, "analysis"_a, "synthesis"_a, "groups"_a, "inputs"_a, "outputs"_a, "modes"_a, "dtype"_a);
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   py::register_exception<Error>(m, "Error", PyExc_RuntimeError);
-  py::class_<Transform>(m, "Transform")
-      .def(py::init(&make_transform), py::arg("d"), py::arg("h"), py::arg("w"), py::arg("roots") = std::array<uintptr_t, 3>{},
-           py::arg("scale") = 1.0, py::arg("weighted") = false);
-  py::class_<Convolution>(m, "Convolution")
-      .def(
-          py::init([](const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs, int64_t modes,
-                      int dtype) { return Convolution{analysis, synthesis, groups, inputs, outputs, modes, make_dtype(dtype)}; }));
+  bind_structs(m);
   py::module_ cpu = bind(m, "cpu", cpu_kernels);
-  cpu.def("spectral_filter", &spectral_filter, no_gil);
-  cpu.def("convolve", &bound_convolve, no_gil);
-  cpu.def("convolve_block", &bound_convolve_block, no_gil);
-  cpu.def("convolve_block_backward", &bound_convolve_block_backward, no_gil);
-  cpu.def("convolve_block_chunks", &convolve_block_chunks);
+  bind_compositions(cpu);
 #ifdef FASTSEG_CUDA
-  bind(m, "cuda", cuda_kernels).def("scratch", &cuda_scratch);
+  bind(m, "cuda", cuda_kernels).def("scratch", &cuda_scratch, py::kw_only(), "transform"_a, "images"_a, "synthesis"_a);
   // where the pointers it takes point to: host memory in the build that executes the kernels on the host
 #ifdef FASTSEG_CUDA_HOST
   m.attr("cuda_device") = "cpu";

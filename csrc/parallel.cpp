@@ -1,6 +1,8 @@
 // The parallel loop. It runs on the OpenMP threads of the process once their entry point is known (use_openmp): those threads spin for
 // milliseconds after torch's own loops, and a second pool would share the cores with them. Without it, and in a forked child, where
 // OpenMP's threads are gone for good, it runs on a small pool of its own: workers spin briefly for the next call, then sleep.
+#include "parallel.h"
+
 #include <pthread.h>
 
 #include <atomic>
@@ -11,8 +13,6 @@
 #include <mutex>
 #include <new>
 #include <thread>
-
-#include "common.h"
 
 namespace fastseg {
 namespace {

@@ -4,6 +4,11 @@ Each function has the signature of its namesake in `fastseg.ops` and takes any f
 16-bit inputs are computed in float32. Self-conjugate bins are decided here, once: the inverse runs
 over all axes but the last first, then the imaginary part of the last axis's columns 0 and, for an
 even size, size/2 is dropped, then the real inverse over the last axis follows.
+
+>>> from fastseg import ops
+>>> x, weight = torch.randn(1, 2, 12, 9), torch.randn(2, 2, 4, 3, dtype=torch.complex64)
+>>> torch.allclose(ops.spectral_conv(x, weight), spectral_conv(x, weight), atol=1e-4)
+True
 """
 
 import math
@@ -14,8 +19,11 @@ from torch.nn import functional as F
 
 
 def kept_rows(modes: int, size: int, two_sided: bool) -> list[int]:
-    """Indices of an axis that truncation keeps: ⌈m/2⌉ non-negative ones, then ⌊m/2⌋ negative ones
-    (or 0 … m−1).
+    """Return the indices of an axis that truncation keeps: ⌈m/2⌉ non-negative ones, then ⌊m/2⌋
+    negative ones (or 0 … m−1).
+
+    >>> kept_rows(5, size=8, two_sided=True)
+    [0, 1, 2, 6, 7]
     """
     negative = modes // 2 if two_sided else 0
     return [*range(modes - negative), *range(size - negative, size)]
@@ -47,8 +55,11 @@ def _irfftn(spectrum: Tensor, sizes, norm: str) -> Tensor:
 
 
 def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = True) -> Tensor:
-    """The kept part of `torch.fft.rfftn` over the last len(modes) axes: (B, C, *S) → (B, C,
+    """Return the kept part of `torch.fft.rfftn` over the last len(modes) axes: (B, C, *S) → (B, C,
     *modes), complex.
+
+    >>> truncated_rfftn(torch.randn(1, 2, 12, 10), modes=(4, 3)).shape
+    torch.Size([1, 2, 4, 3])
     """
     spectrum = _rfftn(_wide(x), len(modes), norm).narrow(-1, 0, modes[-1])
     for dim, kept in zip(range(-len(modes), -1), modes[:-1], strict=True):
@@ -64,8 +75,11 @@ def truncated_irfftn(
     two_sided: bool = True,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The inverse of a zero-filled truncated spectrum: (B, C, *modes) complex → (B, C, *sizes),
-    real.
+    """Return the inverse of a zero-filled truncated spectrum: (B, C, *modes) complex → (B, C,
+    *sizes), real.
+
+    >>> truncated_irfftn(torch.randn(1, 2, 4, 3, dtype=torch.complex64), sizes=(12, 10)).shape
+    torch.Size([1, 2, 12, 10])
     """
     real = torch.view_as_real(spectrum.resolve_conj())
     full = F.pad(real, (0, 0, 0, sizes[-1] // 2 + 1 - spectrum.shape[-1]))
@@ -99,8 +113,12 @@ def spectral_conv(
     two_sided: bool = True,
     modes=None,
 ) -> Tensor:
-    """Analysis, one complex matrix product over channels a mode, synthesis (Li et al., 2021, eq.
-    5).
+    """Convolve in the spectrum: analysis, one complex matrix product over channels a mode,
+    synthesis (Li et al., 2021, eq. 5). Arguments and result are `fastseg.ops.spectral_conv`'s.
+
+    >>> weight = torch.randn(2, 3, 4, 3, dtype=torch.complex64)
+    >>> spectral_conv(torch.randn(1, 2, 12, 10), weight).shape
+    torch.Size([1, 3, 12, 10])
     """
     weight = weight if weight.is_complex() else torch.view_as_complex(_wide(weight).contiguous())
     modes = weight.shape[2:] if modes is None else modes
@@ -124,15 +142,23 @@ def fno_block(
     x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None = None, sizes=None,
     groups: int = 1, norm: str = "backward", two_sided: bool = True,
 ) -> Tensor:  # fmt: skip
-    """`gelu(spectral_conv(x, weight) + skip_weight·x + bias)` (Li et al., 2021, eq. 2)."""
+    """Return `gelu(spectral_conv(x, weight) + skip_weight·x + bias)` (Li et al., 2021, eq. 2).
+
+    >>> weight = torch.randn(2, 3, 4, 3, dtype=torch.complex64)
+    >>> fno_block(torch.randn(1, 2, 12, 10), weight, skip_weight=torch.randn(3, 2)).shape
+    torch.Size([1, 3, 12, 10])
+    """
     wide = _wide(x)
     y = spectral_conv(wide, weight, bias, sizes, groups, norm, two_sided)
     return F.gelu(y + _pointwise(wide, skip_weight, groups)).to(x.dtype)
 
 
 def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
-    """`irfftn(rfftn(x)·gain)` over all axes of x (B, C, *S); gain real or complex, broadcastable to
-    the half spectrum (B, C, *S[:-1], S[-1]//2+1).
+    """Return `irfftn(rfftn(x)·gain)` over all axes of x (B, C, *S); gain real or complex,
+    broadcastable to the half spectrum (B, C, *S[:-1], S[-1]//2+1).
+
+    >>> spectral_filter(torch.randn(1, 2, 8, 10), gain=torch.zeros(6)).abs().sum()
+    tensor(0.)
     """
     wide = _wide(x)
     spectrum = _rfftn(wide, x.dim() - 2, "backward")
@@ -141,11 +167,14 @@ def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
 
 
 def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The first half of a Fourier unit: (B, Cin, *S) → z (B, 2Cout, *half spectrum), Σ z and Σ z²
-    (2Cout,) over batch and bins, every stored bin counting once.
+    """Return the first half of a Fourier unit: (B, Cin, *S) → z (B, 2Cout, *half spectrum), Σ z and
+    Σ z² (2Cout,) over batch and bins, every stored bin counting once.
 
     weight: (2Cout, 2Cin), or with trailing axes of 1; channels 2i and 2i+1 are the real and the
     imaginary part of channel i of rfftn(x, norm="ortho").
+
+    >>> fu_mix(torch.randn(2, 3, 8, 10), weight=torch.randn(8, 6))[0].shape
+    torch.Size([2, 8, 8, 6])
     """
     spectrum = _rfftn(_wide(x), x.dim() - 2, "ortho")
     # torch 2.6 has no gradient of view_as_real for an empty batch in this order of axes
@@ -160,8 +189,11 @@ def _per_channel(vector: Tensor, x: Tensor) -> Tensor:
 
 
 def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> Tensor:
-    """The second half of a Fourier unit: irfftn(relu(scale·z + shift), norm="ortho"), (B, 2C,
-    *half spectrum) → (B, C, *sizes).
+    """Return the second half of a Fourier unit: irfftn(relu(scale·z + shift), norm="ortho"), (B,
+    2C, *half spectrum) → (B, C, *sizes).
+
+    >>> fu_finish(torch.randn(2, 8, 8, 6), torch.ones(8), torch.zeros(8), sizes=(8, 10)).shape
+    torch.Size([2, 4, 8, 10])
     """
     z = F.relu(_per_channel(scale, z) * z + _per_channel(shift, z))
     real, imag = z.unflatten(1, (z.shape[1] // 2, 2)).unbind(2)
@@ -173,11 +205,16 @@ def fourier_unit(
     running_mean: Tensor | None, running_var: Tensor | None, training: bool, momentum: float,
     eps: float,
 ) -> Tensor:  # fmt: skip
-    """rfftn, 1×1 convolution of real and imaginary parts, batch norm over batch and bins, ReLU,
-    irfftn (Chi et al., 2020, fig. 2): (B, Cin, *S) → (B, Cout, *S).
+    """Apply a Fourier unit: rfftn, 1×1 convolution of real and imaginary parts, batch norm over
+    batch and bins, ReLU, irfftn (Chi et al., 2020, fig. 2): (B, Cin, *S) → (B, Cout, *S).
 
     Training takes the batch's statistics and moves the running ones, where given, by `momentum`
     towards them, the variance unbiased; otherwise the running ones are taken.
+
+    >>> one, zero = torch.ones(4), torch.zeros(4)
+    >>> x, weight = torch.randn(2, 3, 8, 10), torch.randn(4, 6)
+    >>> fourier_unit(x, weight, one, zero, None, None, training=True, momentum=0.1, eps=1e-5).shape
+    torch.Size([2, 2, 8, 10])
     """
     z, total, squares = fu_mix(x, weight)
     mean, var = running_mean, running_var
@@ -263,12 +300,16 @@ def gaussian_filter(
     x: Tensor, sigma, mode: str = "low", padding: str = "circular", truncate: float | None = None,
     radius: int | None = None, taps: str = "sampled", offset=None, max_sigma: float | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
-    """A Gaussian of standard deviation sigma, in voxels, over all axes of x (B, C, *S).
+    """Filter by a Gaussian of standard deviation sigma, in voxels, over all axes of x (B, C, *S).
 
     sigma, offset: broadcastable to (B, C, axes); sigma 0 is the identity. "circular" with neither
     truncate nor radius multiplies the spectrum by exp(−2π²σ²f²), and offset shifts by exp(2πi·f·
-    offset). Otherwise taps exp(−(r − offset)²/2σ²), |r| ≤ radius or, for each sigma by itself,
-    |r| ≤ int(truncate·sigma + 0.5), at most that of max_sigma; "sampled" taps sum to 1.
+    offset). Otherwise taps exp(−(r − offset)²/2σ²), |r| ≤ radius or, for each sigma by itself, |r|
+    ≤ int(truncate·sigma + 0.5), at most that of max_sigma; "sampled" taps sum to 1.
+
+    >>> flat = torch.ones(1, 1, 8, 8)
+    >>> torch.allclose(gaussian_filter(flat, sigma=1.5, padding="reflect", radius=3), flat)
+    True
     """
     wide = _wide(x)
     shape = (*x.shape[:2], x.dim() - 2)
@@ -298,11 +339,15 @@ def anchor_gate(
     cond: Tensor, feat: Tensor, sigma, conv_weight: Tensor, conv_bias: Tensor | None,
     radius: int = 2, offset=None,
 ) -> Tensor:  # fmt: skip
-    """`sigmoid(conv(max(gaussian(cond), cond)))·feat + feat`, conv 1×1 to one channel (Wu et al.,
-    2024, eq. 2–3): cond (B, Cc, *S), feat (B, C, *S) → (B, C, *S).
+    """Return `sigmoid(conv(max(gaussian(cond), cond)))·feat + feat`, conv 1×1 to one channel (Wu et
+    al., 2024, eq. 2–3): cond (B, Cc, *S), feat (B, C, *S) → (B, C, *S).
 
     sigma, offset: (Cc,), or broadcastable to (B, Cc, axes). conv_weight: (1, Cc), or with trailing
     axes of 1. The Gaussian has sampled taps and reflects at the borders.
+
+    >>> cond, feat = torch.randn(1, 3, 8, 8), torch.randn(1, 5, 8, 8)
+    >>> anchor_gate(cond, feat, sigma=1.0, conv_weight=torch.randn(1, 3), conv_bias=None).shape
+    torch.Size([1, 5, 8, 8])
     """
 
     def per_channel(v):

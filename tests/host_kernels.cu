@@ -1,4 +1,4 @@
-// Small kernels, right and wrong ones, for the tests of csrc/cuda/host.h: host_kernels NAME prints the numbers the kernel wrote.
+// Small kernels, right and wrong ones, for the tests of csrc/cuda/host/host.h: host_kernels NAME prints the numbers the kernel wrote.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>

@@ -11,6 +11,7 @@ import fastseg
 from fastseg import ops
 from fastseg.ops import impl
 from fastseg.ops.impl import matmul
+from fastseg.ops.impl.contract import Geometry
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
@@ -66,24 +67,25 @@ def test_one_axis_a_kernel_where_a_plane_does_not_fit(monkeypatch, dtype, planar
     sizes, modes = (3, 20, 11), (3, 18, 6)
     x, spectrum = torch.randn(1, 2, *sizes).to(dtype), torch.randn(1, 2, *modes, 2)
     bias = torch.randn(2)
-    kept = matmul.analysis(wide(x), modes, 0.7, True, True)
-    y = matmul.synthesis(wide(spectrum), sizes, 0.3, True, True, torch.float64, bias)
+    adjoint = Geometry(sizes, modes, 1, (0.7, 0.3), True, adjoint=True)
+    geometry = adjoint._replace(adjoint=False)
+    kept = matmul.analysis(wide(x), adjoint)
+    y = matmul.synthesis(wide(spectrum), geometry, torch.float64, bias)
     if planar:
         kept, spectrum = (t.movedim(-1, 2).flatten(1, 2) for t in (kept, spectrum))
-    assert_near(TRITON.analysis(x, modes, 0.7, True, True, planar), kept, FORWARD, planar)
-    found = TRITON.synthesis(spectrum, sizes, 0.3, True, True, dtype, bias, planar)
+    assert_near(TRITON.analysis(x, adjoint, planar), kept, FORWARD, planar)
+    found = TRITON.synthesis(spectrum, geometry, dtype, bias, planar)
     assert_near(found, y, FORWARD, planar)
 
 
 def test_a_long_axis_takes_several_blocks():
     for sizes, modes in (((300,), (100,)), ((3, 150), (3, 70)), ((140, 5), (136, 3))):
         x, spectrum = torch.randn(1, 1, *sizes), torch.randn(1, 1, *modes, 2)
-        kept = matmul.analysis(wide(x), modes, 1.0, False, True)
-        assert_near(TRITON.analysis(x, modes, 1.0, False, True), kept, FORWARD, sizes)
-        y = matmul.synthesis(wide(spectrum), sizes, 1.0, True, True, torch.float64, None)
-        assert_near(
-            TRITON.synthesis(spectrum, sizes, 1.0, True, True, F32, None), y, FORWARD, sizes
-        )
+        geometry = Geometry(sizes, modes, 1, (1.0, 1.0), True)
+        kept = matmul.analysis(wide(x), geometry)
+        assert_near(TRITON.analysis(x, geometry), kept, FORWARD, sizes)
+        y = matmul.synthesis(wide(spectrum), geometry, torch.float64)
+        assert_near(TRITON.synthesis(spectrum, geometry, F32), y, FORWARD, sizes)
 
 
 @pytest.mark.parametrize("sizes", [(9,), (1, 8), (6, 7), (3, 4, 5)], ids=str)
@@ -92,9 +94,10 @@ def test_a_long_axis_takes_several_blocks():
 def test_kernels_are_adjoint(sizes, weighted, planar):
     modes = tuple(max(1, m - 1) for m in bins(sizes))
     x = torch.randn(1, 2, *sizes)
-    y = TRITON.analysis(x, modes, 0.7, weighted, True, planar)
+    geometry = Geometry(sizes, modes, 1, (0.7, 0.3), True, adjoint=weighted)
+    y = TRITON.analysis(x, geometry, planar)
     spectrum = torch.randn_like(y)
-    back = TRITON.synthesis(spectrum, sizes, 0.7, weighted, True, F32, None, planar)
+    back = TRITON.synthesis(spectrum, geometry.transposed(sizes), F32, planar=planar)
     forward, backward = (wide(y) * wide(spectrum)).sum(), (wide(x) * wide(back)).sum()
     assert abs(forward - backward) <= ADJOINT[F32] * wide(y).norm() * wide(spectrum).norm()
 
@@ -141,11 +144,12 @@ def test_digits_kept_by_tensor_cores(monkeypatch, setting, least, most):
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: setting)
     sizes, modes = (48, 150), (20, 15)
     x, spectrum = torch.randn(1, 1, *sizes), torch.randn(1, 1, *modes, 2)
-    kept = matmul.analysis(wide(x), modes, 1.0, False, True)
-    y = matmul.synthesis(wide(spectrum), sizes, 1.0, True, True, torch.float64, None)
+    geometry = Geometry(sizes, modes, 1, (1.0, 1.0), True)
+    kept = matmul.analysis(wide(x), geometry)
+    y = matmul.synthesis(wide(spectrum), geometry, torch.float64)
     for found, exact in (
-        (TRITON.analysis(x, modes, 1.0, False, True), kept),
-        (TRITON.synthesis(spectrum, sizes, 1.0, True, True, F32, None), y),
+        (TRITON.analysis(x, geometry), kept),
+        (TRITON.synthesis(spectrum, geometry, F32), y),
     ):
         error = relative_error(found, exact)
         assert least <= error <= most, error
@@ -161,7 +165,8 @@ def test_empty_batches_and_no_channels():
 
 def test_repeats_bitwise():
     x = torch.randn(2, 2, 20, 13)
-    first, *others = (TRITON.analysis(x, (9, 7), 1.0, False, True) for _ in range(3))
+    geometry = Geometry((20, 13), (9, 7), 1, (1.0, 1.0), True)
+    first, *others = (TRITON.analysis(x, geometry) for _ in range(3))
     assert all(torch.equal(first, other) for other in others)
 
 
@@ -169,9 +174,10 @@ def test_repeats_bitwise():
 def test_opcheck(op):
     x, weight = torch.randn(1, 2, 5, 6, requires_grad=True), torch.randn(2, 2, 3, 3, 2)
     spectrum = torch.randn(1, 2, 3, 3, 2, requires_grad=True)
+    geometry = [5, 6], [3, 3], 1, [0.5, 0.1], True, False
     arguments = {
-        "analysis": (x, [3, 3], 0.5, False, True, "triton"),
-        "synthesis": (spectrum, [5, 6], 0.5, True, True, F32, "triton"),
-        "spectral_conv": (x, weight.requires_grad_(), None, [5, 6], 1, 1.0, 0.1, True, "triton"),
+        "analysis": (x, *geometry, "triton"),
+        "synthesis": (spectrum, *geometry, F32, "triton"),
+        "spectral_conv": (x, weight.requires_grad_(), None, *geometry, "triton"),
     }
     torch.library.opcheck(getattr(torch.ops.fastseg, op).default, arguments[op])

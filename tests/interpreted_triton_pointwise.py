@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from fastseg import kernels
 from fastseg.ops.impl import matmul, triton
+from fastseg.ops.impl.contract import Epilogue, Geometry, Matrix
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
@@ -49,13 +50,14 @@ def gelu_gradient(z, factor):
 def test_synthesis_and_product_with_gelu(dtype, groups, transposed, sizes, modes):
     x, (weight, exact) = samples(groups, sizes, dtype), weights(groups, transposed)
     spectrum, bias = torch.randn(BATCH, groups * OUTPUTS, *modes, 2), torch.randn(groups * OUTPUTS)
-    z = matmul.synthesis(wide(spectrum), sizes, 0.3, True, True, F64, bias) + multiplied(x, exact)
-    given = spectrum, bias, 0.3, True, True, x, weight
-    y = SPECTRAL.synthesis_product(*given, "gelu", None, groups, transposed)
+    geometry = Geometry(sizes, modes, groups, (1.0, 0.3), True)
+    z = matmul.synthesis(wide(spectrum), geometry, F64, bias) + multiplied(x, exact)
+    given = spectrum, bias, geometry, x, Matrix(weight, groups, transposed)
+    y = SPECTRAL.synthesis_product(*given, Epilogue("gelu"))
     assert y.dtype == dtype
     assert_near(y, F.gelu(z), FORWARD, "gelu")
     factor = torch.randn(z.shape).to(dtype)
-    dz = SPECTRAL.synthesis_product(*given, "gelu_gradient", F32, groups, transposed, factor)
+    dz = SPECTRAL.synthesis_product(*given, Epilogue("gelu_gradient", factor=factor), F32)
     assert_near(dz, gelu_gradient(z, factor), BACKWARD, "gelu'")
 
 
@@ -63,8 +65,9 @@ def test_synthesis_and_product_with_gelu(dtype, groups, transposed, sizes, modes
 def test_synthesis_and_product_of_volumes_and_long_lines(sizes, modes):
     x, (weight, exact) = samples(1, sizes, F32), weights(1, False)
     spectrum = torch.randn(BATCH, OUTPUTS, *modes, 2)
-    z = matmul.synthesis(wide(spectrum), sizes, 1.0, True, True, F64, None) + multiplied(x, exact)
-    y = SPECTRAL.synthesis_product(spectrum, None, 1.0, True, True, x, weight, "none")
+    geometry = Geometry(sizes, modes, 1, (1.0, 1.0), True)
+    z = matmul.synthesis(wide(spectrum), geometry, F64) + multiplied(x, exact)
+    y = SPECTRAL.synthesis_product(spectrum, None, geometry, x, Matrix(weight), Epilogue())
     assert_near(y, z, FORWARD, "volume")
 
 
@@ -76,14 +79,15 @@ def test_every_epilogue_of_a_product(dtype, groups, transposed, sizes):
     addend = torch.randn(BATCH, groups * OUTPUTS, *sizes)
     scale, shift = torch.randn(2, groups * OUTPUTS)
     z = multiplied(x, exact) + wide(addend)
-    common = {"groups": groups, "transposed": transposed, "addend": addend}
-    y, _ = POINTWISE.product(x, weight, dtype=F32, **common)
+    matrix, then = Matrix(weight, groups, transposed), Epilogue(addend=addend)
+    y, _ = POINTWISE.product(x, matrix, then, F32)
     assert_near(y, z, FORWARD, "none")
-    y, moments = POINTWISE.product(x, weight, "moments", **common)
+    y, moments = POINTWISE.product(x, matrix, then._replace(kind="moments"))
     assert_near(y, z, FORWARD, "moments' z")
     axes = [axis for axis in range(z.dim()) if axis != 1]
     assert_near(moments, torch.stack([z.sum(axes), z.square().sum(axes)]), FORWARD, "moments")
-    y, _ = POINTWISE.product(x, weight, "affine_relu", scale=scale, shift=shift, **common)
+    affine = then._replace(kind="affine_relu", scale=scale, shift=shift)
+    y, _ = POINTWISE.product(x, matrix, affine)
     relu = (z * per_channel(scale, z) + per_channel(shift, z)).relu()
     assert_near(y, relu, FORWARD, "affine_relu")
 
@@ -98,7 +102,7 @@ def test_the_addend_may_be_the_result():
     x, (weight, exact) = samples(1, (6, 7), F32), weights(1, False)
     out = torch.randn(BATCH, OUTPUTS, 6, 7)
     z = multiplied(x, exact) + wide(out)
-    y, _ = POINTWISE.product(x, weight, addend=out, out=out)
+    y, _ = POINTWISE.product(x, Matrix(weight), Epilogue(addend=out), out=out)
     assert y is out
     assert_near(y, z, FORWARD, "in place")
 

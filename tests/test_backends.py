@@ -10,7 +10,7 @@ from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
 import fastseg
 from fastseg import ops, reference
 from fastseg.ops import context, dispatch, impl
-from fastseg.ops.impl import architectures
+from fastseg.ops.impl import architectures, contract
 
 LIVE = [name for name, status in fastseg.backends().items() if status]
 DEAD = [name for name, status in fastseg.backends().items() if not status]
@@ -99,6 +99,19 @@ def test_forcing_cpu_on_other_devices_says_where_x_is():
     x, weight = (tensor.to("meta") for tensor in arguments())
     with fastseg.use_backend("cpu"), pytest.raises(RuntimeError, match="x is on meta"):
         ops.spectral_conv(x, weight)
+
+
+@pytest.mark.parametrize("family", contract.FAMILIES)
+def test_every_backend_of_a_family_has_its_protocols_methods(family):
+    methods = {n: f for n, f in vars(contract.FAMILIES[family]).items() if inspect.isfunction(f)}
+    methods = {name: f for name, f in methods.items() if not name.startswith("_")}
+    assert methods
+    for backend, kernels in getattr(impl, family).items():
+        kind = getattr(kernels, "kind", type(kernels))  # Triton's are made when first called
+        for name, method in methods.items():
+            own, what = getattr(kind, name), f"{family}, {backend}: {name}"
+            assert own is not method, f"{what} is not there"
+            assert inspect.signature(own) == inspect.signature(method), what
 
 
 def test_selection_is_a_function_of_its_arguments():

@@ -1,4 +1,4 @@
-"""CUDA kernels without a GPU: csrc/cuda/host.h itself, and the production kernels run by it."""
+"""CUDA kernels without a GPU: csrc/cuda/host itself, and the production kernels run by it."""
 
 import functools
 import math

@@ -10,6 +10,7 @@ from torch import nn
 import fastseg
 from fastseg import ops
 from fastseg.ops import dispatch, impl, tables
+from fastseg.ops.impl.contract import Geometry
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 SPECTRAL = [name for name in LIVE if name in impl.SPECTRAL]
@@ -26,12 +27,13 @@ def test_a_planar_spectrum_is_the_interleaved_one(backend, two_sided, dtype):
         x = torch.randn(2, 3, *sizes, dtype=dtype, device=impl.SERVES[backend])
         half = tables.half_spectrum(sizes)
         for modes in (half, tuple((m + 1) // 2 for m in half)):
-            pairs = kernels.analysis(x, modes, 0.5, True, two_sided)
-            planar = kernels.analysis(x, modes, 0.5, True, two_sided, planar=True)
+            geometry = Geometry(sizes, modes, 1, (0.5, 0.5), two_sided, adjoint=True)
+            pairs = kernels.analysis(x, geometry)
+            planar = kernels.analysis(x, geometry, planar=True)
             assert torch.equal(planar, pairs.movedim(-1, 2).flatten(1, 2)), (sizes, modes)
-            given = 0.5, True, two_sided, dtype, None
-            y = kernels.synthesis(pairs, sizes, *given)
-            assert torch.equal(kernels.synthesis(planar, sizes, *given, planar=True), y), sizes
+            given = geometry._replace(adjoint=False), dtype
+            y = kernels.synthesis(pairs, *given)
+            assert torch.equal(kernels.synthesis(planar, *given, planar=True), y), sizes
 
 
 @pytest.mark.parametrize("backend", LIVE)

@@ -151,16 +151,14 @@ def test_exact_taps_are_the_inverse_transform_of_the_response(size, sigma):
 
 def test_compact_taps_end_where_nothing_is_left():
     for sigma, radius in ((2.0, 11), (3.0, 17), (8.0, 46)):
-        design = gaussian.prepare("x", torch.empty(1, 1, 240, 240), sigma, None, None)[2]
+        design = gaussian.prepare("x", torch.empty(1, 1, 240, 240), sigma, None)[2]
         assert design.radius == radius
-    assert gaussian.prepare("x", torch.empty(1, 1, 240), 1.0, None, None)[2].radius == 120
+    assert gaussian.prepare("x", torch.empty(1, 1, 240), 1.0, None)[2].radius == 120
 
 
 def test_long_rows_go_to_the_fft():
     def win(sizes, sigma):
-        return gaussian.taps_win(
-            gaussian.prepare("x", torch.empty(1, 2, *sizes), sigma, None, None)[2]
-        )
+        return gaussian.taps_win(gaussian.prepare("x", torch.empty(1, 2, *sizes), sigma, None)[2])
 
     assert win((240, 240), 3.0)
     assert win((240, 240), 8.0)

@@ -3,10 +3,12 @@ them, nothing hangs.
 """
 
 import multiprocessing
+import re
 import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ import torch
 import fastseg
 from fastseg import ops
 from fastseg.ops import impl
+from fastseg.ops.impl.contract import Geometry
 
 pytestmark = pytest.mark.skipif(not fastseg.backends()["cpu"], reason="fastseg._C is not built")
 SHAPES = [((100,), (20,)), ((63, 70), (12, 9)), ((17, 18, 19), (6, 5, 4)), ((1, 300), (1, 40))]
@@ -85,8 +88,9 @@ def convolve_without_autograd(given):
     x, weight, bias = given
     modes, real = weight.shape[2:], torch.view_as_real(weight).contiguous()
     kernels = impl.SPECTRAL["cpu"]
-    y, spectrum = kernels.convolve(x, real, bias, x.shape[2:], 1, 1.0, 0.5, True)
-    return [y, spectrum, kernels.analysis(x, modes, 1.0, True, True)]
+    geometry = Geometry(x.shape[2:], modes, 1, (1.0, 0.5), True)
+    y, spectrum = kernels.convolve(x, real, bias, geometry)
+    return [y, spectrum, kernels.analysis(x, geometry._replace(adjoint=True))]
 
 
 def test_a_forked_process_computes(threads):
@@ -134,31 +138,68 @@ def test_the_interpreter_exits(ending, code, run_python):
     assert (done.returncode, done.stdout.strip(), done.stderr) == (code, "done", "")
 
 
+def axis(size=1, positive=1, address=1):
+    where = {"cos": address, "sin": address, "padded": 16}
+    return impl._C.Axis(size=size, positive=positive, negative=0, **where)
+
+
+def analysis(transform, **changed):
+    """The kernel on addresses that nobody may read."""
+    given = {"real": 64, "spectrum": 64, "planes": 0, "images": 1, "dtype": 0, "planar": False}
+    impl._C.cpu.analysis(transform=transform, **(given | {"lane": 2} | changed))
+
+
 def test_errors_of_a_kernel_reach_the_caller(threads):
     threads(2)
     native, given = impl._C, arguments(*SHAPES[1])
-    transform = native.Transform((0, 0, 1, 1, 0, 16), (0, 0, 1, 1, 0, 16), (1, 1, 8, 2, 0, 16))
-    with pytest.raises(native.Error, match="unknown dtype code"):
-        native.cpu.analysis(transform, 64, 64, 0, 1, 9, False, 2)
-    with pytest.raises(native.Error, match="null pointer"):
-        native.cpu.analysis(transform, 0, 64, 0, 1, 0, False, 2)
-    with pytest.raises(native.Error, match="threads must be positive"):
-        native.cpu.analysis(transform, 64, 64, 0, 1, 0, False, -1)
+    transform = native.Transform(d=axis(), h=axis(), w=axis(8, 2))
+    for changed, message in (
+        ({"dtype": 9}, "unknown dtype code"),
+        ({"real": 0}, "null pointer"),
+        ({"lane": -1}, "threads must be positive"),
+    ):
+        with pytest.raises(native.Error, match=message):
+            analysis(transform, **changed)
     with pytest.raises(native.Error, match="axis: size 0"):
-        native.Transform((0, 0, 1, 1, 0, 16), (0, 0, 1, 1, 0, 16), (1, 1, 0, 1, 0, 16))
+        axis(0)
     assert issubclass(native.Error, RuntimeError)
     assert convolve(given)
 
 
+def test_addresses_travel_under_names():
+    native = impl._C
+    kernels = {n: f for n, f in vars(native.cpu).items() if not n.startswith("_")}
+    assert {"convolve_block_backward", "gate_backward", "pointwise"} <= set(kernels)
+    assert not [name for name, kernel in kernels.items() if "(*, " not in kernel.__doc__]
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        native.cpu.gate_backward(*range(1, 21))
+
+
+BINDINGS = Path(__file__).parents[1] / "csrc" / "bindings.cpp"
+
+
+@pytest.mark.skipif(not BINDINGS.exists(), reason="no sources beside the tests")
+def test_names_of_a_binding_are_those_of_its_function():
+    text = BINDINGS.read_text()
+    parameters = {
+        name: re.findall(r"(\w+)(?:,|$)", re.sub(r"const Kernels& kernels, ", "", found))
+        for name, found in re.findall(r"^\w[\w:]* (\w+)\(([^)]*)\) \{", text, re.MULTILINE)
+    }
+    bound = re.findall(
+        r"(?:with\(table, |&|init\(&)(\w+)\),? ?(?:no_gil, )?named, ([^;]*?)\)[;.\n]", text
+    ) + re.findall(r"&(\w+), no_gil, named, ([^;]*?)\);", text)
+    names = {name: re.findall(r'"(\w+)"_a', arguments) for name, arguments in bound}
+    assert {"mix", "pointwise", "gate_backward", "bound_convolve_block_backward"} <= set(names)
+    assert {name: parameters[name] for name in names} == names
+
+
 def test_a_failed_allocation_on_the_pool_reaches_the_caller(threads):
     threads(2)
-    native = impl._C
     # rows of 2⁵⁰ values: no thread can have its scratch memory, so none touches the addresses
-    axis = (64, 64, 2**50, 1, 0, 16)
-    transform = native.Transform((0, 0, 1, 1, 0, 16), (0, 0, 1, 1, 0, 16), axis)
+    transform = impl._C.Transform(d=axis(), h=axis(), w=axis(2**50, address=64))
     for _ in range(5):
         with pytest.raises(MemoryError):
-            native.cpu.analysis(transform, 64, 64, 0, 400, 0, False, 2)
+            analysis(transform, images=400)
     given = arguments(*SHAPES[1])
     assert same(convolve(given), convolve(given))
 
@@ -178,11 +219,11 @@ def test_python_runs_while_a_kernel_does(threads):
         ticker = threading.Thread(target=tick)
         ticker.start()
         spectrum = torch.view_as_real(weight)
-        native = impl.SPECTRAL["cpu"]
+        native, geometry = impl.SPECTRAL["cpu"], Geometry((421, 421), (60, 31), 1, (1.0, 1.0), True)
         intervals = []
         while len(intervals) < 10:
             begin = time.perf_counter()
-            native.convolve(x, spectrum, None, (421, 421), 1, 1.0, 1.0, True)
+            native.convolve(x, spectrum, None, geometry)
             intervals.append((begin, time.perf_counter()))
         stop.set()
         ticker.join()

@@ -10,6 +10,7 @@ from tolerances import BF16, F16, F32, F64, FORWARD, assert_near, wide
 from torch.nn import functional as F
 
 from fastseg.ops import impl
+from fastseg.ops.impl.contract import Epilogue, Matrix
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 BACKENDS = [name for name in LIVE if name in impl.POINTWISE]
@@ -64,6 +65,15 @@ def drawn(shape: Shape, dtypes, transposed: bool, backend: str):
     }
 
 
+def product(backend, epilogue, t, groups=1, transposed=False, dtype=None, out=None):
+    """The kernel on what `drawn` returns; a factor is given to the epilogue that takes one."""
+    operands = {name: t[name] for name in ("addend", "scale", "shift")}
+    factor = t["factor"] if epilogue == "gelu_gradient" else None
+    matrix = Matrix(t["weight"], groups, transposed)
+    then = Epilogue(epilogue, factor=factor, **operands)
+    return impl.POINTWISE[backend].product(t["x"], matrix, then, dtype, out)
+
+
 def exact_product(shape: Shape, transposed: bool, x, weight, addend):
     b, g, o, i, n = shape
     matrices = wide(weight).view((g, i, o) if transposed else (g, o, i))
@@ -95,10 +105,7 @@ def test_product(backend, epilogue, dtypes, transposed):
         pytest.skip("computes in float32")
     for shape in SHAPES:
         t = drawn(shape, dtypes, transposed, backend)
-        given = dict(t) if epilogue == "gelu_gradient" else t | {"factor": None}
-        out, moments = impl.POINTWISE[backend].product(
-            epilogue=epilogue, dtype=dtypes[1], groups=shape.groups, transposed=transposed, **given
-        )
+        out, moments = product(backend, epilogue, t, shape.groups, transposed, dtypes[1])
         z = exact_product(shape, transposed, t["x"], t["weight"], t["addend"])
         exact = exact_epilogue(epilogue, z, t["factor"], t["scale"], t["shift"])
         assert out.dtype == dtypes[1]
@@ -118,28 +125,25 @@ def test_product(backend, epilogue, dtypes, transposed):
 def test_other_dtypes_are_refused(backend, epilogue):
     t = drawn(Shape(1, 1, 2, 2, 8), (F16, BF16), False, backend)
     with pytest.raises(impl._C.Error, match="pointwise: no kernel for this epilogue"):
-        impl.POINTWISE[backend].product(epilogue=epilogue, dtype=BF16, **t)
+        product(backend, epilogue, t, dtype=BF16)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("epilogue", ["none", "gelu", "gelu_gradient"])
 def test_the_result_may_take_the_addends_place(backend, epilogue):
     t = drawn(Shape(2, 1, 7, 5, 77), (F32, F32), True, backend)
-    t = t if epilogue == "gelu_gradient" else t | {"factor": None}
-    product = impl.POINTWISE[backend].product
-    apart, _ = product(epilogue=epilogue, transposed=True, **t)
-    taken, _ = product(epilogue=epilogue, transposed=True, out=t["addend"], **t)
+    apart, _ = product(backend, epilogue, t, transposed=True)
+    taken, _ = product(backend, epilogue, t, transposed=True, out=t["addend"])
     assert taken is t["addend"]
     assert torch.equal(taken, apart)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_threads_do_not_change_the_sums(backend, threads):
-    t = drawn(Shape(3, 2, 9, 40, 1500), (F32, F32), False, backend) | {"factor": None}
-    product = impl.POINTWISE[backend].product
-    first = product(epilogue="moments", groups=2, **t)
+    t = drawn(Shape(3, 2, 9, 40, 1500), (F32, F32), False, backend)
+    first = product(backend, "moments", t, groups=2)
     threads(2)
-    for a, b in zip(product(epilogue="moments", groups=2, **t), first, strict=True):
+    for a, b in zip(product(backend, "moments", t, groups=2), first, strict=True):
         assert torch.equal(a, b)
 
 
@@ -150,7 +154,8 @@ def test_gelu_is_accurate_in_its_tails_and_at_the_ends(backend):
     def through(z, epilogue, factor=None):
         one, z = torch.ones(1, 1, device=device), z.to(device).view(1, 1, -1)
         factor = None if factor is None else factor.to(device).view(1, 1, -1)
-        return impl.POINTWISE[backend].product(z, one, epilogue, factor=factor)[0].flatten()
+        then = Epilogue(epilogue, factor=factor)
+        return impl.POINTWISE[backend].product(z, Matrix(one), then)[0].flatten()
 
     z = torch.linspace(-5, 5, 20001)
     exact = 0.5 * wide(z) * torch.special.erfc(wide(-z) * 0.5**0.5)

@@ -16,6 +16,7 @@ import fastseg
 from fastseg import ops, reference
 from fastseg.bench.accuracy import TOLERANCES
 from fastseg.ops import impl
+from fastseg.ops.impl.contract import Geometry
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
@@ -153,8 +154,9 @@ def test_analysis_and_synthesis_kernels_are_adjoint(backend, weighted, sizes):
     modes = tuple(max(1, m - 1) for m in bins(sizes))
     draw = CaseDraw(Case(sizes, modes, channels=3), F64)
     kernels, x, spectrum = impl.SPECTRAL[backend], draw.x(), draw.real(2, 3, *modes, 2)
-    y = kernels.analysis(x, modes, 0.7, weighted, True)
-    back = kernels.synthesis(spectrum, sizes, 0.7, weighted, True, F64, None)
+    geometry = Geometry(sizes, modes, 1, (0.7, 0.3), True, adjoint=weighted)
+    y = kernels.analysis(x, geometry)
+    back = kernels.synthesis(spectrum, geometry.transposed(sizes), F64)
     scale = y.norm() * spectrum.norm()
     assert abs((y * spectrum).sum() - (x * back).sum()) <= ADJOINT[F64] * scale
 

@@ -1,9 +1,9 @@
 // The truncated transform along an outer axis: rows of memory are its samples, and columns, the lanes of a vector, do not meet.
 #pragma once
 
-#include "fold.h"
-#include "stored.h"
 #include "tiles.h"
+#include "vector/fold.h"
+#include "vector/stored.h"
 
 namespace fastseg::FASTSEG_ISA {
 namespace {

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "../ops.h"
-#include "simd.h"
+#include "vector/simd.h"
 
 namespace fastseg::FASTSEG_ISA {
 namespace {

@@ -1,7 +1,8 @@
 // The spatial gate of an anchor and its backward, one pass over the inputs each: a block of points at a time, channel after channel, the
 // block's logits staying in registers and L1.
 #include "../ops.h"
-#include "simd.h"
+#include "../parallel.h"
+#include "vector/simd.h"
 
 // exp for the sigmoid: declared here, as the headers that declare it for C++ bring inline functions that the linker would share across
 // instruction sets

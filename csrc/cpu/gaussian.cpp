@@ -2,6 +2,7 @@
 // Axes are filtered in the order D, H, W, each in panels as wide as a cache line. For D and H a panel's columns are those of memory, taken
 // in runs that are long enough for the prefetcher; for W a block of rows is transposed on the way from H's panels and on the way out, so
 // that results are written row after row. A band of a plane stays in L2 from H to W; D goes through scratch memory.
+#include "../parallel.h"
 #include "filter.h"
 
 namespace fastseg::FASTSEG_ISA {

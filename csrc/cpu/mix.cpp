@@ -5,7 +5,8 @@
 #include <utility>
 
 #include "../ops.h"
-#include "simd.h"
+#include "../parallel.h"
+#include "vector/simd.h"
 
 namespace fastseg::FASTSEG_ISA {
 namespace {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../ops.h"
-#include "simd.h"
+#include "vector/simd.h"
 
 namespace fastseg::FASTSEG_ISA {
 namespace {  // internal linkage: single callers are inlined, which the tiles need

@@ -1,5 +1,6 @@
 // 1×1 convolutions with an epilogue, and the affine ReLU that follows one.
 //   z[b, g, o, m] = Σ_i weight[g, o, i]·x[b, g, i, m] + addend      out = epilogue(z)
+#include "../parallel.h"
 #include "product.h"
 
 namespace fastseg::FASTSEG_ISA {

@@ -3,8 +3,8 @@
 // epilogue then sweeps them row by row, one stream of results at a time.
 #pragma once
 
-#include "gelu.h"
 #include "tiles.h"
+#include "vector/gelu.h"
 
 namespace fastseg::FASTSEG_ISA {
 namespace {

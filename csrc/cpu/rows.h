@@ -1,8 +1,8 @@
 // The truncated transform along the last axis, whose samples lie side by side: mirrored samples are loaded and stored backwards.
 #pragma once
 
-#include "fold.h"
 #include "tiles.h"
+#include "vector/fold.h"
 
 namespace fastseg::FASTSEG_ISA {
 namespace {

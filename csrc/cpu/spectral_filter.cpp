@@ -1,5 +1,6 @@
 // A gain on every bin of two-dimensional spectra: transform, product and inverse of as many channels at once as a vector has lanes, in one
 // visit of their planes. The gain's gradient is summed over a chunk of the batch on the way.
+#include "../parallel.h"
 #include "whole.h"
 
 namespace fastseg::FASTSEG_ISA {

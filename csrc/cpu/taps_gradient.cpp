@@ -1,4 +1,5 @@
 // The gradient of the taps on one axis: correlations of x with a gradient, lag by lag.
+#include "../parallel.h"
 #include "filter.h"
 
 namespace fastseg::FASTSEG_ISA {

@@ -3,7 +3,8 @@
 
 #include <type_traits>
 
-#include "stored.h"
+#include "../parallel.h"
+#include "vector/stored.h"
 
 namespace fastseg::FASTSEG_ISA {
 namespace {  // internal linkage: single callers are inlined, which the tiles need

@@ -3,6 +3,7 @@
 // x [images, D, H, W] is read once and y written once: every plane is folded along H (even and odd halves, which meet cosines and
 // sines only), multiplied by the H table, then by the W table; only kept modes leave the plane. D is a third product over those.
 // Scale, normalisation and Hermitian weights live in the tables, so a backward pass is the other transform with other tables.
+#include "../parallel.h"
 #include "columns.h"
 #include "pairs.h"
 #include "rows.h"

@@ -1,5 +1,6 @@
 // Analysis and synthesis of whole spectra by FFT, where the sizes allow it: planes side by side in the lanes of vectors, then D in place
 // of columns. Between the two the spectra of planes lie in blocks of as many bins as a vector has lanes, real then imaginary parts.
+#include "../parallel.h"
 #include "whole.h"
 
 namespace fastseg::FASTSEG_ISA {

@@ -2,9 +2,9 @@
 // W/2 packed pairs of samples or its M + 1 bins, in rows of M + 1.
 #pragma once
 
-#include "fft.h"
-#include "lanes.h"
 #include "tiles.h"
+#include "vector/fft.h"
+#include "vector/lanes.h"
 
 namespace fastseg::FASTSEG_ISA {
 namespace {

@@ -4,7 +4,7 @@
 
 #ifdef FASTSEG_CUDA_HOST
 #include "../storage.h"
-#include "host.h"
+#include "host/host.h"
 #else
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

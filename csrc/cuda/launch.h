@@ -8,7 +8,7 @@
 #include "../common.h"
 
 #ifdef FASTSEG_CUDA_HOST
-#include "host.h"
+#include "host/host.h"
 #else
 #include <cuda_runtime.h>
 #endif

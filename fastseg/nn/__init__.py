@@ -1,4 +1,10 @@
-"""Modules on `fastseg.ops`."""
+"""Modules on `fastseg.ops`, with the parameter names of the published layers they stand for.
+
+>>> import torch
+>>> from fastseg import nn
+>>> nn.SpectralConv(4, 8, modes=(6, 4))(torch.randn(2, 4, 30, 17)).shape
+torch.Size([2, 8, 30, 17])
+"""
 
 from fastseg.nn.filters import FFParser, NBPFilter
 from fastseg.nn.fourier_unit import FourierUnit, LocalFourierUnit, SpectralTransform

@@ -7,13 +7,17 @@ from fastseg import ops
 
 
 def frequencies(sizes, device=None) -> list[Tensor]:
-    """|f| of the half spectrum's bins, 1 being the Nyquist frequency: one tensor an axis."""
+    """Return |f| of the half spectrum's bins, 1 being the Nyquist frequency: one tensor an axis.
+
+    >>> frequencies((4, 4))
+    [tensor([0.0000, 0.5000, 1.0000, 0.5000]), tensor([0.0000, 0.5000, 1.0000])]
+    """
     outer = [torch.fft.fftfreq(n, device=device).abs() * 2 for n in sizes[:-1]]
     return [*outer, torch.fft.rfftfreq(sizes[-1], device=device) * 2]
 
 
 class NBPFilter(nn.Module):
-    """A neural band-pass filter: the gain of each frequency and channel, 0 … 1, is learnt from the
+    """Pass bands of frequencies: the gain of each frequency and channel, 0 … 1, is learnt from the
     frequency's position and the diffusion step (MedSegDiff-V2, Wu et al., 2024).
 
     x: (B, channels, *S), S with `dims` axes of any size, and temb: (B, time_channels) or None → x's
@@ -23,6 +27,10 @@ class NBPFilter(nn.Module):
 
     Parameters: layers.i.{conv,norm,time}.{weight,bias}, head.{weight,bias}; a 1×1 convolution is
     stored as a linear layer.
+
+    >>> net = NBPFilter(4, time_channels=8)
+    >>> net(torch.randn(1, 4, 10, 12), temb=torch.randn(1, 8)).shape
+    torch.Size([1, 4, 10, 12])
     """
 
     def __init__(
@@ -44,7 +52,7 @@ class NBPFilter(nn.Module):
         self.head = nn.Linear(hidden, channels)
 
     def gain(self, sizes, temb: Tensor | None = None) -> Tensor:
-        """(B or 1, channels, *half spectrum of sizes), to multiply a spectrum with."""
+        """Return (B or 1, channels, *half spectrum of sizes), to multiply a spectrum with."""
         device = self.head.weight.device
         grid = torch.meshgrid(*frequencies(sizes, device), indexing="ij")
         h = torch.stack(grid, -1).to(self.head.weight.dtype)[None]
@@ -87,14 +95,17 @@ def _resampled(gain: Tensor, dim: int, size: int, new_size: int, half: bool) -> 
 
 
 class FFParser(nn.Module):
-    """A learnt complex gain for every frequency and channel, shared by the batch (MedSegDiff, Wu et
-    al., 2024, sec. 3.3; also the global filter of GFNet).
+    """Multiply the spectrum by a learnt complex gain for every frequency and channel (MedSegDiff,
+    Wu et al., 2024, sec. 3.3; also the global filter of GFNet).
 
     x: (B, channels, *S) → the same shape. The weight is that of the grid `sizes`, (channels,
     *sizes[:-1], sizes[-1]//2+1, 2) real. On another grid the gain stays a function of frequency in
     cycles a voxel and is interpolated linearly between the stored ones.
 
     Parameters: complex_weight. Raises ValueError where x has another number of axes than sizes.
+
+    >>> FFParser(3, sizes=(16, 16))(torch.randn(2, 3, 20, 12)).shape
+    torch.Size([2, 3, 20, 12])
     """
 
     def __init__(self, channels: int, sizes):
@@ -104,7 +115,7 @@ class FFParser(nn.Module):
         self.complex_weight = nn.Parameter(0.02 * torch.randn(shape))
 
     def gain(self, sizes) -> Tensor:
-        """(channels, *half spectrum of sizes), complex."""
+        """Return (channels, *half spectrum of sizes), complex."""
         gain, axes = self.complex_weight, len(self.sizes)
         for axis, (size, new_size) in enumerate(zip(self.sizes, sizes, strict=True)):
             gain = _resampled(gain, axis - axes - 1, size, new_size, axis == axes - 1)

@@ -17,13 +17,14 @@ _BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 def convolution(dims: int, in_channels: int, out_channels: int, kernel_size: int, **options):
+    """Return a convolution over `dims` axes, 1 to 3; ValueError for others."""
     if dims not in _CONVOLUTIONS:
         raise ValueError(f"dims: got {dims!r}, want 1, 2 or 3")
     return _CONVOLUTIONS[dims](in_channels, out_channels, kernel_size, **options)
 
 
 def normalisation(kind: str, dims: int, channels: int) -> nn.Module:
-    """Batch norm, or group norm in 8 groups where they divide the channels."""
+    """Return a batch norm, or a group norm in 8 groups where they divide the channels."""
     if kind == "batch":
         return _BATCH_NORMS[dims](channels)
     if kind == "group":
@@ -63,16 +64,20 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class FourierUnit(nn.Module):
-    """Real FFT, a 1×1 convolution over real and imaginary parts, normalisation, ReLU, inverse FFT:
-    `fastseg.ops.fourier_unit` with its parameters.
+    """Mix channels at every frequency: real FFT, a 1×1 convolution over real and imaginary parts,
+    normalisation, ReLU, inverse FFT (Chi et al., 2020, fig. 2): `fastseg.ops.fourier_unit` with its
+    parameters.
 
-    x: (B, in_channels, *S) → (B, out_channels, *S) in x.dtype; S has `dims` axes of any size.
-    norm: "batch" (statistics over the batch and all bins of the half spectrum; `nn.SyncBatchNorm.
+    x: (B, in_channels, *S) → (B, out_channels, *S) in x.dtype; S has `dims` axes of any size. norm:
+    "batch" (statistics over the batch and all bins of the half spectrum; `nn.SyncBatchNorm.
     convert_sync_batchnorm` shares them between processes) or "group" (of each sample).
 
     Parameters: conv_layer.weight (2·out_channels, 2·in_channels, 1…), channels 2i and 2i+1 being
     the real and the imaginary part of channel i; bn.weight and bn.bias (2·out_channels,). Raises
     ValueError for dims or norm unknown.
+
+    >>> FourierUnit(4, 6, dims=2)(torch.randn(2, 4, 9, 14)).shape
+    torch.Size([2, 6, 9, 14])
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, dims: int = 3, norm: str = "batch"):
@@ -118,13 +123,16 @@ class FourierUnit(nn.Module):
 
 
 class LocalFourierUnit(FourierUnit):
-    """A Fourier unit on half-size patches: the first quarter of the channels is cut 2×2 along the
-    last two axes, the four patches are stacked as channels, and the result is repeated 2×2.
+    """Apply a Fourier unit to half-size patches: the first quarter of the channels is cut 2×2 along
+    the last two axes, the four patches are stacked as channels, and the result is repeated 2×2.
 
     x: (B, channels, *S) → the same shape; 2-D or 3-D, a depth axis is not cut. Odd axes are padded
     with a zero at the end before and cropped after: on even, equal height and width this is the
     published layer, which takes no other sizes. Parameters: those of `FourierUnit(channels,
     channels)`. Raises ValueError for channels not divisible by 4.
+
+    >>> LocalFourierUnit(8, dims=2)(torch.randn(1, 8, 10, 10)).shape
+    torch.Size([1, 8, 10, 10])
     """
 
     def __init__(self, channels: int, *, dims: int = 3, norm: str = "batch"):
@@ -146,12 +154,15 @@ class LocalFourierUnit(FourierUnit):
 
 
 class SpectralTransform(nn.Module):
-    """The global path of a fast Fourier convolution: a 1×1 convolution to half the channels, z;
-    z + its Fourier unit + its local Fourier unit; a 1×1 convolution (Chi et al., 2020, fig. 3).
+    """Take the global path of a fast Fourier convolution: a 1×1 convolution to half the channels,
+    z; z + its Fourier unit + its local Fourier unit; a 1×1 convolution (Chi et al., 2020, fig. 3).
 
     x: (B, in_channels, *S) → (B, out_channels, *S), 2-D or 3-D. Parameters: conv1.0 (convolution),
     conv1.1 (norm), fu, lfu (unless enable_lfu is False), conv2. Raises ValueError for out_channels
     odd, or not divisible by 8 with a local unit.
+
+    >>> SpectralTransform(8, 8, dims=2)(torch.randn(1, 8, 10, 12)).shape
+    torch.Size([1, 8, 10, 12])
     """
 
     def __init__(

@@ -1,4 +1,9 @@
-"""Fusing a global view of a feature map into a local one. All start as the local one itself."""
+"""Fusing a global view of a feature map into a local one. All start as the local one itself.
+
+>>> local, wide = torch.randn(1, 8, 6, 6), torch.zeros(1, 8, 6, 6)
+>>> all(torch.equal(kind(2, 8)(local, wide), local) for kind in FUSIONS.values())
+True
+"""
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +18,14 @@ def _pointwise(axes: int, inputs: int, outputs: int) -> nn.Module:
 
 
 def zeroed(layer: nn.Module) -> nn.Module:
-    """The layer with weight and bias 0."""
+    """Return the layer with weight and bias 0."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
 
 
 class GateFusion(nn.Module):
-    """L + sigmoid(W[L, G] + b)⊙G, a gate at every point. L, G: (B, channels, *S)."""
+    """Return L + sigmoid(W[L, G] + b)⊙G, a gate at every point. L, G: (B, channels, *S)."""
 
     def __init__(self, axes: int, channels: int):
         super().__init__()
@@ -31,7 +36,9 @@ class GateFusion(nn.Module):
 
 
 class ChannelGateFusion(nn.Module):
-    """L + a⊙G, a = sigmoid(MLP(spatial means of [L, G])), a gate a channel (Hu et al., 2018)."""
+    """Return L + a⊙G, a = sigmoid(MLP(spatial means of [L, G])), a gate a channel (Hu et al.,
+    2018).
+    """
 
     def __init__(self, axes: int, channels: int):
         super().__init__()
@@ -46,7 +53,7 @@ class ChannelGateFusion(nn.Module):
 
 
 class MLPFusion(nn.Module):
-    """L + MLP([L, G]), point by point; the second layer starts at 0."""
+    """Return L + MLP([L, G]), point by point; the second layer starts at 0."""
 
     def __init__(self, axes: int, channels: int):
         super().__init__()
@@ -58,8 +65,8 @@ class MLPFusion(nn.Module):
 
 
 class AttentionFusion(nn.Module):
-    """L + W·attention(queries from L; keys and values from G, pooled to 24 x 24 or 8 x 8 x 8 tokens
-    where it has more), 4 heads; W starts at 0. channels must be divisible by 4.
+    """Return L + W·attention(queries from L; keys and values from G, pooled to 24 x 24 or 8 x 8 x 8
+    tokens where it has more), 4 heads; W starts at 0. channels must be divisible by 4.
     """
 
     def __init__(self, axes: int, channels: int):
@@ -85,7 +92,7 @@ def _heads(x: Tensor) -> Tensor:
 
 
 class AddFusion(nn.Module):
-    """L + G."""
+    """Return L + G."""
 
     def __init__(self, axes: int, channels: int):
         super().__init__()
@@ -95,7 +102,7 @@ class AddFusion(nn.Module):
 
 
 class ConcatFusion(nn.Module):
-    """W[L, G] + b; W starts as the identity of L."""
+    """Return W[L, G] + b; W starts as the identity of L."""
 
     def __init__(self, axes: int, channels: int):
         super().__init__()

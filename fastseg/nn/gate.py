@@ -12,8 +12,9 @@ SMALLEST_SIGMA = 0.1
 
 
 class AnchorGate(nn.Module):
-    """Uncertain spatial attention: feat·(1 + sigmoid(conv(max(gaussian(cond), cond)))), with a
-    learnt Gaussian a condition channel (Wu et al., 2024, eq. 2–3): `fastseg.ops.anchor_gate`.
+    """Attend to where a blurred condition is strong, as feat·(1 + sigmoid(conv(max(gaussian(cond),
+    cond)))), with a learnt Gaussian a condition channel (Wu et al., 2024, eq. 2–3):
+    `fastseg.ops.anchor_gate`.
 
     cond: (B, cond_channels, *S), feat: (B, C, *S) → (B, C, *S) in feat's dtype. The Gaussian has
     2·radius+1 taps an axis, σ = softplus(s) + 0.1 voxels, starting at `sigma`, and with `offset` a
@@ -21,6 +22,9 @@ class AnchorGate(nn.Module):
 
     Parameters: s (cond_channels,), o (cond_channels,) with offset, conv.weight (1, cond_channels),
     conv.bias (1,). Raises ValueError for radius below 1 or sigma not above 0.1.
+
+    >>> AnchorGate(3)(cond=torch.randn(1, 3, 8, 8), feat=torch.randn(1, 6, 8, 8)).shape
+    torch.Size([1, 6, 8, 8])
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class AnchorGate(nn.Module):
         self.conv = nn.Linear(cond_channels, 1)
 
     def sigma(self) -> Tensor:
-        """Standard deviations in voxels, (cond_channels,)."""
+        """Return the standard deviations in voxels, (cond_channels,)."""
         return F.softplus(self.s) + SMALLEST_SIGMA
 
     def forward(self, cond: Tensor, feat: Tensor) -> Tensor:

@@ -7,16 +7,25 @@ from fastseg import ops
 
 
 def kernel_sigma(kernel_size: int) -> float:
-    """The standard deviation usual for a kernel of that many taps (OpenCV's rule): 21 → 3.5."""
+    """Return the standard deviation, in voxels, usual for a kernel of that many taps (OpenCV's
+    rule).
+
+    >>> kernel_sigma(21)
+    3.5
+    """
     return 0.3 * ((kernel_size - 1) / 2 - 1) + 0.8
 
 
 class GaussianFilter(nn.Module):
-    """`fastseg.ops.gaussian_filter` with its options.
+    """Filter by a Gaussian: `fastseg.ops.gaussian_filter` with its options.
 
     x: (B, C, *S) → the same shape, or (low, high) in mode "both". sigma, in voxels: a number, or a
     tensor broadcastable to (B, C, axes), kept as a buffer; `forward(x, sigma)` takes another one,
     for example one a sample.
+
+    >>> low, high = GaussianFilter(2.0, mode="both")(torch.randn(1, 4, 16, 16))
+    >>> low.shape
+    torch.Size([1, 4, 16, 16])
     """
 
     def __init__(
@@ -36,7 +45,9 @@ class GaussianFilter(nn.Module):
 
     @classmethod
     def of_kernel_size(cls, kernel_size: int, **options) -> "GaussianFilter":
-        """An odd number of taps with the sigma usual for it, reflecting at the borders."""
+        """Return a filter with an odd number of taps and the sigma usual for it, reflecting at the
+        borders.
+        """
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: got {kernel_size}, want an odd one")
         options = {"padding": "reflect", "radius": kernel_size // 2} | options
@@ -52,9 +63,9 @@ class GaussianFilter(nn.Module):
 
 
 class FrequencyGuide(nn.Module):
-    """The guide channel of coarse-to-fine missing-modality synthesis (Xiao et al., 2025): of each
-    sample one available modality, low-pass filtered in the coarse stage of the diffusion, high-pass
-    filtered in the fine one.
+    """Make the guide channel of coarse-to-fine missing-modality synthesis (Xiao et al., 2025): of
+    each sample one available modality, low-pass filtered in the coarse stage of the diffusion,
+    high-pass filtered in the fine one.
 
     `order` lists the image channels from the most to the least low-frequency content; the low-pass
     source is the first available one from its start, the high-pass source from its end. The default
@@ -63,6 +74,11 @@ class FrequencyGuide(nn.Module):
     [−1, 1]. Steps t ≥ timesteps/2 are coarse; `stage` "low" or "high" keeps to one.
 
     Without parameters. Raises ValueError for an order that is no permutation or an unknown stage.
+
+    >>> given = torch.tensor([[True, False, True, False]])
+    >>> guide = FrequencyGuide(timesteps=200)
+    >>> guide(torch.rand(1, 4, 24, 24), given, t=torch.tensor([150])).shape
+    torch.Size([1, 1, 24, 24])
     """
 
     def __init__(
@@ -81,13 +97,15 @@ class FrequencyGuide(nn.Module):
         self.register_buffer("rank", rank, persistent=False)
 
     def sources(self, available: Tensor) -> tuple[Tensor, Tensor]:
-        """available: (B, M) bool → channel indices (B,) of the low-pass and high-pass sources."""
+        """Return the channel indices (B,) of the low-pass and of the high-pass source; available:
+        (B, M) bool.
+        """
         count = self.rank.numel()
         low = torch.where(available, self.rank, count).argmin(1)
         return low, torch.where(available, self.rank, -1).argmax(1)
 
     def coarse(self, t: Tensor) -> Tensor:
-        """t: (B,) steps, 0-based → (B,) bool, whether the guide is the low-pass one."""
+        """Return (B,) bool, whether the guide is the low-pass one; t: (B,) steps, 0-based."""
         if self.stage != "both":
             return torch.full_like(t, self.stage == "low", dtype=torch.bool)
         return 2 * t >= self.timesteps
@@ -98,7 +116,7 @@ class FrequencyGuide(nn.Module):
         return low, (high * self.gain).clamp(-1, 1)
 
     def pair(self, images: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
-        """Both guides, (B, 1, H, W) each: all that a sampler needs, once an image."""
+        """Return both guides, (B, 1, H, W) each: all that a sampler needs, once an image."""
         low_source, high_source = self.sources(available)
         some = available.any(1).view(-1, 1, 1, 1)
         low, _ = self._filtered(images, low_source)
@@ -106,8 +124,8 @@ class FrequencyGuide(nn.Module):
         return low * some, high * some
 
     def forward(self, images: Tensor, available: Tensor, t: Tensor) -> Tensor:
-        """images (B, M, H, W) in −1 … 1, available (B, M) bool, t (B,) integer → (B, 1, H, W); zero
-        for a sample of which nothing is available.
+        """Return the guide of images (B, M, H, W) in −1 … 1, available (B, M) bool, t (B,) integer
+        → (B, 1, H, W); zero for a sample of which nothing is available.
         """
         coarse = self.coarse(t)
         low, high = self._filtered(images, torch.where(coarse, *self.sources(available)))

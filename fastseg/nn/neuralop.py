@@ -40,8 +40,8 @@ def _dense(module: nn.Module) -> Tensor:
 
 
 def convert(cls, module: nn.Module):
-    """`cls` (nn.SpectralConv) with the weights of a dense neuraloperator layer. Raises ValueError
-    for any other layer.
+    """Return `cls` (nn.SpectralConv) with the weights of a dense neuraloperator layer. Raises
+    ValueError for any other layer.
     """
     weight = _dense(module)
     layer = cls(
@@ -59,13 +59,16 @@ def convert(cls, module: nn.Module):
 
 
 class NeuralopSpectralConv(nn.Module):
-    """A stand-in for neuraloperator's SpectralConv: `neuralop.models.FNO(...,
+    """Stand in for neuraloperator's SpectralConv: `neuralop.models.FNO(...,
     conv_module=NeuralopSpectralConv)`.
 
     Constructor and attributes are the peer's. Dense and separable weights and
     `resolution_scaling_factor` are served; complex data, factorised weights and half-precision
     spectra are not, and raise ValueError. 16-bit inputs work at any size without
     `fno_block_precision`: they are computed in float32.
+
+    >>> NeuralopSpectralConv(3, 3, n_modes=(8, 8))(torch.randn(1, 3, 16, 16)).shape
+    torch.Size([1, 3, 16, 16])
     """
 
     def __init__(
@@ -133,7 +136,7 @@ class NeuralopSpectralConv(nn.Module):
 
     @property
     def n_modes(self):
-        """Kept modes per axis; set as totals, the last one becomes its n//2 + 1 columns."""
+        """Count kept modes per axis; set as totals, the last one becomes its n//2 + 1 columns."""
         return self._n_modes
 
     @n_modes.setter
@@ -151,7 +154,7 @@ class NeuralopSpectralConv(nn.Module):
         )
 
     def transform(self, x: Tensor, output_shape=None) -> Tensor:
-        """x resampled to the layer's output grid by the peer's rule, for its skip connections."""
+        """Resample x to the layer's output grid by the peer's rule, for its skip connections."""
         shape = self._output_shape(x, output_shape)
         if tuple(x.shape[2:]) == shape:
             return x
@@ -172,7 +175,7 @@ class NeuralopSpectralConv(nn.Module):
         return weight
 
     def forward(self, x: Tensor, output_shape=None) -> Tensor:
-        """x: (B, in_channels, *S) → (B, out_channels, *output_shape)."""
+        """Convolve x (B, in_channels, *S) → (B, out_channels, *output_shape)."""
         sizes = self._output_shape(x, output_shape)
         weight = self._active_weight([min(a, b) for a, b in zip(x.shape[2:], sizes, strict=True)])
         bias = None if self.bias is None else self.bias.flatten()

@@ -12,6 +12,17 @@ from fastseg import ops, reference
 from fastseg.errors import FastsegWarning
 
 
+def _fits(weight_shape, shape) -> bool:
+    """Whether every mode of a weight is a bin of x's grid."""
+    last = len(shape) - 1
+    if len(weight_shape) != last + 2:
+        return True  # the op says what is wrong
+    for axis in range(2, last):
+        if weight_shape[axis] > shape[axis]:
+            return False
+    return weight_shape[last] <= shape[last] // 2 + 1
+
+
 def _clip_modes(weight: Tensor, sizes, two_sided: bool) -> Tensor:
     """The weight rows whose frequencies exist on grid `sizes`: the lowest |k| of every axis."""
     modes = tuple(weight.shape[2:-1])
@@ -55,14 +66,19 @@ def _check_channels(in_channels: int, out_channels: int, modes, groups: int) -> 
 
 
 class SpectralConv(nn.Module):
-    """Truncated-mode spectral convolution, `fastseg.ops.spectral_conv` with its weight (Li et al.,
-    2021).
+    """Convolve in the spectrum, keeping few modes: `fastseg.ops.spectral_conv` with its weight (Li
+    et al., 2021, eq. 5).
 
     x: (B, in_channels, *S) → (B, out_channels, *sizes or *S), 1-, 2- or 3-D by len(modes). `modes`
     counts kept rows as `ops` does: the classic "modes k" is (2k, k) in 2-D and (2k, 2k, k) in 3-D.
     Modes beyond a small grid's bins are clipped with one warning.
 
     Parameters: weight (in_channels/groups, out_channels, *modes, 2) real, bias (out_channels,).
+    Raises ValueError for modes or groups that do not fit.
+
+    >>> layer = SpectralConv(4, 4, modes=(8, 5))
+    >>> layer(torch.randn(1, 4, 20, 15), sizes=(40, 30)).shape
+    torch.Size([1, 4, 40, 30])
     """
 
     def __init__(
@@ -83,12 +99,12 @@ class SpectralConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor, sizes=None) -> Tensor:
-        grid = (
-            x.shape[2:]
-            if sizes is None
-            else [min(a, b) for a, b in zip(x.shape[2:], sizes, strict=True)]
-        )
-        weight = _clip_modes(self.weight, grid, self.two_sided)
+        weight = self.weight
+        if sizes is not None:
+            grid = [min(a, b) for a, b in zip(x.shape[2:], sizes, strict=True)]
+            weight = _clip_modes(weight, grid, self.two_sided)
+        elif not _fits(weight.shape, x.shape):
+            weight = _clip_modes(weight, x.shape[2:], self.two_sided)
         return ops.spectral_conv(
             x, weight, self.bias, sizes, self.groups, self.norm, self.two_sided
         )
@@ -102,8 +118,8 @@ class SpectralConv(nn.Module):
 
     @classmethod
     def from_neuralop(cls, module: nn.Module) -> "SpectralConv":
-        """A layer equal to a dense `neuralop.layers.spectral_convolution.SpectralConv`, weights
-        copied. See `fastseg.nn.neuralop`.
+        """Return a layer equal to a dense `neuralop.layers.spectral_convolution.SpectralConv`,
+        weights copied. Raises ValueError for any other layer. See `fastseg.nn.neuralop`.
         """
         from fastseg.nn.neuralop import convert
 
@@ -111,11 +127,15 @@ class SpectralConv(nn.Module):
 
 
 class FNOBlock(nn.Module):
-    """`gelu(spectral_conv(x) + W·x + b)`, the block of a Fourier neural operator (Li et al., 2021,
-    eq. 2).
+    """Compute `gelu(spectral_conv(x) + W·x + b)`, the block of a Fourier neural operator (Li et
+    al., 2021, eq. 2): `fastseg.ops.fno_block` with its weights.
 
     x: (B, in_channels, *S) → (B, out_channels, *S). Parameters: weight as `SpectralConv`'s,
-    skip_weight (out_channels, in_channels/groups), bias (out_channels,).
+    skip_weight (out_channels, in_channels/groups), bias (out_channels,). Raises ValueError for
+    modes or groups that do not fit.
+
+    >>> FNOBlock(3, 5, modes=(4, 4, 3))(torch.randn(1, 3, 8, 8, 8)).shape
+    torch.Size([1, 5, 8, 8, 8])
     """
 
     def __init__(
@@ -139,7 +159,9 @@ class FNOBlock(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = _clip_modes(self.weight, x.shape[2:], self.two_sided)
+        weight = self.weight
+        if not _fits(weight.shape, x.shape):
+            weight = _clip_modes(weight, x.shape[2:], self.two_sided)
         return ops.fno_block(
             x, weight, self.skip_weight, self.bias, None, self.groups, self.norm, self.two_sided
         )

@@ -10,10 +10,13 @@ from torch.nn import functional as F
 
 
 def sinusoid(t: Tensor, channels: int) -> Tensor:
-    """Sines, then cosines, of t at frequencies 1 … 1/10000 (Vaswani et al., 2017, in the order of
-    Ho et al., 2020).
+    """Return sines, then cosines, of t at frequencies 1 … 1/10000 (Vaswani et al., 2017, in the
+    order of Ho et al., 2020).
 
     t: (B,) of any dtype → (B, channels) float32; channels even, at least 4, else ValueError.
+
+    >>> sinusoid(torch.tensor([0, 7]), channels=6).shape
+    torch.Size([2, 6])
     """
     if channels < 4 or channels % 2:
         raise ValueError(f"channels: got {channels}, want an even count from 4 up")
@@ -24,9 +27,12 @@ def sinusoid(t: Tensor, channels: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """t: (B,) steps → (B, channels): sinusoid, linear layer, SiLU, linear layer (Ho et al., 2020).
+    """Embed the steps of a diffusion: sinusoid, linear layer, SiLU, linear layer (Ho et al., 2020).
 
-    Parameters: those of the linear layers expand and mix.
+    t: (B,) steps → (B, channels). Parameters: those of the linear layers expand and mix.
+
+    >>> TimeEmbedding(16)(torch.tensor([3, 150])).shape
+    torch.Size([2, 16])
     """
 
     def __init__(self, channels: int = 512, frequencies: int = 128):
@@ -59,10 +65,13 @@ class _TimeConditioning(nn.Module):
 
 
 class TimeShift(_TimeConditioning):
-    """x + Linear(SiLU(temb)), the same at every point; x itself where temb is None.
+    """Add Linear(SiLU(temb)) to x, the same at every point; return x itself where temb is None.
 
     x: (B, channels, *S), temb: (B, embedding); ValueError naming both shapes where they do not fit.
     Parameters: those of the linear layer project.
+
+    >>> TimeShift(8, 4)(torch.randn(2, 4, 6, 6), torch.randn(2, 8)).shape
+    torch.Size([2, 4, 6, 6])
     """
 
     def __init__(self, embedding: int, channels: int):
@@ -73,11 +82,15 @@ class TimeShift(_TimeConditioning):
 
 
 class TimeFiLM(_TimeConditioning):
-    """x·(1 + γ) + β with (γ, β) = Linear(SiLU(temb)), zero at the start (Perez et al., 2018); x
-    itself where temb is None.
+    """Return x·(1 + γ) + β with (γ, β) = Linear(SiLU(temb)), zero at the start (Perez et al.,
+    2018); x itself where temb is None.
 
     x: (B, channels, *S), temb: (B, embedding); ValueError naming both shapes where they do not fit.
     Parameters: those of the linear layer project.
+
+    >>> x = torch.randn(2, 4, 6, 6)
+    >>> torch.equal(TimeFiLM(8, 4)(x, torch.randn(2, 8)), x)
+    True
     """
 
     def __init__(self, embedding: int, channels: int):

@@ -29,8 +29,8 @@ def _join(pair: Pair) -> Tensor:
 
 
 class VFFC(nn.Module):
-    """A fast Fourier convolution: local and global channels with a path between each two of them,
-    convolutions but for global → global, which is a `SpectralTransform`.
+    """Apply a fast Fourier convolution (Chi et al., 2020): local and global channels with a path
+    between each two of them, convolutions but for global → global, which is a `SpectralTransform`.
 
     x: (B, in_channels, *S) → (B, out_channels, *S), the last int(ratio·channels) channels being
     global; or a pair (local, global), and then a pair is returned, None standing for a part without
@@ -38,6 +38,9 @@ class VFFC(nn.Module):
 
     Parameters: convl2l.weight, convl2g.weight, convg2l.weight and those of convg2g; no biases.
     Raises ValueError for ratios outside 0 … 1, even kernel sizes and channels that do not divide.
+
+    >>> VFFC(16, 32, dims=2)(torch.randn(1, 16, 10, 12)).shape
+    torch.Size([1, 32, 10, 12])
     """
 
     def __init__(
@@ -81,9 +84,12 @@ class VFFC(nn.Module):
 
 
 class VFFCLayer(nn.Module):
-    """`VFFC`, normalisation and ReLU on both parts; arguments and x as `VFFC`'s.
+    """Apply `VFFC`, normalisation and ReLU on both parts; arguments and x as `VFFC`'s.
 
     Parameters: those of ffc, bn_l and bn_g.
+
+    >>> VFFCLayer(16, 16, dims=2)(torch.randn(1, 16, 8, 8)).shape
+    torch.Size([1, 16, 8, 8])
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, dims: int = 3, norm: str = "batch",
@@ -100,9 +106,12 @@ class VFFCLayer(nn.Module):
 
 
 class VFFCBlock(nn.Module):
-    """x + two `VFFCLayer`s of equal width: (B, channels, *S) → the same shape.
+    """Return x + two `VFFCLayer`s of equal width: (B, channels, *S) → the same shape.
 
     ratio: the share of global channels. Parameters: those of conv1 and conv2.
+
+    >>> VFFCBlock(16, dims=2)(torch.randn(1, 16, 8, 8)).shape
+    torch.Size([1, 16, 8, 8])
     """
 
     def __init__(self, channels: int, *, ratio: float = 0.5, **options):
@@ -116,9 +125,12 @@ class VFFCBlock(nn.Module):
 
 
 class VFFCBottleneck(nn.Module):
-    """`blocks` residual `VFFCBlock`s in a row: (B, channels, *S) → the same shape.
+    """Apply `blocks` residual `VFFCBlock`s in a row: (B, channels, *S) → the same shape.
 
     Parameters: those of resnet_layers.0, resnet_layers.1, …
+
+    >>> VFFCBottleneck(16, blocks=2, dims=2)(torch.randn(1, 16, 8, 8)).shape
+    torch.Size([1, 16, 8, 8])
     """
 
     def __init__(self, channels: int, blocks: int = 3, *, ratio: float = 0.5, **options):

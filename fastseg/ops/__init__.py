@@ -1,5 +1,11 @@
-"""Differentiable operators. Each picks a backend by device, dtype and shape; `fastseg.use_backend`
-forces one.
+"""Differentiable operators on tensors (B, C, *S). Each picks a backend by device, dtype and shape;
+`fastseg.use_backend` forces one. README.md beside this file lists them.
+
+>>> import torch
+>>> from fastseg import ops
+>>> x = torch.randn(2, 4, 24, 17)
+>>> ops.truncated_rfftn(x, modes=(8, 5)).shape
+torch.Size([2, 4, 8, 5])
 """
 
 from fastseg.ops.block import fno_block

@@ -7,7 +7,9 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def integers(name: str, values) -> tuple:
-    """`values` as a tuple of integers, symbolic ones included."""
+    """Return `values` as a tuple of integers, symbolic ones included; TypeError naming them
+    otherwise.
+    """
     try:
         values = tuple(values)
     except TypeError:
@@ -18,11 +20,15 @@ def integers(name: str, values) -> tuple:
 
 
 def check_tensor(name: str, x) -> None:
+    """Refuse an argument that is no tensor."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: got {type(x).__name__}, want a torch.Tensor")
 
 
 def check_real(name: str, dtype: torch.dtype, shape, axes: int) -> None:
+    """Refuse a dtype that is not real and floating, and a shape other than (B, C, *S) with 1 to 3
+    `axes`.
+    """
     if dtype not in FLOATS:
         raise TypeError(f"{name}: got dtype {dtype}, want float32, float64, float16 or bfloat16")
     if not 1 <= axes <= 3:
@@ -34,6 +40,7 @@ def check_real(name: str, dtype: torch.dtype, shape, axes: int) -> None:
 
 
 def check_modes(modes, sizes, two_sided: bool, what: str) -> None:
+    """Refuse modes that are not 1 to the bins of a grid; `what` says whose grid."""
     for axis, (m, n) in enumerate(zip(modes, sizes, strict=True)):
         most = n // 2 + 1 if axis == len(sizes) - 1 else n
         if not 1 <= m <= most:
@@ -43,35 +50,35 @@ def check_modes(modes, sizes, two_sided: bool, what: str) -> None:
 
 
 def check_norm(norm: str) -> None:
+    """Refuse a norm that torch.fft does not have."""
     if norm not in ("backward", "ortho", "forward"):
         raise ValueError(f"norm: got {norm!r}, want 'backward', 'ortho' or 'forward'")
 
 
 def check_sizes(sizes, axes: int) -> tuple:
+    """Return the sizes of a grid with so many axes, as integers."""
     sizes = integers("sizes", sizes)
     if len(sizes) != axes or any(n < 1 for n in sizes):
         raise ValueError(f"sizes: got {sizes}, want {axes} positive sizes")
     return sizes
 
 
-def real_weight(weight: Tensor, x: Tensor) -> Tensor:
-    """The weight as a real tensor with a trailing 2, in the dtype the mix computes in."""
-    if not (isinstance(x, Tensor) and isinstance(weight, Tensor)):
-        check_tensor("x", x)
-        check_tensor("weight", weight)
-    if weight.is_complex():
-        weight = torch.view_as_real(weight.resolve_conj())
-    elif weight.dtype not in FLOATS or weight.dim() < 1 or weight.shape[-1] != 2:
+def check_pairs(name: str, shape, dtype: torch.dtype) -> tuple:
+    """Return the shape of a complex tensor as a real one with a trailing 2, which it may be too."""
+    if dtype.is_complex:
+        return (*shape, 2)
+    if dtype not in FLOATS or len(shape) < 1 or shape[-1] != 2:
         raise TypeError(
-            f"weight: got {weight.dtype} of shape {tuple(weight.shape)}, want complex, or "
-            f"real with a trailing axis of 2"
+            f"{name}: got {dtype} of shape {tuple(shape)}, want complex, or real with a trailing "
+            "axis of 2"
         )
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return weight if weight.dtype == wide else weight.to(wide)
+    return shape
 
 
 def check_weight(channels: int, shape, bias, groups: int, modes) -> None:
-    """bias: its shape and dtype, or None."""
+    """Refuse channels, groups and mode axes that do not fit a weight's shape. bias: its shape and
+    dtype, or None.
+    """
     if groups < 1 or channels % groups or shape[1] % groups:
         raise ValueError(
             f"groups: got {groups}, want a divisor of {channels} input and {shape[1]} output "
@@ -94,13 +101,19 @@ def check_weight(channels: int, shape, bias, groups: int, modes) -> None:
 
 
 def check_device(x: Tensor, **others: Tensor | None) -> None:
-    device = x.device
-    for name, tensor in others.items():
-        if tensor is not None and tensor.device != device:
-            raise ValueError(f"{name}: is on {tensor.device}, want x's device {device}")
+    """Refuse tensors that are not on x's device."""
+    check_devices(x.device, **{n: None if t is None else t.device for n, t in others.items()})
+
+
+def check_devices(device: torch.device, **others: torch.device | None) -> None:
+    """Refuse devices other than x's."""
+    for name, other in others.items():
+        if other is not None and other != device:
+            raise ValueError(f"{name}: is on {other}, want x's device {device}")
 
 
 def check_skip(x: Tensor, skip_weight: Tensor, outputs: int, groups: int) -> None:
+    """Refuse a skip weight that is no (outputs, x's channels / groups)."""
     want = (outputs, x.shape[1] // groups)
     if tuple(skip_weight.shape) != want:
         raise ValueError(f"skip_weight: got shape {tuple(skip_weight.shape)}, want {want}")

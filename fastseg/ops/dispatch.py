@@ -20,10 +20,15 @@ def _say_once(message: str) -> None:
 def select(
     family, setting: str, device: torch.device | str, dtype: torch.dtype, kernels_win: bool = True
 ) -> str:
-    """The backend of an op, by its arguments alone; RuntimeError where a forced one cannot run.
+    """Return the backend of an op, by its arguments alone; RuntimeError where a forced one cannot
+    run.
 
-    family: one of `impl`'s tables, or the names in it; kernels_win: whether its kernels are
-    worth it for these shapes.
+    family: one of `impl`'s tables, or the names in it; setting: as `context.setting` returns it;
+    kernels_win: whether its kernels are worth it for these shapes.
+
+    >>> from fastseg.ops import dispatch, impl
+    >>> dispatch.select(impl.SPECTRAL, "matmul", "cpu", torch.float32)
+    'matmul'
     """
     if setting != "auto":
         reason = impl.unable(setting, device, dtype)
@@ -60,7 +65,9 @@ def select_spectral(
     modes,
     family=impl.SPECTRAL,
 ) -> str:
-    """The backend of an op made of truncated transforms."""
+    """Return the backend of an op made of truncated transforms, between grids `sizes` and
+    `out_sizes`.
+    """
     kind = torch.device(device).type
     win = setting == "auto" and (
         transforms_win(kind, sizes, modes) and transforms_win(kind, out_sizes, modes)
@@ -71,15 +78,15 @@ def select_spectral(
 def select_fourier_unit(
     setting: str, device: torch.device | str, dtype: torch.dtype, sizes, images: int
 ) -> str:
-    """The backend of a Fourier unit, whose spectra are whole."""
+    """Return the backend of a Fourier unit, whose spectra are whole; images: B·C."""
     kind = torch.device(device).type
     win = setting == "auto" and full_spectra_win(kind, sizes, images)
     return select(impl.SPECTRAL_POINTWISE, setting, device, dtype, win)
 
 
 def full_spectra_win(device_type: str, sizes, images: int) -> bool:
-    """Whether the kernels beat the FFT chain of a Fourier unit, which has no zeros to fill but real
-    and imaginary parts to pack.
+    """Tell whether the kernels beat the FFT chain of a Fourier unit, which has no zeros to fill but
+    real and imaginary parts to pack.
 
     Matrices along the axes do unless those are long: their multiply-adds a sample grow with the
     size, an FFT's with its logarithm. In evaluation on AVX2, in processor time: 64³ (98
@@ -97,14 +104,14 @@ def full_spectra_win(device_type: str, sizes, images: int) -> bool:
 
 
 def transforms_win(device_type: str, sizes, modes) -> bool:
-    """Whether the kernels beat torch.fft at truncated transforms."""
+    """Tell whether the kernels beat torch.fft at truncated transforms."""
     if short_matrices_win(sizes, modes):
         return True
     return device_type == "cpu" and tables.fft_serves(sizes, modes)
 
 
 def short_matrices_win(sizes, modes) -> bool:
-    """Whether matrices along the axes beat an FFT: many modes on long axes do not.
+    """Tell whether matrices along the axes beat an FFT: many modes on long axes do not.
 
     Counts multiply-adds a sample, halved by folding, and the last axis's table. The bounds are
     where the C++ kernels met torch.fft on AVX2 (`fastseg bench --only crossover`): 1.3 times faster

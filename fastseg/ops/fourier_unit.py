@@ -9,21 +9,26 @@ from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl, tables
 from fastseg.ops.context import watched
 from fastseg.ops.impl import matmul
+from fastseg.ops.impl.composed import sum_of_products
+from fastseg.ops.impl.contract import Epilogue, Geometry, Matrix, UnitState, whole
 from fastseg.ops.register import op
 
 
 def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The first half of a Fourier unit: z = weight · rfftn(x, norm="ortho"), and its moments.
+    """Return the first half of a Fourier unit: z = weight · rfftn(x, norm="ortho"), Σ z and Σ z².
 
     x: (B, Cin, *S) real, 1 to 3 axes; weight: (2Cout, 2Cin), or with trailing axes of 1, where
-    channels 2i and 2i+1 are the real and the imaginary part of channel i. Returns z (B, 2Cout,
-    *S[:-1], S[-1]//2+1) and Σ z, Σ z² (2Cout,) over batch and bins, every stored bin counting once;
-    all float32, float64 for float64. What turns the moments into a scale and a shift is the
-    caller's: batch, synchronised and group statistics all fit. Differentiable; saves the spectrum
-    and z.
+    channels 2i and 2i+1 are the real and the imaginary part of channel i. z: (B, 2Cout, *S[:-1],
+    S[-1]//2+1); the sums, (2Cout,), run over batch and bins, every stored bin counting once; all
+    float32, float64 for float64. What turns the moments into a scale and a shift is the caller's:
+    batch, synchronised and group statistics all fit. Differentiable; saves the spectrum and z.
 
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
+
+    >>> z, total, squares = fu_mix(torch.randn(2, 3, 8, 10), weight=torch.randn(8, 6))
+    >>> z.shape, total.shape
+    (torch.Size([2, 8, 8, 6]), torch.Size([8]))
     """
     weight = _checked_input(x, weight)
     backend = _select(x, x.shape[2:], x.shape[0] * x.shape[1])
@@ -34,13 +39,18 @@ def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> Tensor:
-    """The second half of a Fourier unit: irfftn(relu(scale·z + shift), norm="ortho").
+    """Return the second half of a Fourier unit: irfftn(relu(scale·z + shift), norm="ortho").
 
-    z: (B, 2C, *half spectrum) float32 or float64, as `fu_mix` returns it; scale, shift: (2C,).
-    Returns (B, C, *sizes) in z.dtype. Differentiable in z, scale and shift; saves z.
+    z: (B, 2C, *half spectrum) float32 or float64, as `fu_mix` returns it; scale, shift: (2C,);
+    sizes: the grid *S of the result. Returns (B, C, *sizes) in z.dtype. Differentiable in z, scale
+    and shift; saves z.
 
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
+
+    >>> z, one, zero = torch.randn(2, 8, 8, 6), torch.ones(8), torch.zeros(8)
+    >>> fu_finish(z, one, zero, sizes=(8, 10)).shape
+    torch.Size([2, 4, 8, 10])
     """
     sizes = _checked_spectrum(z, scale, shift, sizes)
     backend = _select(z, sizes, z.shape[0] * z.shape[1] // 2)
@@ -54,8 +64,8 @@ def fourier_unit(
     running_mean: Tensor | None, running_var: Tensor | None, training: bool, momentum: float,
     eps: float,
 ) -> Tensor:  # fmt: skip
-    """rfftn, 1×1 convolution of real and imaginary parts, batch norm over batch and bins, ReLU,
-    irfftn (Chi et al., 2020, fig. 2).
+    """Apply a Fourier unit: rfftn, 1×1 convolution of real and imaginary parts, batch norm over
+    batch and bins, ReLU, irfftn (Chi et al., 2020, fig. 2).
 
     x: (B, Cin, *S) real; weight as `fu_mix` takes it; norm_weight, norm_bias and the running
     statistics: (2Cout,). Returns (B, Cout, *S) in x.dtype; 16-bit inputs are computed in float32.
@@ -65,6 +75,11 @@ def fourier_unit(
 
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
+
+    >>> x, weight = torch.randn(2, 3, 8, 10), torch.randn(4, 6)
+    >>> one, zero = torch.ones(4), torch.zeros(4)
+    >>> fourier_unit(x, weight, one, zero, zero, one, training=False, momentum=0.1, eps=1e-5).shape
+    torch.Size([2, 2, 8, 10])
     """
     weight = _checked_input(x, weight)
     _check_norm(x, weight, norm_weight, norm_bias, running_mean, running_var, training)
@@ -181,35 +196,28 @@ def _checked_spectrum(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> tuple:
     return sizes
 
 
-def _ortho(sizes) -> float:
-    return math.prod(sizes) ** -0.5
+def _spectrum(x: Tensor, geometry: Geometry, backend: str) -> Tensor:
+    return impl.SPECTRAL[backend].analysis(x, geometry, planar=True)
 
 
-def _spectrum(x: Tensor, weighted: bool, backend: str) -> Tensor:
-    sizes = x.shape[2:]
-    return impl.SPECTRAL[backend].analysis(
-        x, tables.half_spectrum(sizes), _ortho(sizes), weighted, True, planar=True
-    )
-
-
-def _image(spectrum: Tensor, sizes, weighted: bool, dtype: torch.dtype, backend: str) -> Tensor:
-    return impl.SPECTRAL[backend].synthesis(
-        spectrum, sizes, _ortho(sizes), weighted, True, dtype, None, planar=True
-    )
+def _image(spectrum: Tensor, geometry: Geometry, dtype: torch.dtype, backend: str) -> Tensor:
+    return impl.SPECTRAL[backend].synthesis(spectrum, geometry, dtype, planar=True)
 
 
 def _normalised_unit(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, backend: str):
     """A whole Fourier unit of known scale and shift, nothing kept."""
-    z, _ = impl.POINTWISE[backend].product(
-        _spectrum(x, False, backend), weight, "affine_relu", scale=scale, shift=shift
-    )
-    return _image(z, x.shape[2:], True, x.dtype, backend)
+    geometry = whole(x.shape[2:], "ortho")
+    active, _ = impl.POINTWISE[backend].product(
+        _spectrum(x, geometry, backend), Matrix(weight),
+        Epilogue("affine_relu", scale=scale, shift=shift),
+    )  # fmt: skip
+    return _image(active, geometry, x.dtype, backend)
 
 
 def _fu_mix(x, weight, backend):
     """z, its moments (2, 2·outputs), and the spectrum of x for the backward."""
-    spectrum = _spectrum(x, False, backend)
-    z, moments = impl.POINTWISE[backend].product(spectrum, weight, "moments")
+    spectrum = _spectrum(x, whole(x.shape[2:], "ortho"), backend)
+    z, moments = impl.POINTWISE[backend].product(spectrum, Matrix(weight), Epilogue("moments"))
     return z, moments, spectrum
 
 
@@ -231,12 +239,13 @@ def _fu_mix_save(ctx, inputs, output):
 
 def _fu_mix_vjp(ctx, grad, grad_moments, _):
     if grad is None and grad_moments is None:
-        return None, None, None
+        return None, None
     wanted = ctx.needs_input_grad[:2]
+    state = UnitState(*ctx.saved_tensors)
     dx, dweight = _mix_gradient(
-        grad, grad_moments, *ctx.saved_tensors, ctx.sizes, ctx.dtype, wanted, ctx.backend
+        grad, grad_moments, state, ctx.sizes, ctx.dtype, wanted, ctx.backend
     )
-    return dx if wanted[0] else None, dweight if wanted[1] else None, None
+    return dx if wanted[0] else None, dweight if wanted[1] else None
 
 
 def _through_moments(grad: Tensor | None, grad_moments: Tensor | None, z: Tensor) -> Tensor:
@@ -248,28 +257,21 @@ def _through_moments(grad: Tensor | None, grad_moments: Tensor | None, z: Tensor
     return through.add_(total)
 
 
-def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    """Σ grad·xᵀ over batch and points: (B, O, …), (B, I, …) → (O, I)."""
-    with torch.autocast(x.device.type, enabled=False):
-        return torch.matmul(grad.flatten(2), x.flatten(2).transpose(1, 2)).sum(0)
-
-
-def _fu_mix_backward(
-    grad, grad_moments, z, spectrum, weight, sizes, dtype, wanted, backend
-):  # fmt: skip
+def _fu_mix_backward(grad, grad_moments, state, sizes, dtype, wanted, backend):
+    z, spectrum, weight = state
     grad = _through_moments(grad, grad_moments, z)
     dx, dweight = z.new_empty(0, dtype=dtype), z.new_empty(0)
     if wanted[0]:
-        grad_spectrum, _ = impl.POINTWISE[backend].product(grad, weight, transposed=True)
-        dx = _image(grad_spectrum, sizes, False, dtype, backend)
+        back = Matrix(weight, transposed=True)
+        grad_spectrum, _ = impl.POINTWISE[backend].product(grad, back)
+        dx = _image(grad_spectrum, whole(sizes, "ortho").transposed(sizes), dtype, backend)
     if wanted[1]:
-        dweight = weight_gradient(grad, spectrum)
+        dweight = sum_of_products(grad, spectrum)
     return dx, dweight
 
 
-def _fu_mix_backward_fake(
-    grad, grad_moments, z, spectrum, weight, sizes, dtype, wanted, backend
-):  # fmt: skip
+def _fu_mix_backward_fake(grad, grad_moments, state, sizes, dtype, wanted, backend):
+    z, spectrum, weight = state
     shape = (z.shape[0], spectrum.shape[1] // 2, *sizes)
     dx = z.new_empty(shape if wanted[0] else (0,), dtype=dtype)
     return dx, z.new_empty(weight.shape if wanted[1] else (0,))
@@ -277,7 +279,7 @@ def _fu_mix_backward_fake(
 
 def _fu_finish(z, scale, shift, sizes, dtype, backend):
     active = impl.POINTWISE[backend].affine_relu(z, scale, shift)
-    return _image(active, sizes, True, dtype, backend)
+    return _image(active, whole(sizes, "ortho"), dtype, backend)
 
 
 def _fu_finish_fake(z, scale, shift, sizes, dtype, backend):
@@ -291,11 +293,12 @@ def _fu_finish_save(ctx, inputs, output):
 
 def _fu_finish_vjp(ctx, grad):
     dz, sums = _finish_gradient(grad, *ctx.saved_tensors, ctx.backend)
-    return dz, sums[0], sums[1], None, None, None
+    return dz, sums[0], sums[1]
 
 
 def _fu_finish_backward(grad, z, scale, shift, backend):
-    grad_active = _spectrum(grad, True, backend)
+    sizes = grad.shape[2:]
+    grad_active = _spectrum(grad, whole(sizes, "ortho").transposed(sizes), backend)
     return impl.POINTWISE[backend].affine_relu_backward(grad_active, z, scale, shift)
 
 
@@ -304,8 +307,8 @@ def _fu_finish_backward_fake(grad, z, scale, shift, backend):
 
 
 _mix_gradient = op(
-    "fu_mix_backward(Tensor? grad, Tensor? grad_moments, Tensor z, Tensor spectrum, Tensor weight,"
-    " SymInt[] sizes, ScalarType dtype, bool[2] wanted, str backend) -> (Tensor, Tensor)",
+    "fu_mix_backward(Tensor? grad, Tensor? grad_moments, UnitState state, SymInt[] sizes,"
+    " ScalarType dtype, bool[2] wanted, str backend) -> (Tensor, Tensor)",
     _fu_mix_backward,
     _fu_mix_backward_fake,
 )

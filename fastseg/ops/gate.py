@@ -7,7 +7,8 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl
-from fastseg.ops.gaussian import check_signal, gaussian_filter, prepare
+from fastseg.ops.gaussian import Options, check_signal, gaussian_filter, prepare
+from fastseg.ops.impl.contract import GateInputs
 from fastseg.ops.impl.native import compute_dtype
 from fastseg.ops.register import op
 
@@ -16,20 +17,25 @@ def anchor_gate(
     cond: Tensor, feat: Tensor, sigma, conv_weight: Tensor, conv_bias: Tensor | None,
     radius: int = 2, offset=None,
 ) -> Tensor:  # fmt: skip
-    """`sigmoid(conv(max(gaussian(cond), cond)))·feat + feat`, conv being 1×1 to one channel (Wu et
-    al., 2024, MedSegDiff-V2, eq. 2-3).
+    """Return `sigmoid(conv(max(gaussian(cond), cond)))·feat + feat`, conv being 1×1 to one channel
+    (Wu et al., 2024, MedSegDiff-V2, eq. 2-3).
 
-    cond: (B, Cc, *S), feat: (B, C, *S), 1 to 3 axes, of one dtype; returns (B, C, *S) in it.
-    sigma, offset: (Cc,), one for each channel of cond, or as `gaussian_filter` takes them; the
+    cond: (B, Cc, *S), feat: (B, C, *S), 1 to 3 axes, of one dtype; returns (B, C, *S) in it. sigma,
+    offset: (Cc,), one for each channel of cond, in voxels, or as `gaussian_filter` takes them; the
     Gaussian has sampled taps of `radius`, below every size, and reflects at the borders.
     conv_weight: (1, Cc), or with trailing axes of 1; conv_bias: (1,) or None. First derivatives
     with respect to every tensor.
 
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
+
+    >>> cond, feat = torch.randn(1, 3, 8, 8), torch.randn(1, 5, 8, 8)
+    >>> anchor_gate(cond, feat, sigma=1.0, conv_weight=torch.randn(1, 3), conv_bias=None).shape
+    torch.Size([1, 5, 8, 8])
     """
     sigma, offset = _per_channel(sigma), _per_channel(offset)
-    sigma, offset, _ = prepare("cond", cond, sigma, offset, None, "reflect", None, radius)
+    options = Options("reflect", radius=radius)
+    sigma, offset, _ = prepare("cond", cond, sigma, offset, options)
     _check_rest(cond, feat, conv_weight, conv_bias)
     backend = dispatch.select(impl.GATE, context.setting(), cond.device, cond.dtype)
     if backend == "reference":
@@ -42,8 +48,8 @@ def anchor_gate(
     if backend == "matmul":
         return _composed(low, wide, feat, weight, conv_bias)
     bias = weight.new_zeros(1) if conv_bias is None else conv_bias.to(dtype)
-    tensors = low, wide, weight, bias, feat.to(dtype)
-    return _gate(*tensors, backend)[0].to(feat.dtype)
+    inputs = GateInputs(low, wide, weight, bias, feat.to(dtype))
+    return _gate(inputs, backend)[0].to(feat.dtype)
 
 
 def _per_channel(value):
@@ -83,17 +89,18 @@ def _composed(
         return (feat.to(cond.dtype) * (1 + torch.sigmoid(logits)).unsqueeze(1)).to(feat.dtype)
 
 
-def _forward(low, cond, weight, bias, feat, backend):
-    return impl.GATE[backend].forward(low, cond, weight, bias, feat)
+def _forward(inputs, backend):
+    return impl.GATE[backend].forward(inputs)
 
 
-def _forward_fake(low, cond, weight, bias, feat, backend):
-    points = math.prod(cond.shape[2:])
-    return feat.new_empty(feat.shape), weight.new_empty((cond.shape[0], points))
+def _forward_fake(inputs, backend):
+    cond, feat = inputs.cond, inputs.feat
+    logits = inputs.weight.new_empty((cond.shape[0], math.prod(cond.shape[2:])))
+    return feat.new_empty(feat.shape), logits
 
 
 def _save(ctx, inputs, output):
-    *tensors, ctx.backend = inputs
+    tensors, ctx.backend = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, output[1])
@@ -101,29 +108,26 @@ def _save(ctx, inputs, output):
 
 def _vjp(ctx, gradient, _):
     if gradient is None:
-        return (None,) * 6
+        return (None,) * 5
     *tensors, logits = ctx.saved_tensors
-    dlow, dcond, dfeat, dweight, dbias = _gate_backward(*tensors, logits, gradient, ctx.backend)
-    return dlow, dcond, dweight, dbias, dfeat, None
+    return tuple(_gate_backward(GateInputs(*tensors), logits, gradient, ctx.backend))
 
 
-def _backward(low, cond, weight, bias, feat, logits, gradient, backend):
-    return impl.GATE[backend].backward(low, cond, weight, bias, feat, logits, gradient)
+def _backward(inputs, logits, gradient, backend):
+    return impl.GATE[backend].backward(inputs, logits, gradient)
 
 
-def _backward_fake(low, cond, weight, bias, feat, logits, gradient, backend):
-    return [t.new_empty(t.shape) for t in (low, cond, feat, weight, bias)]
+def _backward_fake(inputs, logits, gradient, backend):
+    return [t.new_empty(t.shape) for t in inputs]
 
 
 _gate_backward = op(
-    "gate_backward(Tensor low, Tensor cond, Tensor weight, Tensor bias, Tensor feat, Tensor logits,"
-    " Tensor gradient, str backend) -> Tensor[]",
+    "gate_backward(GateInputs inputs, Tensor logits, Tensor gradient, str backend) -> Tensor[]",
     _backward,
     _backward_fake,
 )
 _gate = op(
-    "gate(Tensor low, Tensor cond, Tensor weight, Tensor bias, Tensor feat, str backend)"
-    " -> (Tensor, Tensor)",
+    "gate(GateInputs inputs, str backend) -> (Tensor, Tensor)",
     _forward,
     _forward_fake,
     _vjp,

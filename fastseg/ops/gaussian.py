@@ -5,6 +5,7 @@ Registered taps (images or 1, 3, 2R+1) and radii (images or 1, 3) are `taps.pack
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl
 from fastseg.ops.context import traced
 from fastseg.ops.impl import matmul
+from fastseg.ops.impl.contract import SeparableFilter
 from fastseg.ops.impl.native import compute_dtype
 from fastseg.ops.register import op
 from fastseg.ops.taps import (
@@ -36,7 +38,8 @@ def gaussian_filter(
     x: Tensor, sigma, mode: str = "low", padding: str = "circular", truncate: float | None = None,
     radius: int | None = None, taps: str = "sampled", offset=None, max_sigma: float | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
-    """A Gaussian of standard deviation `sigma`, in voxels, over all axes of x.
+    """Filter x by a Gaussian of standard deviation `sigma`, in voxels, over all axes but the first
+    two.
 
     x: (B, C, *S) real, 1 to 3 axes. sigma: a float, or a tensor broadcastable to (B, C, axes); 0 is
     the identity. mode: "low" is the filtered x, "high" x − low, "both" the pair (low, high). All in
@@ -56,39 +59,59 @@ def gaussian_filter(
 
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
+
+    >>> x = torch.randn(2, 1, 30, 20)
+    >>> low, high = gaussian_filter(x, sigma=2.0, mode="both", padding="reflect", radius=6)
+    >>> torch.allclose(low + high, x, atol=1e-6)
+    True
     """
     if mode not in MODES:
         raise ValueError(f"mode: got {mode!r}, want one of {', '.join(MODES)}")
-    options = padding, truncate, radius, taps
-    sigma, offset, design = prepare("x", x, sigma, offset, max_sigma, *options)
+    options = Options(padding, truncate, radius, taps, max_sigma)
+    sigma, offset, design = prepare("x", x, sigma, offset, options)
     backend = dispatch.select(impl.GAUSSIAN, context.setting(), x.device, x.dtype, taps_win(design))
     if backend == "reference":
-        return reference.gaussian_filter(x, sigma, mode, *options, offset, max_sigma)
+        return reference.gaussian_filter(
+            x, sigma, mode, padding, truncate, radius, taps, offset, max_sigma
+        )
     if backend == "matmul":
         made = _make_taps(x, sigma, offset, design)
         return matmul.gaussian_filter(x, made, mode, padding)
-    taps, radii = _packed_taps(x, sigma, offset, design)
-    low, high = _filter(x, taps, radii, padding, mode, False, offset is None, backend)
+    by = SeparableFilter(*_packed_taps(x, sigma, offset, design), padding, offset is None)
+    low, high = _filter(x, by, mode, False, backend)
     return (low, high) if mode == "both" else low if mode == "low" else high
 
 
-def prepare(
-    name: str, x, sigma, offset, max_sigma, padding="circular", truncate=None, radius=None,
-    taps="sampled",
-):  # fmt: skip
-    """The checks of all arguments; returns sigma and offset, floats or tensors (b, c, axes), and
-    the taps' design.
+class Options(NamedTuple):
+    """Say how far a filter's taps reach and what they are, as `gaussian_filter` takes it."""
+
+    padding: str = "circular"
+    truncate: float | None = None
+    radius: int | None = None
+    taps: str = "sampled"
+    max_sigma: float | None = None
+
+
+def prepare(name: str, x, sigma, offset, options: Options = Options()):  # noqa: B008  immutable
+    """Check all arguments; return sigma and offset, floats or tensors (b, c, axes), and the taps'
+    design.
+
+    name: what x is called in a message. Raises ValueError or TypeError naming the argument.
     """
     check_signal(name, x)
+    padding, taps = options.padding, options.taps
     for what, value, known in (("padding", padding, PADDINGS), ("taps", taps, TAPS)):
         if value not in known:
             raise ValueError(f"{what}: got {value!r}, want one of {', '.join(known)}")
-    _check_extent(padding, truncate, radius, max_sigma)
+    _check_extent(options)
     sigma, offset = _checked("sigma", sigma, x), _checked("offset", offset, x)
-    return sigma, offset, _design(x, sigma, offset, padding, truncate, radius, taps, max_sigma)
+    return sigma, offset, _design(x, sigma, offset, options)
 
 
 def check_signal(name: str, x) -> None:
+    """Refuse an x that is no real (B, C, *S) with 1 to 3 axes, none empty; `name` is what it is
+    called.
+    """
     checks.check_tensor(name, x)
     if x.dtype not in checks.FLOATS:
         raise TypeError(f"{name}: got {x.dtype}, want float32, float64, float16 or bfloat16")
@@ -104,7 +127,8 @@ def _number(name: str, value, least: str) -> float:
     return float(value)
 
 
-def _check_extent(padding: str, truncate, radius, max_sigma) -> None:
+def _check_extent(options: Options) -> None:
+    padding, truncate, radius, _, max_sigma = options
     if radius is not None:
         if isinstance(radius, bool) or not isinstance(radius, int):
             raise TypeError(f"radius: got {radius!r}, want an integer")
@@ -168,7 +192,8 @@ def _largest(sigma, given: float | None) -> float | None:
     return most if given is None else given
 
 
-def _design(x, sigma, offset, padding, truncate, radius, taps, max_sigma) -> Design:
+def _design(x, sigma, offset, options: Options) -> Design:
+    padding, truncate, radius, taps, max_sigma = options
     sizes, compact = tuple(x.shape[2:]), x.dtype != torch.float64
     largest = _largest(sigma, max_sigma)
     if truncate is None and radius is None:
@@ -205,8 +230,8 @@ def _exact_reach(sigma, offset, sizes, compact: bool) -> tuple[int, float]:
 
 
 def taps_win(design: Design) -> bool:
-    """Whether taps beat an FFT, which an exact Gaussian may also be: whole rows of long axes do
-    not. Spatial kernels have no such rival.
+    """Tell whether taps beat an FFT, which an exact Gaussian may also be: whole rows of long axes
+    do not. Spatial kernels have no such rival.
     """
     return design.kind != "exact" or design.mean_radius * len(design.sizes) <= FFT_RADIUS
 
@@ -241,20 +266,20 @@ def _float64(value, device: torch.device) -> Tensor | None:
     return None if value is None else value.to(device, torch.float64)
 
 
-def _forward(x, taps, radii, padding, mode, adjoint, symmetric, backend):
-    return impl.GAUSSIAN[backend].filter(x, taps, radii, padding, mode, adjoint, symmetric)
+def _forward(x, by, mode, adjoint, backend):
+    return impl.GAUSSIAN[backend].filter(x, by, mode, adjoint)
 
 
-def _forward_fake(x, taps, radii, padding, mode, adjoint, symmetric, backend):
+def _forward_fake(x, by, mode, adjoint, backend):
     low = x.new_empty(x.shape if mode != "high" else (0,))
     return low, x.new_empty(x.shape if mode != "low" else (0,))
 
 
 def _save(ctx, inputs, output):
-    x, taps, radii, ctx.padding, ctx.mode, ctx.adjoint, ctx.symmetric, ctx.backend = inputs
+    x, by, ctx.mode, ctx.adjoint, ctx.backend = inputs
     ctx.set_materialize_grads(False)
-    ctx.dtype = x.dtype
-    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, taps, radii)
+    ctx.dtype, ctx.padding, ctx.symmetric = x.dtype, by.padding, by.symmetric
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, by.taps, by.radii)
 
 
 def _through(ctx, low: Tensor | None, high: Tensor | None) -> Tensor | None:
@@ -270,72 +295,73 @@ def _vjp(ctx, low, high):
         None if ctx.mode == other else grad for grad, other in ((low, "high"), (high, "low"))
     )
     filtered = _through(ctx, low, high)
-    if filtered is None:
-        return (None,) * 8
-    x, taps, radii = ctx.saved_tensors
     dx = dtaps = None
+    if filtered is None:
+        return dx, dtaps
+    x, *taps = ctx.saved_tensors
+    by = SeparableFilter(*taps, ctx.padding, ctx.symmetric)
     if ctx.needs_input_grad[0]:
-        passed = _filter(
-            filtered, taps, radii, ctx.padding, "low", not ctx.adjoint, ctx.symmetric, ctx.backend
-        )[0]
+        passed = _filter(filtered, by, "low", not ctx.adjoint, ctx.backend)[0]
         dx = (passed if high is None else passed.add_(high)).to(ctx.dtype)
     if ctx.needs_input_grad[1]:
         x = x.to(filtered.dtype)
         sides = (filtered, x) if ctx.adjoint else (x, filtered)
-        dtaps = _taps_gradient(*sides, taps, radii, ctx.padding, ctx.symmetric, ctx.backend)
-    return dx, dtaps, *[None] * 6
+        dtaps = _taps_gradient(*sides, by, ctx.backend)
+    return dx, dtaps
 
 
-def _only(taps: Tensor, radii: Tensor, axes) -> tuple[Tensor, Tensor]:
+def _only(by: SeparableFilter, axes) -> SeparableFilter:
     """The filter of some axes alone."""
+    taps, radii = by.taps, by.radii
     keep = torch.zeros(3, dtype=torch.bool, device=taps.device)
     for axis in axes:
         keep[axis] = True
     width = taps.shape[-1]
     identity = (torch.arange(width, device=taps.device) == width // 2).to(taps)
-    return torch.where(keep[:, None], taps, identity), torch.where(keep, radii, 0).to(radii.dtype)
+    return by._replace(
+        taps=torch.where(keep[:, None], taps, identity),
+        radii=torch.where(keep, radii, 0).to(radii.dtype),
+    )
 
 
-def _taps_backward(x, gradient, taps, radii, padding, symmetric, backend):
+def _taps_backward(x, gradient, by, backend):
     """Axis by axis: what the axes before it make of x meets what the adjoints of those after it
     make of the gradient.
     """
     kernels, sizes = impl.GAUSSIAN[backend], (1,) * (5 - x.dim()) + tuple(x.shape[2:])
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    radius = taps.shape[-1] // 2
+    taps, radius = by.taps, by.taps.shape[-1] // 2
     out = torch.zeros((x.shape[0] * x.shape[1], 3, taps.shape[-1]), dtype=wide, device=x.device)
     x, gradient = x.to(wide), gradient.to(wide)
 
     def along(tensor, axes, adjoint):
-        only = _only(taps, radii, axes)
-        return kernels.filter(tensor, *only, padding, "low", adjoint, symmetric)[0]
+        return kernels.filter(tensor, _only(by, axes), "low", adjoint)[0]
 
     last = 5 - x.dim()
     for axis in range(2, last - 1, -1):
         size = sizes[axis]
-        reach = min(radius, size // 2 if padding == "circular" else size - 1)
+        reach = min(radius, size // 2 if by.padding == "circular" else size - 1)
         later = along(gradient, range(last, axis), True) if axis > last else gradient
         out[:, axis, radius - reach : radius + reach + 1] = kernels.taps_gradient(
-            x, later, axis, reach, padding
+            x, later, axis, reach, by.padding
         )
         if axis > last:
             x = along(x, (axis,), False)
     return out.sum(0, keepdim=True) if taps.shape[0] == 1 else out
 
 
-def _taps_backward_fake(x, gradient, taps, radii, padding, symmetric, backend):
-    return torch.empty_like(taps, memory_format=torch.contiguous_format)
+def _taps_backward_fake(x, gradient, by, backend):
+    return torch.empty_like(by.taps, memory_format=torch.contiguous_format)
 
 
 _taps_gradient = op(
-    "gaussian_taps_backward(Tensor x, Tensor gradient, Tensor taps, Tensor radii, str padding,"
-    " bool symmetric, str backend) -> Tensor",
+    "gaussian_taps_backward(Tensor x, Tensor gradient, SeparableFilter by, str backend) -> Tensor",
     _taps_backward,
     _taps_backward_fake,
 )
 _filter = op(
-    "gaussian(Tensor x, Tensor taps, Tensor radii, str padding, str mode, bool adjoint,"
-    " bool symmetric, str backend) -> (Tensor, Tensor)",
+    "gaussian(Tensor x, SeparableFilter by, str mode, bool adjoint, str backend)"
+    " -> (Tensor, Tensor)",
     _forward,
     _forward_fake,
     _vjp,

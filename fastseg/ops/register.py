@@ -1,41 +1,111 @@
 """Registers an operator with torch: schema, kernel, shapes, backward, in one call."""
 
+import inspect
+import re
+from functools import partial
+from typing import get_type_hints
+
 import torch
+from torch import Tensor
 
 from fastseg.ops.context import watched
+from fastseg.ops.impl import contract
 
 _library = torch.library.Library("fastseg", "FRAGMENT")
+_TYPES = {
+    Tensor: "Tensor", Tensor | None: "Tensor?", contract.Integers: "SymInt[]",
+    contract.Floats: "float[]", int: "int", bool: "bool", str: "str",
+}  # fmt: skip
+_RECORDS = {record.__name__: record for record in contract.RECORDS}
 
 
 def no_second_order(ctx, *grads):
+    """Refuse to differentiate twice."""
     raise RuntimeError(
         "the kernels have first derivatives only; second ones need fastseg.use_backend('matmul')"
     )
 
 
+def _fields(argument: str) -> str:
+    """An argument of a schema, a record's as those of its fields."""
+    record = _RECORDS.get(argument.split()[0])
+    if record is None:
+        return argument
+    return ", ".join(f"{_TYPES[kind]} {name}" for name, kind in get_type_hints(record).items())
+
+
+class _Packing:
+    """Records among a call's arguments, and torch's view of them: a value for each field."""
+
+    def __init__(self, arguments: list[str]):
+        fields = [_fields(argument).split(", ") for argument in arguments]
+        self.count = sum(map(len, fields))
+        self.tensors = sum(part.startswith("Tensor") for group in fields for part in group)
+        # the last record first: what stands before it keeps its place
+        self.records = [
+            (at, sum(map(len, fields[:at])), _RECORDS[argument.split()[0]])
+            for at, argument in reversed(list(enumerate(arguments)))
+            if argument.split()[0] in _RECORDS
+        ]
+        self.plain = all(at >= self.tensors for at, _, _ in self.records)
+
+    def flat(self, values: tuple) -> tuple:
+        for at, _, _ in self.records:
+            values = (*values[:at], *values[at], *values[at + 1 :])
+        return values
+
+    def packed(self, flat: tuple) -> tuple:
+        for _, first, record in self.records:
+            end = first + len(record._fields)
+            fields = [tuple(f) if type(f) is list else f for f in flat[first:end]]
+            flat = (*flat[:first], record._make(fields), *flat[end:])
+        return flat
+
+
 def op(schema: str, kernel, fake, backward=None, save=None):
     """Register `torch.ops.fastseg.<name>` and return what calls it.
 
-    schema: its name, arguments (tensors first) and results, as torch.library writes them; kernel:
-    computes it; fake: makes results of its shapes and dtypes; save(ctx, inputs, output) and
-    backward(ctx, *grads): torch.library.register_autograd's, without which a derivative raises
-    RuntimeError.
+    schema: its name, arguments (tensors first) and results, as torch.library writes them; a record
+    of `contract` stands for its fields. kernel: computes it, told by an argument `keep`, if it has
+    one, whether what `save` saves is wanted; fake: makes results of its shapes and dtypes;
+    save(ctx, inputs, output): torch.library.register_autograd's; backward(ctx, *grads): the
+    gradients of the tensors. Without one a derivative raises RuntimeError.
 
     What is returned goes through torch's dispatcher where something has to see the call, and else
     calls the kernel: on small tensors the dispatcher costs more than the arithmetic.
     """
-    name, _, arguments = schema.partition("(")
+    name, arguments, results = re.fullmatch(r"(\w+)\((.*)\) -> (.*)", schema).groups()
+    packing = _Packing(arguments.split(", "))
+    arguments = ", ".join(map(_fields, arguments.split(", ")))
+    _library.define(f"{name}({arguments}) -> {results}")
     name = f"fastseg::{name}"
-    _library.define(schema)
-    _library.impl(name, kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(name, fake, lib=_library)
+    _library.impl(name, lambda *flat: kernel(*packing.packed(flat)), "CompositeExplicitAutograd")
+    torch.library.register_fake(name, lambda *flat: fake(*packing.packed(flat)), lib=_library)
+
+    def differentiate(ctx, *grads):
+        found = backward(ctx, *grads)
+        return *found, *[None] * (packing.count - len(found))
+
+    def setup(ctx, inputs, output):
+        save(ctx, packing.packed(inputs), output)
+
     torch.library.register_autograd(
-        name, backward or no_second_order, setup_context=save, lib=_library
-    )
-    tensors = sum(part.lstrip().startswith("Tensor") for part in arguments.split(")")[0].split(","))
-    dispatched = getattr(torch.ops.fastseg, name[9:])
+        name, differentiate if backward else no_second_order,
+        setup_context=setup if save else None, lib=_library,
+    )  # fmt: skip
+    return _caller(packing, getattr(torch.ops.fastseg, name[9:]), kernel)
 
-    def call(*values):
-        return dispatched(*values) if watched(*values[:tensors]) else kernel(*values)
 
-    return call
+def _caller(packing: _Packing, dispatched, kernel):
+    keeps = "keep" in inspect.signature(kernel).parameters
+    direct = partial(kernel, keep=False) if keeps else kernel
+    tensors, flat = packing.tensors, packing.flat
+
+    def plain(*values):
+        return dispatched(*flat(values)) if watched(*values[:tensors]) else direct(*values)
+
+    def with_tensors_in_records(*values):
+        fields = flat(values)
+        return dispatched(*fields) if watched(*fields[:tensors]) else direct(*values)
+
+    return plain if packing.plain else with_tensors_in_records

@@ -7,8 +7,6 @@ x and G the synthesis's adjoint applied to the gradient, dx is the analysis's ad
 conj(gain)·G, and the gain's gradient is conj(X)·G summed over what it was broadcast along.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -19,7 +17,7 @@ from fastseg.ops.register import op
 
 
 def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
-    """irfftn(rfftn(x)·gain) over all axes of x but the first two.
+    """Return irfftn(rfftn(x)·gain) over all axes of x but the first two.
 
     x: (B, C, *S) real, 1 to 3 axes; gain: real or complex, broadcastable to (B, C, *S[:-1],
     S[-1]//2 + 1), the bins as `torch.fft.rfftn` orders them. A real gain keeps every phase. Returns
@@ -31,6 +29,10 @@ def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
 
     Raises ValueError for shapes and devices that do not fit, TypeError for dtypes, RuntimeError
     where a forced backend cannot run.
+
+    >>> x = torch.randn(1, 2, 8, 10)
+    >>> torch.allclose(spectral_filter(x, torch.ones(6)), x, atol=1e-5)
+    True
     """
     checks.check_tensor("x", x)
     checks.check_real("x", x.dtype, x.shape, x.dim() - 2)
@@ -68,57 +70,14 @@ def _as_pairs(gain: Tensor, x: Tensor) -> Tensor:
     return pairs.to(wide).reshape(*[1] * (x.dim() + 1 - pairs.dim()), *pairs.shape)
 
 
-def _product(a: Tensor, b: Tensor, conjugate: bool = False) -> Tensor:
-    """a·b, or a·conj(b), of (real, imaginary) pairs; a trailing 1 is a real number."""
-    if b.shape[-1] == 1:
-        return a * b
-    # a lazy conjugation would be lost: below autograd its key may be excluded from dispatch
-    b = torch.view_as_complex(b.contiguous())
-    b = b.conj_physical() if conjugate else b
-    return torch.view_as_real(torch.view_as_complex(a) * b)
-
-
-def _inner(a: Tensor, b: Tensor, shape) -> Tensor:
-    """conj(a)·b of pairs, summed to `shape`; its real part for a trailing 1."""
-    real = shape[-1] == 1
-    return (a * b if real else _product(b, a, conjugate=True)).sum_to_size(shape)
-
-
-def _fused(x: Tensor, backend: str):
-    """The backend's kernel of a whole filter, where it has one for x."""
-    kernel = impl.FILTER.get(backend)
-    return kernel if kernel and kernel.serves(x) else None
-
-
 def _forward(x: Tensor, gain: Tensor, backend: str) -> Tensor:
-    fused = _fused(x, backend)
-    if fused:
-        return fused.forward(x, gain)
-    kernels, sizes = impl.SPECTRAL[backend], x.shape[2:]
-    spectrum = _product(
-        kernels.analysis(x, tables.half_spectrum(x.shape[2:]), 1.0, False, True), gain
-    )
-    return kernels.synthesis(spectrum, sizes, 1 / math.prod(sizes), True, True, x.dtype, None)
+    return impl.FILTER[backend].forward(x, gain)
 
 
 def _backward(grad, x, gain, wanted, backend):
-    dx, dgain = grad.new_empty(0), gain.new_empty(0)
-    fused = _fused(grad, backend)
-    if fused:
-        grads = fused.backward(grad, x, gain, wanted)
-        return tuple(e if g is None else g for g, e in zip(grads, (dx, dgain), strict=True))
-    kernels, sizes, bins = (
-        impl.SPECTRAL[backend],
-        grad.shape[2:],
-        tables.half_spectrum(grad.shape[2:]),
-    )
-    grad_spectrum = kernels.analysis(grad, bins, 1 / math.prod(sizes), True, True)
-    if wanted[0]:
-        product = _product(grad_spectrum, gain, conjugate=True)
-        dx = kernels.synthesis(product, sizes, 1.0, False, True, grad.dtype, None)
-    if wanted[1]:
-        dgain = _inner(kernels.analysis(x, bins, 1.0, False, True), grad_spectrum, gain.shape)
-    return dx, dgain
+    empty = grad.new_empty(0), gain.new_empty(0)
+    grads = impl.FILTER[backend].backward(grad, x, gain, wanted)
+    return tuple(e if g is None else g for g, e in zip(grads, empty, strict=True))
 
 
 def _forward_fake(x, gain, backend):
@@ -143,7 +102,7 @@ def _vjp(ctx, grad):
     x, gain = ctx.saved_tensors
     wanted = ctx.needs_input_grad[:2]
     grads = _filter_backward(grad, x, gain, wanted, ctx.backend)
-    return *(g if want else None for g, want in zip(grads, wanted, strict=True)), None
+    return tuple(g if want else None for g, want in zip(grads, wanted, strict=True))
 
 
 _filter_backward = op(

@@ -59,36 +59,48 @@ def _device(arguments: tuple) -> torch.device:
 
 
 class Kept(NamedTuple):
-    """Frequencies 0 … positive−1 and −negative … −1 of one axis, in that order."""
+    """Hold the frequencies 0 … positive−1 and −negative … −1 of one axis, in that order.
+
+    >>> kept(5, two_sided=True)
+    Kept(positive=3, negative=2)
+    """
 
     positive: int
     negative: int
 
     @property
     def distinct(self) -> int:
+        """Count the distinct |k|."""
         return max(self.positive, self.negative + 1)
 
     def frequencies(self) -> Tensor:
+        """Return the frequencies, in order."""
         return torch.cat([_arange(self.positive), _arange(-self.negative, 0)])
 
 
 def kept(modes: int, two_sided: bool) -> Kept:
+    """Return what `modes` rows of an axis are."""
     negative = modes // 2 if two_sided else 0
     return Kept(modes - negative, negative)
 
 
 def kept_axes(modes, two_sided: bool) -> list[Kept]:
-    """Every axis but the last is two-sided if asked; the last is the half spectrum."""
+    """Return every axis's: all but the last two-sided if asked; the last is the half spectrum."""
     return [*(kept(m, two_sided) for m in modes[:-1]), Kept(modes[-1], 0)]
 
 
 def half_spectrum(sizes) -> tuple:
-    """The bins of a real transform: all but the last axis whole, the last one's non-negative."""
+    """Return the bins of a real transform: all but the last axis whole, the last one's
+    non-negative.
+
+    >>> half_spectrum((8, 9))
+    (8, 5)
+    """
     return (*sizes[:-1], sizes[-1] // 2 + 1)
 
 
 def scales(norm: str, sizes) -> tuple[float, float]:
-    """(analysis, synthesis) factors of `norm` for one grid, as torch.fft defines them."""
+    """Return the (analysis, synthesis) factors of `norm` for a grid, as torch.fft defines them."""
     n = math.prod(sizes)
     return {
         "backward": (1.0, 1.0 / n),
@@ -98,8 +110,8 @@ def scales(norm: str, sizes) -> tuple[float, float]:
 
 
 def cos_sin(frequencies: Tensor, samples: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of 2πkn/N as (samples, frequencies), float64; k·n is reduced modulo N before it
-    meets π.
+    """Return cos and sin of 2πkn/N as (samples, frequencies), float64; k·n is reduced modulo N
+    before it meets π.
     """
     turns = torch.outer(samples, frequencies).remainder(size)
     angles = turns.double() * (2 * math.pi / size)
@@ -107,9 +119,9 @@ def cos_sin(frequencies: Tensor, samples: Tensor, size: int) -> tuple[Tensor, Te
 
 
 def fft_serves(sizes, modes) -> bool:
-    """Whether the CPU's FFT of radices 2, 3 and 5 computes this spectrum: a whole one, the last
-    size even and more than 2, axes up to FFT_SIZE and planes up to FFT_BINS, so that as many as a
-    vector has lanes stay in a cache.
+    """Tell whether the CPU's FFT of radices 2, 3 and 5 computes this spectrum: a whole one, the
+    last size even and more than 2, axes up to FFT_SIZE and planes up to FFT_BINS, so that as many
+    as a vector has lanes stay in a cache.
     """
     if tuple(modes) != half_spectrum(sizes) or sizes[-1] % 2 or sizes[-1] < 4:
         return False
@@ -127,12 +139,15 @@ def _smooth(size: int) -> bool:
 
 @cached
 def roots(size: int, dtype: torch.dtype) -> Tensor:
-    """e^(−2πi·k/size), k = 0 … size−1, as (size, 2) real numbers."""
+    """Return e^(−2πi·k/size), k = 0 … size−1, as (size, 2) real numbers."""
     cos, sin = cos_sin(_full((1,), 1), _arange(size), size)
     return torch.cat([cos, -sin], dim=1).to(dtype)
 
 
 def hermitian_weights(columns: int, size: int) -> Tensor:
+    """Return how often each stored column stands in the whole spectrum: 1 for its own mirror image,
+    else 2.
+    """
     weights = _full((columns,), 2.0, dtype=torch.float64)
     weights[0] = 1
     if size % 2 == 0 and columns > size // 2:
@@ -144,7 +159,7 @@ def hermitian_weights(columns: int, size: int) -> Tensor:
 def outer_tables(
     size: int, axis: Kept, synthesis: bool, dtype: torch.dtype, device: torch.device = CPU
 ) -> tuple[Tensor, Tensor]:
-    """Folded tables of an axis other than the last.
+    """Return the folded tables of an axis other than the last.
 
     Analysis: cos (N//2+1, K), sin ((N−1)//2, K−1); synthesis: the transposes. Rows n = 0 … N/2 and
     n = 1 … ⌈N/2⌉−1, k = 0 … K−1 and 1 … K−1.
@@ -162,8 +177,8 @@ def outer_tables(
 def packed_table(
     size: int, axis: Kept, synthesis: bool, dtype: torch.dtype, device: torch.device = CPU
 ) -> Tensor:
-    """The table of an axis other than the last as CUDA kernels read it: cosines and sines of the
-    frequencies k = 1 … K−1 in packs, padded with zeros.
+    """Return the table of an axis other than the last as CUDA kernels read it: cosines and sines of
+    the frequencies k = 1 … K−1 in packs, padded with zeros.
 
     Analysis: (N//2+1, packs of 4 frequencies, 2, 4), as many as 16 divide; synthesis: (K−1, packs
     of 8 samples, 2, 8). Samples n = 0 … N/2; the sines of n = 0 and n = N/2 are zero.
@@ -184,8 +199,8 @@ def last_tables(
     size: int, columns: int, synthesis: bool, scale: float, weighted: bool, dtype: torch.dtype,
     device: torch.device = CPU,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Folded tables of the last axis, scale and weights included, rows padded with zeros to whole
-    vectors.
+    """Return the folded tables of the last axis, scale and weights included, rows padded with zeros
+    to whole vectors.
 
     Analysis: cos (N//2+1, padded m), −sin ((N−1)//2, padded m); synthesis: cos and −sin (m, padded
     N//2+1), where the sines of n = 0 and n = N/2 are zero.
@@ -211,7 +226,7 @@ def last_tables(
 
 @cached
 def outer_matrix(size: int, axis: Kept, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[cos; sin] of the kept frequencies of an axis other than the last: (2m, N)."""
+    """Return [cos; sin] of the kept frequencies of an axis other than the last: (2m, N)."""
     cos, sin = cos_sin(axis.frequencies(), _arange(size), size)
     return torch.cat([cos, sin], dim=1).T.contiguous().to(device, dtype)
 
@@ -220,7 +235,7 @@ def outer_matrix(size: int, axis: Kept, dtype: torch.dtype, device: torch.device
 def last_matrix(
     size: int, columns: int, scale: float, weighted: bool, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """[cos | −sin] of the last axis, scale and weights included: (N, 2m)."""
+    """Return [cos | −sin] of the last axis, scale and weights included: (N, 2m)."""
     cos, sin = cos_sin(_arange(columns), _arange(size), size)
     factor = scale * (
         hermitian_weights(columns, size)

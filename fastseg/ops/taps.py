@@ -20,7 +20,7 @@ COMPACT_RADIUS = 5.73  # standard deviations that hold all but 1e-8 of a Gaussia
 
 
 class Design(NamedTuple):
-    """What fixes a filter's taps besides sigma and offset."""
+    """Say what fixes a filter's taps besides sigma and offset."""
 
     sizes: tuple
     padding: str
@@ -31,14 +31,17 @@ class Design(NamedTuple):
     mean_radius: float  # over the images, as far as the host can see
 
     def reach(self, axis: int) -> int:
-        """The radius that an axis's taps fit in: further ones wrap, or meet nothing but zeros."""
+        """Return the radius that an axis's taps fit in: further ones wrap, or meet nothing but
+        zeros.
+        """
         size = self.sizes[axis]
         return min(self.radius, size // 2 if self.padding == "circular" else size - 1)
 
 
 class Taps(NamedTuple):
-    """rows: an axis's weights of x[n − R … n + R], (b, c, 2R+1) each; radii: (b, c, axes) int32,
-    beyond which an image's taps are zero; b and c are 1 where all samples or channels share them.
+    """Hold a filter's taps. rows: an axis's weights of x[n − R … n + R], (b, c, 2R+1) each; radii:
+    (b, c, axes) int32, beyond which an image's taps are zero; b and c are 1 where all samples or
+    channels share them; symmetric: taps[−r] = taps[r].
     """
 
     rows: list
@@ -47,13 +50,18 @@ class Taps(NamedTuple):
 
 
 def exact_reach(sigma: float, shift: float, widest: int) -> int:
-    """`exact_radius` of numbers: a compiler traces it as such, not as a tensor it cannot read."""
+    """Return `exact_radius` of numbers: a compiler traces it as such, not as a tensor it cannot
+    read.
+    """
     if sigma < COMPACT_SIGMA:
         return widest if sigma > 0 else 0
     return min(int(COMPACT_RADIUS * sigma + shift + 0.5), widest)
 
 
 def exact_radius(sigma: Tensor, shift: Tensor | float, size: int, compact: bool) -> Tensor:
+    """Return the radius that an exact circular Gaussian's taps need, moved by `shift` voxels, on an
+    axis of `size`.
+    """
     whole = torch.where(sigma > 0, size // 2, 0).to(sigma)
     if not compact:
         return whole
@@ -144,7 +152,9 @@ def _axis(sigma: Tensor, offset: Tensor | None, design: Design, axis: int) -> tu
 def build(
     sigma: Tensor, offset: Tensor | None, design: Design, dtype: torch.dtype, device: torch.device
 ) -> Taps:
-    """sigma, offset: float64, (b, c, 1 or axes) each. Taps are returned in `dtype` on `device`."""
+    """Return the taps of a filter. sigma, offset: float64, (b, c, 1 or axes) each. Taps are
+    returned in `dtype` on `device`.
+    """
     alike = sigma.shape[-1] == 1 and (offset is None or offset.shape[-1] == 1)
     shapes = [sigma.shape[:-1], *([] if offset is None else [offset.shape[:-1]])]
     images = torch.broadcast_shapes(*shapes)
@@ -166,7 +176,7 @@ def build(
 def constant(
     sigma: float, offset: float | None, design: Design, dtype: torch.dtype, device: torch.device
 ) -> Taps:
-    """The taps of a filter that all images and axes share."""
+    """Return the taps of a filter that all images and axes share."""
     sigma, offset = (
         None if v is None else torch.full((1, 1, 1), v, dtype=torch.float64, device="cpu")
         for v in (sigma, offset)
@@ -176,12 +186,13 @@ def constant(
 
 @tables.cached
 def constant_packed(*arguments) -> tuple[Tensor, Tensor]:
+    """Return `constant`'s taps as the kernels take them."""
     return packed(constant(*arguments), 1, 1)
 
 
 def packed(taps: Taps, batch: int, channels: int) -> tuple[Tensor, Tensor]:
-    """Taps and radii as the kernels take them: (images or 1, 3, 2R+1) and (images or 1, 3), axes
-    D, H, W; axes that x lacks are the identity.
+    """Return taps and radii as the kernels take them: (images or 1, 3, 2R+1) and (images or 1, 3),
+    axes D, H, W; axes that x lacks are the identity.
     """
     lead = taps.radii.shape[:2]
     shape = (1, 1) if lead == (1, 1) else (batch, channels)

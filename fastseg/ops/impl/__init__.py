@@ -1,36 +1,5 @@
-"""Which implementation runs: the table of backends, their selection, and the only imports of
-`fastseg._C` and `fastseg.kernels`.
-
-A family of ops has one table, backend name → kernels; a backend without a kernel is not in it.
-SPECTRAL: analysis, synthesis, mix and convolve, with one meaning everywhere; spectra are real
-tensors with a trailing 2, or (B, 2C, *modes) where `planar`:
-  analysis(x, modes, scale, weighted, two_sided, planar=False) → spectrum
-  synthesis(spectrum, sizes, scale, weighted, two_sided, dtype, bias, planar=False) → y
-  mix(a, b, subscripts) → out, one of the three products of a spectral convolution (`native.MIXES`)
-  convolve(x, weight, bias, sizes, groups, analysis_scale, synthesis_scale, two_sided) → y, spectrum
-POINTWISE: z = weight·x + addend at every point, and what follows it; weight (groups·outputs,
-inputs), or (groups·inputs, outputs) where `transposed`, in the compute dtype, like addend:
-  product(x, weight, epilogue, dtype, groups, transposed, addend, factor, scale, shift, out)
-    → out, moments: the epilogue of z, "none", "gelu", "gelu_gradient" (gelu'(z)·factor),
-    "affine_relu" (max(scale·z + shift, 0)) or "moments", which also returns Σ z and Σ z² (2, C)
-  affine_relu(z, scale, shift) → max(scale·z + shift, 0)
-  affine_relu_backward(gradient, z, scale, shift) → gradient of z, those of scale and shift (2, C)
-BLOCK: gelu(convolution + skip·x) in one call, where a backend has it; else it is composed:
-  (x, weight, skip_weight, bias, groups, analysis_scale, synthesis_scale, two_sided) → y, spectrum
-BLOCK_BACKWARD: its gradients in one call, where a backend has it:
-  (grad, x, spectrum, weight, skip_weight, bias, groups, analysis_scale, synthesis_scale, two_sided,
-  wants_x, wants_skip) → those of x, of what the synthesis read, and of skip_weight
-PREPARED: a spectral convolution of tensors like the given ones, where a backend has it:
-  (x, weight, sizes, groups, scales, two_sided) → function of x, weight and bias → y
-FILTER: a gain on whole spectra of two axes in one visit, where a backend has it and serves(x):
-  forward(x, gain) → y; backward(gradient, x, gain, wanted) → gradients of x and of the gain
-GAUSSIAN: separable filters with given taps (`taps.packed`); a result not asked for is empty:
-  filter(x, taps, radii, padding, mode, adjoint, symmetric) → low, high
-  taps_gradient(x, gradient, axis, radius, padding) → (images, 2·radius+1)
-GATE: the anchor gate of a filtered and an unfiltered condition:
-  forward(low, cond, weight, bias, feat) → out, logits
-  backward(low, cond, weight, bias, feat, logits, gradient) → gradients of low, cond, feat, weight,
-  bias
+"""The tables of backends, one a family of operators (`contract` says what is in them), what of
+them runs on this machine, and the only imports of `fastseg._C` and `fastseg.kernels`.
 """
 
 import ctypes
@@ -43,7 +12,14 @@ from typing import NamedTuple
 import torch
 
 import fastseg_mri
-from fastseg.ops.impl import architectures, native, native_filters, native_pointwise, triton
+from fastseg.ops.impl import (
+    architectures,
+    composed,
+    native,
+    native_filters,
+    native_pointwise,
+    triton,
+)
 
 try:
     from fastseg import _C
@@ -72,7 +48,9 @@ if OPENMP:
 
 
 class Status(NamedTuple):
-    """Truthy where a backend runs on this machine; `detail` says what it is, or why it does not."""
+    """Say whether a backend runs on this machine, by its truth; `detail` says what it is, or why it
+    does not.
+    """
 
     live: bool
     detail: str
@@ -85,41 +63,51 @@ class Status(NamedTuple):
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-class _Triton:
-    """A family's kernels in Triton, which loads when the first of them is called."""
+class Lazily:
+    """Stand for an object that is made when the first of its methods is called: Triton loads
+    slowly.
+    """
 
-    def __init__(self, adapter):
-        self._adapter = adapter
+    def __init__(self, kind: type, make):
+        self.kind, self._make = kind, make
 
     def __getattr__(self, name: str):
-        if name.startswith("_"):  # of a protocol, not a kernel
+        if name.startswith("_"):  # of Python's own protocols, no kernel
             raise AttributeError(name)
-        from fastseg import kernels
-
-        family = self._adapter(kernels)
-        self.__dict__.update({n: getattr(family, n) for n in dir(family) if n[0] != "_"})
+        made = self._make()
+        self.__dict__.update({n: getattr(made, n) for n in dir(made) if n[0] != "_"})
         return self.__dict__[name]
 
 
-SPECTRAL = {"triton": _Triton(triton.Spectral)}
-POINTWISE = {"triton": _Triton(triton.Pointwise)}
-BLOCK = {"triton": lambda *call: SPECTRAL["triton"].convolve_block(*call)}
-BLOCK_BACKWARD, PREPARED, FILTER, GAUSSIAN, GATE = {}, {}, {}, {}, {}
+def _from_triton(adapter: type) -> Lazily:
+    def make():
+        from fastseg import kernels
+
+        return adapter(kernels)
+
+    return Lazily(adapter, make)
+
+
+SPECTRAL = {"triton": _from_triton(triton.Spectral)}
+POINTWISE = {"triton": _from_triton(triton.Pointwise)}
+BLOCK = {"triton": triton.Block(SPECTRAL["triton"], POINTWISE["triton"])}
+FILTER = {"triton": composed.Filter(SPECTRAL["triton"])}
+GAUSSIAN, GATE = {}, {}
 if _C is not None:
     SPECTRAL["cpu"] = native.CpuSpectral(_C, _C.cpu)
     POINTWISE["cpu"] = native_pointwise.Pointwise(_C, _C.cpu)
-    PREPARED["cpu"] = SPECTRAL["cpu"].prepared
-    FILTER["cpu"] = native_filters.SpectralFilter(_C.cpu, SPECTRAL["cpu"])
-    BLOCK["cpu"] = SPECTRAL["cpu"].convolve_block
-    BLOCK_BACKWARD["cpu"] = SPECTRAL["cpu"].convolve_block_backward
+    BLOCK["cpu"] = native.CpuBlock(SPECTRAL["cpu"])
+    FILTER["cpu"] = native_filters.CpuFilter(_C.cpu, SPECTRAL["cpu"])
     GAUSSIAN["cpu"] = native_filters.CpuGaussian(_C, _C.cpu)
     GATE["cpu"] = native_filters.Gate(_C, _C.cpu)
     if hasattr(_C, "cuda"):
         SPECTRAL["cuda"] = native.CudaSpectral(_C, _C.cuda)
         POINTWISE["cuda"] = native_pointwise.Pointwise(_C, _C.cuda)
+        BLOCK["cuda"] = composed.Block(SPECTRAL["cuda"], POINTWISE["cuda"])
+        FILTER["cuda"] = composed.Filter(SPECTRAL["cuda"])
         GAUSSIAN["cuda"] = native_filters.Gaussian(_C, _C.cuda)
         GATE["cuda"] = native_filters.Gate(_C, _C.cuda)
-# Fourier units and FNO blocks are made of both
+# Fourier units are made of both
 SPECTRAL_POINTWISE = frozenset(SPECTRAL.keys() & POINTWISE.keys())
 
 # the device type whose memory a backend's kernels read; a build for tests runs CUDA's on the host
@@ -156,6 +144,7 @@ WHY_NOT = {
 
 
 def detail(backend: str) -> str:
+    """Describe a backend that runs."""
     if backend == "cpu":
         return f"{_C.cpu_isa()} kernels, {_C.compiler}"
     if backend == "cuda":
@@ -166,7 +155,11 @@ def detail(backend: str) -> str:
 
 
 def backends() -> dict[str, Status]:
-    """What is live on this machine, and why not where it is not, by backend name."""
+    """Return what is live on this machine, and why not where it is not, by backend name.
+
+    >>> bool(backends()["reference"])
+    True
+    """
     why_not = {name: why or _unfit_everywhere(name) for name, why in WHY_NOT.items()}
     return {name: Status(why is None, why or detail(name)) for name, why in why_not.items()}
 
@@ -181,14 +174,14 @@ def _unfit_everywhere(backend: str) -> str | None:
 
 
 def unfit(backend: str, device: torch.device) -> str | None:
-    """Why a backend that runs on this machine cannot on one device of it."""
+    """Say why a backend that runs on this machine cannot on one device of it; None where it can."""
     if device.type != "cuda" or SERVES.get(backend) != "cuda":
         return None
     return architectures.unfit(backend, getattr(_C, "cuda_architectures", ""), device)
 
 
 def unable(backend: str, device: torch.device | str, dtype: torch.dtype) -> str | None:
-    """Why `backend` cannot serve tensors of a device and dtype, or None where it can."""
+    """Say why `backend` cannot serve tensors of a device and dtype, or None where it can."""
     device = torch.device(device)
     if WHY_NOT[backend] or backend in ("reference", "matmul"):
         return WHY_NOT[backend]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastseg.ops import tables
+from fastseg.ops.impl.contract import Geometry, whole
 from fastseg.ops.taps import Taps
 
 
@@ -32,33 +33,30 @@ def _rotate(z: Tensor, dim: int, matrix: Tensor, sign: int) -> Tensor:
     return torch.cat([real, imag], dim=-1).movedim(-2, dim)
 
 
-def analysis(x: Tensor, modes, scale: float, weighted: bool, two_sided: bool) -> Tensor:
+def analysis(x: Tensor, geometry: Geometry) -> Tensor:
+    """Return the kept spectrum of x, as `contract.Spectral.analysis` does."""
+    modes, scale = geometry.modes, geometry.scales[0]
     with torch.autocast(x.device.type, enabled=False):
         x = x if x.dtype == torch.float64 else x.float()
-        z = torch.matmul(x, _last(x.shape[-1], modes[-1], scale, weighted, x))
-        axes = tables.kept_axes(modes, two_sided)
+        z = torch.matmul(x, _last(x.shape[-1], modes[-1], scale, geometry.adjoint, x))
+        axes = tables.kept_axes(modes, geometry.two_sided)
         for dim in range(x.dim() - 2, 1, -1):
             z = _rotate(z, dim, _outer(x.shape[dim], axes[dim - 2], x), 1)
         return torch.stack([z[..., : modes[-1]], z[..., modes[-1] :]], dim=-1)
 
 
 def synthesis(
-    spectrum: Tensor,
-    sizes,
-    scale: float,
-    weighted: bool,
-    two_sided: bool,
-    dtype: torch.dtype,
-    bias: Tensor | None,
+    spectrum: Tensor, geometry: Geometry, dtype: torch.dtype, bias: Tensor | None = None
 ) -> Tensor:
+    """Return what a spectrum stands for, as `contract.Spectral.synthesis` does."""
+    sizes, modes, weighted = geometry.sizes, geometry.modes, not geometry.adjoint
     with torch.autocast(spectrum.device.type, enabled=False):
-        modes, wide = spectrum.shape[2:-1], spectrum.dtype
+        wide, scale = spectrum.dtype, geometry.scales[1]
         z = torch.cat([spectrum[..., 0], spectrum[..., 1]], dim=-1)
-        for dim, axis in enumerate(tables.kept_axes(modes, two_sided)[:-1], start=2):
-            forward = _outer(sizes[dim - 2], axis, z)
-            both = (
-                forward.view(2, -1, sizes[dim - 2]).transpose(1, 2).reshape(2 * sizes[dim - 2], -1)
-            )
+        kept = tables.kept_axes(modes, geometry.two_sided)[:-1]
+        for dim, (size, axis) in enumerate(zip(sizes[:-1], kept, strict=True), start=2):
+            forward = _outer(size, axis, z)
+            both = forward.view(2, -1, size).transpose(1, 2).reshape(2 * size, -1)
             z = _rotate(z, dim, both, -1)
         y = torch.matmul(z, _last(sizes[-1], modes[-1], scale, weighted, z).T)
         if bias is not None:
@@ -67,8 +65,9 @@ def synthesis(
 
 
 def mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """One batched real product over modes: [re | im] of the inputs times 2x2 blocks of weights; one
-    product in all where a weight (Cin/groups, Cout, 1, …, 2) is shared by all modes.
+    """Return spectra (B, Cin, *modes, 2) times a weight, as one batched real product over modes:
+    [re | im] of the inputs times 2x2 blocks of weights; one product in all where a weight
+    (Cin/groups, Cout, 1, …, 2) is shared by all modes.
     """
     batch, _, *modes, _ = spectrum.shape
     inputs, outputs = weight.shape[:2]
@@ -84,24 +83,19 @@ def mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
     return product.permute(2, 0, 4, 1, 3).reshape(batch, outputs, *modes, 2)
 
 
-def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, modes, sizes, groups: int,
-    analysis_scale: float, synthesis_scale: float, two_sided: bool,
-) -> Tensor:  # fmt: skip
-    spectrum = analysis(x, modes, analysis_scale, False, two_sided)
-    mixed = mix(spectrum, weight, groups)
-    return synthesis(mixed, sizes, synthesis_scale, True, two_sided, x.dtype, bias)
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """Return the spectral convolution of x; the weight's mode axes may be 1, for all modes."""
+    mixed = mix(analysis(x, geometry), weight, geometry.groups)
+    return synthesis(mixed, geometry, x.dtype, bias)
 
 
 def fno_block(
-    x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None, groups: int,
-    analysis_scale: float, synthesis_scale: float, two_sided: bool,
-) -> Tensor:  # fmt: skip
+    x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """Return gelu(convolution + skip·x + bias), in float32 throughout for 16-bit x."""
     wide = x if x.dtype == torch.float64 else x.float()
-    scales = analysis_scale, synthesis_scale
-    modes = weight.shape[2:-1]
-    convolved = convolve(wide, weight, bias, modes, x.shape[2:], groups, *scales, two_sided)
-    return F.gelu(convolved + _pointwise(wide, skip_weight, groups)).to(x.dtype)
+    convolved = convolve(wide, weight, bias, geometry)
+    return F.gelu(convolved + _pointwise(wide, skip_weight, geometry.groups)).to(x.dtype)
 
 
 def _pointwise(x: Tensor, weight: Tensor, groups: int) -> Tensor:
@@ -115,21 +109,22 @@ def _pointwise(x: Tensor, weight: Tensor, groups: int) -> Tensor:
 
 
 def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
-    """gain: real numbers or pairs, every axis of the spectrum and a trailing 1 or 2."""
-    sizes = x.shape[2:]
-    spectrum = analysis(x, tables.half_spectrum(sizes), 1.0, False, True)
+    """Return irfftn(rfftn(x)·gain); gain: real numbers or pairs, every axis of the spectrum and a
+    trailing 1 or 2.
+    """
+    geometry = whole(x.shape[2:])
+    spectrum = analysis(x, geometry)
     if gain.shape[-1] == 1:
         product = spectrum * gain
     else:
         (a, b), (c, d) = spectrum.unbind(-1), gain.unbind(-1)
         product = torch.stack([a * c - b * d, a * d + b * c], dim=-1)
-    return synthesis(product, sizes, 1 / math.prod(sizes), True, True, x.dtype, None)
+    return synthesis(product, geometry, x.dtype)
 
 
 def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    sizes = x.shape[2:]
-    scale = math.prod(sizes) ** -0.5
-    spectrum = analysis(x, tables.half_spectrum(sizes), scale, False, True)
+    """Return z = weight·rfftn(x) and its moments (2, channels)."""
+    spectrum = analysis(x, whole(x.shape[2:], "ortho"))
     with torch.autocast(x.device.type, enabled=False):
         planar = spectrum.movedim(-1, 2).flatten(1, 2)
         z = torch.matmul(weight.to(planar.dtype), planar.flatten(2))
@@ -139,10 +134,11 @@ def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes, dtype: torch.dtype) -> Tensor:
+    """Return irfftn(relu(scale·z + shift))."""
     per_channel = (-1, *[1] * len(sizes))
     z = torch.relu(scale.to(z.dtype).view(per_channel) * z + shift.to(z.dtype).view(per_channel))
     spectrum = z.unflatten(1, (z.shape[1] // 2, 2)).movedim(2, -1)
-    return synthesis(spectrum, sizes, math.prod(sizes) ** -0.5, True, True, dtype, None)
+    return synthesis(spectrum, whole(sizes, "ortho"), dtype)
 
 
 # The Gaussian filter: one (banded, circulant) matrix an axis.
@@ -185,6 +181,7 @@ def _low(x: Tensor, taps: Taps, padding: str) -> Tensor:
 
 
 def gaussian_filter(x: Tensor, taps: Taps, mode: str, padding: str):
+    """Return low, high or both, a matrix along each axis."""
     with torch.autocast(x.device.type, enabled=False):
         wide = x if x.dtype == torch.float64 else x.float()
         low = _low(wide, taps, padding)

@@ -2,76 +2,40 @@
 
 import math
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastseg.ops import tables
+from fastseg.ops.impl import composed, contract, mixes
+from fastseg.ops.impl.contract import BlockInputs, Geometry
 
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-_SINGLE_AXIS = (0, 0, 1, 1, 0, tables.TABLE_PADDING)
+_HERE = nullcontext()
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which tensors of `dtype` are computed."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def address(tensor: Tensor | None) -> int:
+    """Return where a tensor's numbers lie, 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
 def lane(x: Tensor) -> int:
-    """What a kernel of x's device runs on: a number of threads, or the current stream's handle."""
+    """Return what a kernel of x's device runs on: a number of threads, or a stream's handle."""
     if x.device.type == "cuda":
         return torch.cuda.current_stream(x.device).cuda_stream
     return torch.get_num_threads()
 
 
 def on_device_of(x: Tensor):
-    """Kernels go to CUDA's current device: makes x's device that one inside a `with`."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-
-
-def run(kernel, x: Tensor, *arguments):
-    """kernel(*arguments, lane) on the device of x."""
-    with on_device_of(x):
-        return kernel(*arguments, lane(x))
-
-
-# a, b → out over batch n, groups g, channels i (in) and o (out) of a group, modes m; the second
-# operand or, in the weight gradient, the first one is conjugated
-MIXES = {
-    "ngim,igom->ngom": (False, False),  # forward
-    "ngom,igom->ngim": (False, True),  # input gradient
-    "ngim,ngom->igom": (True, False),  # weight gradient
-}
-
-
-def _strides(subscripts: str, shape: dict[str, int]) -> dict[str, int]:
-    strides, step = {}, 1
-    for axis in reversed(subscripts):
-        strides[axis], step = step, step * shape[axis]
-    return strides
-
-
-@lru_cache(maxsize=512)
-def mix_layout(subscripts: str, shape_a: tuple, shape_b: tuple):
-    names_a, rest = subscripts.split(",")
-    names_b, names_out = rest.split("->")
-    shape = dict(zip(names_a, shape_a, strict=True)) | dict(zip(names_b, shape_b, strict=True))
-    a, b, out = (_strides(names, shape) for names in (names_a, names_b, names_out))
-    (p,) = set(names_a) & set(names_out) - set("gm")
-    (q,) = set(names_b) & set(names_out) - set("gm")
-    (r,) = set(names_a) & set(names_b) - set("gm")
-    return (
-        [shape[axis] for axis in ("g", p, q, r, "m")],
-        [a["g"], a[p], a[r]],
-        [b["g"], b[r], b[q]],
-        [out["g"], out[p], out[q]],
-        [shape[axis] for axis in names_out],
-    )
+    """Make x's device CUDA's current one, which kernels go to, inside a `with`."""
+    return torch.cuda.device(x.device) if x.is_cuda else _HERE
 
 
 class _Plan(NamedTuple):
@@ -79,112 +43,127 @@ class _Plan(NamedTuple):
     tables: list  # kept alive: the transform holds their addresses
 
 
-def _axis(size: int, kept: tables.Kept, pair: tuple[Tensor, ...], padded: int) -> tuple:
-    cos, sin = pair[0].data_ptr(), pair[-1].data_ptr()
-    return (cos, sin, size, kept.positive, kept.negative, padded)
-
-
-class Spectral:
-    """One table's truncated transforms and channel mixes; the meaning of each is in `impl`."""
+class Spectral(composed.Convolution, contract.Spectral):
+    """One table's truncated transforms and channel mixes."""
 
     def __init__(self, library, table):
         self.library, self.table = library, table
         self.plan = lru_cache(maxsize=512)(self._plan)
+        self.product = lru_cache(maxsize=512)(self._product)
+        self._single = library.Axis(
+            cos=0, sin=0, size=1, positive=1, negative=0, padded=tables.TABLE_PADDING
+        )
 
-    def _plan(self, sizes, modes, two_sided, synthesis, scale, weighted, dtype, device) -> _Plan:
-        kept = tables.kept_axes(modes, two_sided)
+    def _plan(
+        self, sizes, geometry: Geometry, synthesis: bool, dtype: torch.dtype, device: torch.device
+    ) -> _Plan:
+        """One direction of a geometry, between the grid `sizes` and the kept modes."""
+        modes, scale = geometry.modes, geometry.scales[synthesis]
+        weighted = synthesis != geometry.adjoint
+        kept = tables.kept_axes(modes, geometry.two_sided)
         last = tables.last_tables(sizes[-1], modes[-1], synthesis, scale, weighted, dtype, device)
-        axes, alive = [_axis(sizes[-1], kept[-1], last, last[0].shape[1])], [last]
-        for size, axis in zip(reversed(sizes[:-1]), reversed(kept[:-1]), strict=True):
-            outer, padded = self.outer(size, axis, synthesis, dtype, device)
-            alive.append(outer)
-            axes.insert(0, _axis(size, axis, outer, padded))
-        axes = [_SINGLE_AXIS] * (3 - len(axes)) + axes
-        roots = self.roots(sizes, modes, dtype)
-        addresses = [0] * (3 - len(roots)) + [r.data_ptr() for r in roots]
-        return _Plan(self.library.Transform(*axes, addresses, scale, weighted), [*alive, *roots])
+        found = [
+            (*self.outer(size, axis, synthesis, dtype, device), size, axis)
+            for size, axis in zip(sizes[:-1], kept[:-1], strict=True)
+        ]
+        found.append((last, last[0].shape[1], sizes[-1], kept[-1]))
+        roots = self.roots(sizes, modes, dtype) or [None] * len(sizes)
+        axes = [self._axis(*axis, root) for axis, root in zip(found, roots, strict=True)]
+        d, h, w = [self._single] * (3 - len(axes)) + axes
+        transform = self.library.Transform(d=d, h=h, w=w, scale=scale, weighted=weighted)
+        return _Plan(transform, [found, roots])
+
+    def _axis(self, pair: tuple, padded: int, size: int, kept: tables.Kept, roots: Tensor | None):
+        return self.library.Axis(
+            cos=pair[0].data_ptr(), sin=pair[-1].data_ptr(), size=size, positive=kept.positive,
+            negative=kept.negative, padded=padded, roots=address(roots),
+        )  # fmt: skip
 
     def roots(self, sizes, modes, dtype) -> list[Tensor]:
-        """Of unity, for every axis, where the kernels have an FFT that serves this spectrum."""
+        """Return those of unity, for every axis, where the kernels have an FFT that serves this
+        spectrum.
+        """
         return [tables.roots(n, dtype) for n in sizes] if tables.fft_serves(sizes, modes) else []
 
     def outer(self, *arguments) -> tuple[tuple[Tensor, ...], int]:
-        """The tables of an axis other than the last, and the length of their rows where the kernels
-        ask for it.
+        """Return the tables of an axis other than the last, and the length of their rows where the
+        kernels ask for it.
         """
         return tables.outer_tables(*arguments), tables.TABLE_PADDING
 
-    def scratch(
-        self, spectrum: Tensor, transform, images: int, sizes, modes, synthesis: bool
-    ) -> Tensor | None:
-        """What a transform keeps between its axes."""
+    def scratch(self, spectrum: Tensor, transform, images: int, sizes, modes, synthesis: bool):
+        """Return what a transform keeps between its axes, None where it keeps nothing."""
         if len(sizes) < 3 or sizes[-3] == 1:
             return None
         plane = -(-math.prod(modes[-2:]) // 16) * 16
         return spectrum.new_empty((images, sizes[-3], plane, 2))
 
-    def analysis(
-        self, x: Tensor, modes, scale: float, weighted: bool, two_sided: bool, planar: bool = False
-    ) -> Tensor:
-        x, modes, sizes = x.contiguous(), tuple(modes), tuple(x.shape[2:])
+    def analysis(self, x: Tensor, geometry: Geometry, planar: bool = False) -> Tensor:
+        x, modes, sizes = x.contiguous(), geometry.modes, x.shape[2:]
         batch, channels = x.shape[:2]
         dtype = compute_dtype(x.dtype)
-        native = self.plan(sizes, modes, two_sided, False, scale, weighted, dtype, x.device)
+        native = self.plan(sizes, geometry, False, dtype, x.device)
         shape = (batch, 2 * channels, *modes) if planar else (batch, channels, *modes, 2)
-        spectrum = torch.empty(shape, dtype=dtype, device=x.device)
-        planes = self.scratch(
-            spectrum, native.transform, batch * channels, sizes, modes, synthesis=False
-        )
-        run(
-            self.table.analysis, x, native.transform, x.data_ptr(), spectrum.data_ptr(),
-            address(planes), batch * channels, DTYPE_CODES[x.dtype], planar,
-        )  # fmt: skip
+        spectrum, images = torch.empty(shape, dtype=dtype, device=x.device), batch * channels
+        planes = self.scratch(spectrum, native.transform, images, sizes, modes, synthesis=False)
+        with on_device_of(x):
+            self.table.analysis(
+                transform=native.transform, real=x.data_ptr(), spectrum=spectrum.data_ptr(),
+                planes=address(planes), images=images, dtype=DTYPE_CODES[x.dtype], planar=planar,
+                lane=lane(x),
+            )  # fmt: skip
         return spectrum
 
     def synthesis(
-        self, spectrum: Tensor, sizes, scale: float, weighted: bool, two_sided: bool,
-        dtype: torch.dtype, bias: Tensor | None, planar: bool = False,
+        self, spectrum: Tensor, geometry: Geometry, dtype: torch.dtype, bias: Tensor | None = None,
+        planar: bool = False,
     ) -> Tensor:  # fmt: skip
-        spectrum, sizes = spectrum.contiguous(), tuple(sizes)
+        spectrum, sizes = spectrum.contiguous(), geometry.sizes
         batch, channels = spectrum.shape[0], spectrum.shape[1] // (2 if planar else 1)
-        modes = tuple(spectrum.shape[2:] if planar else spectrum.shape[2:-1])
-        native = self.plan(
-            sizes, modes, two_sided, True, scale, weighted, spectrum.dtype, spectrum.device
-        )
+        native = self.plan(sizes, geometry, True, spectrum.dtype, spectrum.device)
         y = torch.empty((batch, channels, *sizes), dtype=dtype, device=spectrum.device)
-        planes = self.scratch(
-            spectrum, native.transform, batch * channels, sizes, modes, synthesis=True
-        )
+        images, modes = batch * channels, geometry.modes
+        planes = self.scratch(spectrum, native.transform, images, sizes, modes, synthesis=True)
         bias = None if bias is None else bias.to(spectrum.dtype).contiguous()
-        run(
-            self.table.synthesis, spectrum, native.transform, spectrum.data_ptr(),
-            address(planes), address(bias), y.data_ptr(), batch * channels, max(channels, 1),
-            DTYPE_CODES[dtype], planar,
-        )  # fmt: skip
+        with on_device_of(spectrum):
+            self.table.synthesis(
+                transform=native.transform, spectrum=spectrum.data_ptr(), planes=address(planes),
+                bias=address(bias), real=y.data_ptr(), images=images, channels=max(channels, 1),
+                dtype=DTYPE_CODES[dtype], planar=planar, lane=lane(spectrum),
+            )  # fmt: skip
         return y
 
-    def mix(self, a: Tensor, b: Tensor, subscripts: str) -> Tensor:
+    def _product(self, product: str, shape_a: tuple, shape_b: tuple, dtype: torch.dtype):
+        """A product of spectra as the kernels take it, and the shape of its result."""
+        at = mixes.layout(product, shape_a[:-1], shape_b[:-1])
+        groups, p, q, r, modes = at.extents
+        (a_group, a_p, a_r), (b_group, b_r, b_q), (out_group, out_p, out_q) = at.a, at.b, at.out
+        conj_a, conj_b = mixes.PRODUCTS[product]
+        return self.library.Mix(
+            groups=groups, p=p, q=q, r=r, modes=modes, a_group=a_group, a_p=a_p, a_r=a_r,
+            b_group=b_group, b_r=b_r, b_q=b_q, out_group=out_group, out_p=out_p, out_q=out_q,
+            conj_a=conj_a, conj_b=conj_b, is_double=dtype == torch.float64,
+        ), (*at.shape, 2)  # fmt: skip
+
+    def mix(self, a: Tensor, b: Tensor, product: str) -> Tensor:
         a, b = a.contiguous(), b.contiguous()
-        extents, stride_a, stride_b, stride_out, shape = mix_layout(
-            subscripts, a.shape[:-1], b.shape[:-1]
-        )
-        conj_a, conj_b = MIXES[subscripts]
-        out = torch.empty((*shape, 2), dtype=a.dtype, device=a.device)
-        run(
-            self.table.mix, a, a.data_ptr(), b.data_ptr(), out.data_ptr(), extents, stride_a,
-            stride_b, stride_out, conj_a, conj_b, a.dtype == torch.float64,
-        )  # fmt: skip
+        made, shape = self.product(product, a.shape, b.shape, a.dtype)
+        out = torch.empty(shape, dtype=a.dtype, device=a.device)
+        with on_device_of(a):
+            self.table.mix(
+                of=made, a=a.data_ptr(), b=b.data_ptr(), out=out.data_ptr(), lane=lane(a)
+            )
         return out
 
-    def convolve(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, sizes, groups: int,
-        analysis_scale: float, synthesis_scale: float, two_sided: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        spectrum = self.analysis(x, weight.shape[2:-1], analysis_scale, False, two_sided)
-        mixed = mix_channels("ngim,igom->ngom", self.mix, spectrum, weight, groups)
-        return self.synthesis(
-            mixed, sizes, synthesis_scale, True, two_sided, x.dtype, bias
-        ), spectrum
+
+class _Convolution(NamedTuple):
+    """A convolution of tensors of given shapes, as `csrc/cpu/convolution.h` takes it."""
+
+    native: object
+    shape: tuple  # of the result
+    spectrum_shape: tuple
+    keeps_shape: bool  # whether the result has x's
+    plans: tuple  # kept alive
 
 
 class CpuSpectral(Spectral):
@@ -192,110 +171,83 @@ class CpuSpectral(Spectral):
 
     def __init__(self, library, table):
         super().__init__(library, table)
-        self.convolution = lru_cache(maxsize=512)(self._convolution)
+        self.convolution = lru_cache(maxsize=1024)(self._convolution)
 
-    def _convolution(
-        self, sizes, out_sizes, modes, channels, groups, scales, two_sided, dtype, adjoint=False
-    ):
-        wide, device = compute_dtype(dtype), torch.device("cpu")
-        analysis = self.plan(sizes, modes, two_sided, False, scales[0], adjoint, wide, device)
-        synthesis = self.plan(
-            out_sizes, modes, two_sided, True, scales[1], not adjoint, wide, device
+    def _convolution(self, shape, weight_shape, geometry: Geometry, dtype: torch.dtype):
+        wide, groups = compute_dtype(dtype), geometry.groups
+        plans = (
+            self.plan(shape[2:], geometry, False, wide, tables.CPU),
+            self.plan(geometry.sizes, geometry, True, wide, tables.CPU),
         )
-        inputs, outputs = (c // groups for c in channels)
-        # the plans keep their tables alive
-        return (analysis, synthesis), self.library.Convolution(
-            analysis.transform, synthesis.transform, groups, inputs, outputs, math.prod(modes),
-            DTYPE_CODES[dtype],
+        outputs = weight_shape[1]
+        native = self.library.Convolution(
+            analysis=plans[0].transform, synthesis=plans[1].transform, groups=groups,
+            inputs=shape[1] // groups, outputs=outputs // groups, modes=math.prod(geometry.modes),
+            dtype=DTYPE_CODES[dtype],
         )  # fmt: skip
-
-    def prepared(self, x: Tensor, weight: Tensor, sizes, groups: int, scales, two_sided: bool):
-        """The convolution of tensors like these as a function of x, weight and bias, the spectrum
-        not kept: all that shapes and dtypes decide is decided here.
-        """
-        keep, native = self._convolution_of(x, weight, sizes, groups, scales, two_sided)
-        convolve, batch, wide = self.table.convolve, x.shape[0], weight.dtype
-        shape, dtype = (batch, weight.shape[1], *sizes), x.dtype
-        same = shape == tuple(x.shape)
-
-        def call(x: Tensor, weight: Tensor, bias: Tensor | None, alive=keep) -> Tensor:
-            x, weight = x.contiguous(), weight.contiguous()
-            # the quickest of torch's ways to an uninitialised tensor
-            y = torch.empty_like(x) if same else torch.empty(shape, dtype=dtype, device=tables.CPU)
-            if bias is not None:
-                bias = (bias if bias.dtype is wide else bias.to(wide)).contiguous()
-            convolve(
-                native, x.data_ptr(), weight.data_ptr(), address(bias), 0, y.data_ptr(), batch,
-                torch.get_num_threads(),
-            )  # fmt: skip
-            return y
-
-        return call
+        result = (shape[0], outputs, *geometry.sizes)
+        return _Convolution(
+            native, result, (*shape[:2], *weight_shape[2:]), result == tuple(shape), plans
+        )
 
     def convolve(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, sizes, groups: int,
-        analysis_scale: float, synthesis_scale: float, two_sided: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        scales = analysis_scale, synthesis_scale
-        return self._call(
-            self.table.convolve, x, weight, None, bias, sizes, groups, scales, two_sided
-        )
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, keep: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.call(self.table.convolve, x, weight, bias, geometry, keep)
 
-    def convolve_block(
-        self, x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None, groups: int,
-        analysis_scale: float, synthesis_scale: float, two_sided: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        scales = analysis_scale, synthesis_scale
-        skip = skip_weight.contiguous()
-        return self._call(
-            self.table.convolve_block, x, weight, skip, bias, x.shape[2:], groups, scales, two_sided
-        )
-
-    def convolve_block_backward(
-        self, grad: Tensor, x: Tensor, spectrum: Tensor, weight: Tensor, skip_weight: Tensor,
-        bias: Tensor | None, groups: int, analysis_scale: float, synthesis_scale: float,
-        two_sided: bool, wants_x: bool, wants_skip: bool,
-    ) -> tuple[Tensor | None, Tensor, Tensor | None]:  # fmt: skip
-        scales = analysis_scale, synthesis_scale
-        sizes, (batch, outputs) = x.shape[2:], grad.shape[:2]
-        tensors = [t.contiguous() for t in (x, weight, skip_weight, spectrum, grad)]
-        x, weight, skip, spectrum, grad = tensors
-        bias = None if bias is None else bias.to(weight.dtype).contiguous()
-        forward = self._convolution_of(x, weight, sizes, groups, scales, two_sided)
-        adjoint = self._convolution_of(
-            x, weight, sizes, groups, scales[::-1], two_sided, adjoint=True
-        )
-        dx = torch.empty_like(x) if wants_x else None
-        grad_mixed = weight.new_empty((batch, outputs, *weight.shape[2:]))
-        chunks = self.table.convolve_block_chunks(forward[1], batch)
-        dskip = weight.new_empty((chunks, *skip.shape)) if wants_skip else None
-        self.table.convolve_block_backward(
-            forward[1], adjoint[1],
-            [address(t) for t in (x, weight, skip, bias, spectrum, grad, dx, grad_mixed, dskip)],
-            batch, torch.get_num_threads(),
-        )  # fmt: skip
-        return dx, grad_mixed, dskip.sum(0) if wants_skip else None
-
-    def _convolution_of(self, x, weight, sizes, groups, scales, two_sided, adjoint=False):
-        channels, modes = (x.shape[1], weight.shape[1]), tuple(weight.shape[2:-1])
-        return self.convolution(
-            tuple(x.shape[2:]), tuple(sizes), modes, channels, groups, scales, two_sided, x.dtype,
-            adjoint,
-        )  # fmt: skip
-
-    def _call(self, function, x, weight, skip, bias, sizes, groups, scales, two_sided):
-        x, weight = x.contiguous(), weight.contiguous()
-        batch, channels = x.shape[:2]
-        _, native = self._convolution_of(x, weight, sizes, groups, scales, two_sided)
-        spectrum = weight.new_empty((batch, channels, *weight.shape[2:]))
-        y = x.new_empty((batch, weight.shape[1], *sizes))
-        bias = None if bias is None else bias.to(weight.dtype).contiguous()
-        skips = () if skip is None else (skip.data_ptr(),)
-        function(
-            native, x.data_ptr(), weight.data_ptr(), *skips, address(bias), spectrum.data_ptr(),
-            y.data_ptr(), batch, torch.get_num_threads(),
+    def call(self, kernel, x: Tensor, weight: Tensor, bias, geometry: Geometry, keep: bool):
+        """Return the result of a kernel of whole convolutions, and the kept spectrum."""
+        x, weight, wide = x.contiguous(), weight.contiguous(), weight.dtype
+        made = self.convolution(x.shape, weight.shape, geometry, x.dtype)
+        # the quickest of torch's ways to an uninitialised tensor
+        y = torch.empty_like(x) if made.keeps_shape else x.new_empty(made.shape)
+        spectrum = weight.new_empty(made.spectrum_shape) if keep else None
+        if bias is not None:
+            bias = (bias if bias.dtype is wide else bias.to(wide)).contiguous()
+        kernel(
+            convolution=made.native, x=x.data_ptr(), weight=weight.data_ptr(),
+            bias=0 if bias is None else bias.data_ptr(), spectrum=address(spectrum) if keep else 0,
+            y=y.data_ptr(), batch=x.shape[0], lane=torch.get_num_threads(),
         )  # fmt: skip
         return y, spectrum
+
+
+class CpuBlock(contract.Block):
+    """The whole block, and all of its backward that reads x, in one call each."""
+
+    def __init__(self, spectral: CpuSpectral):
+        self.spectral, self.table = spectral, spectral.table
+
+    def forward(
+        self, x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None,
+        geometry: Geometry, keep: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        skip_weight = skip_weight.contiguous()
+        kernel = partial(self.table.convolve_block, skip=skip_weight.data_ptr())
+        return self.spectral.call(kernel, x, weight, bias, geometry, keep)
+
+    def backward(
+        self, grad: Tensor, inputs: BlockInputs, geometry: Geometry, wants_x: bool, wants_skip: bool
+    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        *tensors, bias = inputs
+        grad, x, spectrum, weight, skip = (t.contiguous() for t in (grad, *tensors))
+        bias = None if bias is None else bias.to(weight.dtype).contiguous()
+        convolution, adjoint = (
+            self.spectral.convolution(x.shape, weight.shape, direction, x.dtype).native
+            for direction in (geometry, geometry.transposed(x.shape[2:]))
+        )
+        batch, outputs = grad.shape[:2]
+        dx = torch.empty_like(x) if wants_x else None
+        grad_mixed = weight.new_empty((batch, outputs, *weight.shape[2:]))
+        chunks = self.table.convolve_block_chunks(convolution=convolution, batch=batch)
+        dskip = weight.new_empty((chunks, *skip.shape)) if wants_skip else None
+        self.table.convolve_block_backward(
+            convolution=convolution, adjoint=adjoint, x=x.data_ptr(), weight=weight.data_ptr(),
+            skip=skip.data_ptr(), bias=address(bias), spectrum=spectrum.data_ptr(),
+            gradient=grad.data_ptr(), dx=address(dx), grad_mixed=grad_mixed.data_ptr(),
+            dskip=address(dskip), batch=batch, lane=torch.get_num_threads(),
+        )  # fmt: skip
+        return dx, grad_mixed, dskip.sum(0) if wants_skip else None
 
 
 class CudaSpectral(Spectral):
@@ -305,33 +257,10 @@ class CudaSpectral(Spectral):
         table = tables.packed_table(*arguments)
         return (table,), table[0].numel()
 
-    def scratch(
-        self, spectrum: Tensor, transform, images: int, sizes, modes, synthesis: bool
-    ) -> Tensor | None:
+    def scratch(self, spectrum: Tensor, transform, images: int, sizes, modes, synthesis: bool):
         with on_device_of(spectrum):
-            floats = self.table.scratch(transform, images, synthesis)
+            floats = self.table.scratch(transform=transform, images=images, synthesis=synthesis)
         return spectrum.new_empty(floats) if floats else None
 
     def roots(self, sizes, modes, dtype) -> list[Tensor]:
         return []
-
-
-def _grouped(spectrum: Tensor, groups: int) -> Tensor:
-    batch, channels = spectrum.shape[:2]
-    return spectrum.reshape(batch, groups, channels // groups, math.prod(spectrum.shape[2:-1]), 2)
-
-
-def _grouped_weight(weight: Tensor, groups: int) -> Tensor:
-    inputs, outputs = weight.shape[:2]
-    return weight.reshape(inputs, groups, outputs // groups, math.prod(weight.shape[2:-1]), 2)
-
-
-def mix_channels(subscripts: str, mix, a: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """The forward or the input gradient's product of spectra (B, C, *modes, 2) by a weight."""
-    out = mix(_grouped(a, groups), _grouped_weight(weight, groups), subscripts)
-    return out.reshape(a.shape[0], out.shape[1] * out.shape[2], *a.shape[2:])
-
-
-def mix_weight_gradient(mix, spectrum: Tensor, gradient: Tensor, shape, groups: int) -> Tensor:
-    product = mix(_grouped(spectrum, groups), _grouped(gradient, groups), "ngim,ngom->igom")
-    return product.reshape(shape)

@@ -3,107 +3,109 @@
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from fastseg.ops import tables
-from fastseg.ops.impl.native import DTYPE_CODES, address, compute_dtype, run
+from fastseg.ops.impl import composed, contract
+from fastseg.ops.impl.contract import GateInputs, SeparableFilter, whole
+from fastseg.ops.impl.native import DTYPE_CODES, address, compute_dtype, lane, on_device_of
 
 PADDINGS = {"circular": 0, "reflect": 1, "zeros": 2}
 
 
-class Gaussian:
-    """One table's filters; the meaning of each is in `impl`."""
+class Gaussian(contract.Gaussian):
+    """One table's filters."""
 
     def __init__(self, library, table):
         self.library, self.table = library, table
+        self.shaped = lru_cache(maxsize=512)(self._shaped)
+
+    def _shaped(self, shape, tap_shape, padding: str, adjoint: bool, symmetric: bool, dtype):
+        """What shapes and dtypes decide of a filter."""
+        d, h, w = _three(shape)
+        return self.library.Gaussian(
+            images=shape[0] * shape[1], tap_images=tap_shape[0], d=d, h=h, w=w,
+            radius=tap_shape[-1] // 2, padding=PADDINGS[padding], adjoint=adjoint,
+            symmetric=symmetric, dtype=DTYPE_CODES[dtype],
+        )  # fmt: skip
 
     def filter(
-        self, x: Tensor, taps: Tensor, radii: Tensor, padding: str, mode: str, adjoint: bool,
-        symmetric: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        x, taps, radii = x.contiguous(), taps.contiguous(), radii.contiguous()
+        self, x: Tensor, by: SeparableFilter, mode: str, adjoint: bool
+    ) -> tuple[Tensor, Tensor]:
+        x, taps, radii = x.contiguous(), by.taps.contiguous(), by.radii.contiguous()
         low = torch.empty_like(x) if mode != "high" else None
         high = torch.empty_like(x) if mode != "low" else None
-        images, sizes = x.shape[0] * x.shape[1], _three(x)
         if x.numel():
-            scratch = self.scratch(x, sizes)
-            run(
-                self.table.gaussian,
-                x,
-                x.data_ptr(),
-                address(low),
-                address(high),
-                taps.data_ptr(),
-                radii.data_ptr(),
-                address(scratch),
-                (images, taps.shape[0], *sizes, taps.shape[-1] // 2),
-                PADDINGS[padding],
-                adjoint,
-                symmetric,
-                DTYPE_CODES[x.dtype],
-            )
+            scratch = self.scratch(x)
+            made = self.shaped(x.shape, taps.shape, by.padding, adjoint, by.symmetric, x.dtype)
+            with on_device_of(x):
+                self.table.gaussian(
+                    of=made, x=x.data_ptr(), low=address(low), high=address(high),
+                    taps=taps.data_ptr(), radii=radii.data_ptr(), scratch=address(scratch),
+                    lane=lane(x),
+                )  # fmt: skip
         return x.new_empty(0) if low is None else low, x.new_empty(0) if high is None else high
 
-    def scratch(self, x: Tensor, sizes) -> Tensor:
+    def scratch(self, x: Tensor) -> Tensor | None:
+        """Return the room for what lies between two axes."""
         return torch.empty((2, x.numel()), dtype=compute_dtype(x.dtype), device=x.device)
 
     def taps_gradient(
         self, x: Tensor, gradient: Tensor, axis: int, radius: int, padding: str
     ) -> Tensor:
-        """(images, 2·radius+1): `axis` counts D, H, W."""
         x, gradient = x.contiguous(), gradient.contiguous()
-        images, sizes = x.shape[0] * x.shape[1], _three(x)
+        images, (d, h, w) = x.shape[0] * x.shape[1], _three(x.shape)
         shape = (images, 2 * radius + 1)
         out = torch.empty(shape, dtype=compute_dtype(x.dtype), device=x.device)
         if x.numel():
-            partial = self.partial(out, math.prod(sizes))
-            run(
-                self.table.taps_gradient,
-                x,
-                x.data_ptr(),
-                gradient.data_ptr(),
-                out.data_ptr(),
-                address(partial),
-                (images, *sizes, radius),
-                axis,
-                PADDINGS[padding],
-                DTYPE_CODES[x.dtype],
-            )
+            partial = self.partial(out, d * h * w)
+            with on_device_of(x):
+                self.table.taps_gradient(
+                    x=x.data_ptr(), gradient=gradient.data_ptr(), out=out.data_ptr(),
+                    partial=address(partial), images=images, d=d, h=h, w=w, radius=radius,
+                    axis=axis, padding=PADDINGS[padding], dtype=DTYPE_CODES[x.dtype], lane=lane(x),
+                )  # fmt: skip
         return out
 
     def partial(self, out: Tensor, voxels: int) -> Tensor | None:
+        """Return the room for sums over parts of the voxels, where a kernel takes such."""
         return out.new_empty((out.shape[0], self.library.taps_blocks(voxels), out.shape[1]))
 
 
 class CpuGaussian(Gaussian):
-    def scratch(self, x: Tensor, sizes) -> Tensor | None:
-        """An image between its planes and its depth, rows of planes a few numbers further apart."""
-        if sizes[0] == 1:
-            return None
-        plane = sizes[1] * sizes[2] + 32
-        return torch.empty(sizes[0] * plane, dtype=compute_dtype(x.dtype), device=x.device)
+    """The CPU's filters, which need less room."""
 
-    def partial(self, out: Tensor, voxels: int) -> None:
+    def scratch(self, x: Tensor) -> Tensor | None:
+        # an image between its planes and its depth, rows of planes a few numbers further apart
+        if x.dim() < 5 or x.shape[2] == 1:
+            return None
+        plane = x.shape[3] * x.shape[4] + 32
+        return torch.empty(x.shape[2] * plane, dtype=compute_dtype(x.dtype), device=x.device)
+
+    def partial(self, out: Tensor, voxels: int) -> Tensor | None:
         return None
 
 
-def _three(x: Tensor) -> tuple:
-    return (1,) * (5 - x.dim()) + tuple(x.shape[2:])
+def _three(shape) -> tuple:
+    return (1,) * (5 - len(shape)) + tuple(shape[2:])
 
 
 _LANES = 16  # of the widest vectors: channels side by side
 _MOST_BINS = 64 * 65  # of planes: two in every lane stay in a core's cache
 
 
-class SpectralFilter:
-    """Its meaning is in `impl`."""
+class CpuFilter(composed.Filter):
+    """A gain on whole spectra of small planes in one visit, and composed for the others."""
 
-    def __init__(self, table, spectral):
-        self.table, self.spectral = table, spectral
+    def __init__(self, table, spectral: contract.Spectral):
+        super().__init__(spectral)
+        self.table = table
 
     def serves(self, x: Tensor) -> bool:
+        """Tell whether the one visit serves tensors of x's shape."""
         sizes, channels = tuple(x.shape[2:]), x.shape[1]
         bins = tables.half_spectrum(sizes)
         filled = 3 * channels >= 2 * (-(-channels // _LANES) * _LANES)
@@ -113,37 +115,40 @@ class SpectralFilter:
         )  # fmt: skip
 
     def forward(self, x: Tensor, gain: Tensor) -> Tensor:
+        if not self.serves(x):
+            return super().forward(x, gain)
         x = x.contiguous()
         y = torch.empty_like(x)
         self._run(x, gain, False, y, None, None)
         return y
 
     def backward(
-        self, gradient: Tensor, x: Tensor, gain: Tensor, wanted
+        self, grad: Tensor, x: Tensor, gain: Tensor, wanted
     ) -> tuple[Tensor | None, Tensor | None]:
-        gradient = gradient.contiguous()
-        dx = torch.empty_like(gradient) if wanted[0] else None
+        if not self.serves(grad):
+            return super().backward(grad, x, gain, wanted)
+        grad = grad.contiguous()
+        dx = torch.empty_like(grad) if wanted[0] else None
         if not wanted[1]:
-            self._run(gradient, gain, True, dx, None, None)
+            self._run(grad, gain, True, dx, None, None)
             return dx, None
-        batch, channels, *sizes = gradient.shape
+        batch, channels, *sizes = grad.shape
         shape = (-(-batch // _chunk(gain)), channels, *tables.half_spectrum(sizes), gain.shape[-1])
         sums = gain.new_empty(shape)
-        self._run(gradient, gain, True, dx, x.contiguous(), sums)
+        self._run(grad, gain, True, dx, x.contiguous(), sums)
         return dx, sums.sum_to_size(gain.shape)
 
     def _run(self, x: Tensor, gain: Tensor, conjugate: bool, y, seen, sums) -> None:
         batch, channels, *sizes = x.shape
-        bins = tables.half_spectrum(sizes)
-        gain = gain.expand(*gain.shape[:2], *bins, gain.shape[-1]).contiguous()
-        strides = [gain.stride(axis) if gain.shape[axis] > 1 else 0 for axis in (0, 1)]
-        transform = self.spectral.plan(
-            tuple(sizes), bins, True, False, 1.0, False, compute_dtype(x.dtype), x.device
-        ).transform
+        geometry = whole(sizes)
+        gain = gain.expand(*gain.shape[:2], *geometry.modes, gain.shape[-1]).contiguous()
+        gain_batch, gain_channel = (gain.stride(i) if gain.shape[i] > 1 else 0 for i in (0, 1))
+        plan = self.spectral.plan(geometry.sizes, geometry, False, compute_dtype(x.dtype), x.device)
         self.table.spectral_filter(
-            transform, x.data_ptr(), gain.data_ptr(), address(y), address(seen), address(sums),
-            [batch, channels, _chunk(gain)], strides, gain.shape[-1], conjugate,
-            DTYPE_CODES[x.dtype], torch.get_num_threads(),
+            transform=plan.transform, x=x.data_ptr(), gain=gain.data_ptr(), y=address(y),
+            seen=address(seen), sums=address(sums), batch=batch, channels=channels,
+            chunk=_chunk(gain), gain_batch=gain_batch, gain_channel=gain_channel,
+            parts=gain.shape[-1], conjugate=conjugate, dtype=DTYPE_CODES[x.dtype], lane=lane(x),
         )  # fmt: skip
 
 
@@ -152,57 +157,45 @@ def _chunk(gain: Tensor) -> int:
     return 8 if gain.shape[0] == 1 else 1
 
 
-class Gate:
-    """One table's gates; the meaning of each is in `impl`."""
+class Gate(contract.Gate):
+    """One table's gates."""
 
     def __init__(self, library, table):
         self.library, self.table = library, table
 
-    def forward(
-        self, low: Tensor, cond: Tensor, weight: Tensor, bias: Tensor, feat: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        inputs = [t.contiguous() for t in (low, cond, weight, bias, feat)]
-        extents = _extents(cond, feat)
+    def forward(self, inputs: GateInputs) -> tuple[Tensor, Tensor]:
+        low, cond, weight, bias, feat = (t.contiguous() for t in inputs)
+        batch, points = cond.shape[0], math.prod(cond.shape[2:])
         out = torch.empty_like(feat, memory_format=torch.contiguous_format)
-        logits = weight.new_empty((cond.shape[0], extents[-1]))
-        if math.prod(extents):
-            run(
-                self.table.gate,
-                cond,
-                *(t.data_ptr() for t in inputs),
-                out.data_ptr(),
-                logits.data_ptr(),
-                extents,
-                DTYPE_CODES[cond.dtype],
-            )
+        logits = weight.new_empty((batch, points))
+        if cond.numel() and feat.numel():
+            with on_device_of(cond):
+                self.table.gate(
+                    low=low.data_ptr(), cond=cond.data_ptr(), weight=weight.data_ptr(),
+                    bias=bias.data_ptr(), feat=feat.data_ptr(), out=out.data_ptr(),
+                    logits=logits.data_ptr(), batch=batch, cond_channels=cond.shape[1],
+                    channels=feat.shape[1], points=points, dtype=DTYPE_CODES[cond.dtype],
+                    lane=lane(cond),
+                )  # fmt: skip
         return out, logits
 
-    def backward(
-        self, low: Tensor, cond: Tensor, weight: Tensor, bias: Tensor, feat: Tensor,
-        logits: Tensor, gradient: Tensor,
-    ) -> list:  # fmt: skip
-        """The gradients of low, cond, feat, weight and bias."""
-        inputs = [t.contiguous() for t in (low, cond, weight, bias, feat, logits, gradient)]
-        low, cond, weight, bias, feat, logits, _ = inputs
-        extents = batch, channels, _, points = _extents(cond, feat)
-        results = [torch.empty_like(t) for t in (low, cond, feat, logits, weight, bias)]
-        blocks = self.library.moment_blocks(batch, points)
-        results.append(weight.new_empty((blocks, channels + 1)))
-        if math.prod(extents):
-            run(
-                self.table.gate_backward,
-                cond,
-                *(t.data_ptr() for t in inputs),
-                tuple(t.data_ptr() for t in results),
-                extents,
-                DTYPE_CODES[cond.dtype],
-            )
-        else:
-            for result in results:
-                result.zero_()
-        dlow, dcond, dfeat, _, dweight, dbias, _ = results
-        return [dlow, dcond, dfeat, dweight, dbias]
-
-
-def _extents(cond: Tensor, feat: Tensor) -> tuple:
-    return (*cond.shape[:2], feat.shape[1], math.prod(cond.shape[2:]))
+    def backward(self, inputs: GateInputs, logits: Tensor, gradient: Tensor) -> list[Tensor]:
+        inputs = low, cond, weight, bias, feat = [t.contiguous() for t in inputs]
+        logits, gradient = logits.contiguous(), gradient.contiguous()
+        batch, channels, points = *cond.shape[:2], math.prod(cond.shape[2:])
+        results = dlow, dcond, dweight, dbias, dfeat = [torch.empty_like(t) for t in inputs]
+        if not (cond.numel() and feat.numel()):
+            return [result.zero_() for result in results]
+        dlogits, blocks = torch.empty_like(logits), self.library.moment_blocks(batch, points)
+        partial = weight.new_empty((blocks, channels + 1))
+        with on_device_of(cond):
+            self.table.gate_backward(
+                low=low.data_ptr(), cond=cond.data_ptr(), weight=weight.data_ptr(),
+                bias=bias.data_ptr(), feat=feat.data_ptr(), logits=logits.data_ptr(),
+                gradient=gradient.data_ptr(), dlow=dlow.data_ptr(), dcond=dcond.data_ptr(),
+                dfeat=dfeat.data_ptr(), dlogits=dlogits.data_ptr(), dweight=dweight.data_ptr(),
+                dbias=dbias.data_ptr(), partial=partial.data_ptr(), batch=batch,
+                cond_channels=channels, channels=feat.shape[1], points=points,
+                dtype=DTYPE_CODES[cond.dtype], lane=lane(cond),
+            )  # fmt: skip
+        return results

@@ -3,64 +3,71 @@
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from fastseg.ops.impl.native import DTYPE_CODES, address, run
+from fastseg.ops.impl import contract
+from fastseg.ops.impl.contract import Epilogue, Matrix
+from fastseg.ops.impl.native import DTYPE_CODES, address, lane, on_device_of
 
 # the epilogues of csrc/ops.h
 EPILOGUES = {"none": 0, "gelu": 1, "gelu_gradient": 2, "affine_relu": 3, "moments": 4}
 
 
-class Pointwise:
-    """One table's kernels; the meaning of each is in `impl`."""
+class Pointwise(contract.Pointwise):
+    """One table's kernels."""
 
     def __init__(self, library, table):
         self.library, self.table = library, table
+        self.shaped = lru_cache(maxsize=512)(self._shaped)
+
+    def _shaped(self, shape, weight_shape, groups: int, transposed: bool, kind: str, dtypes):
+        """What shapes and dtypes decide of a product, and the shape of its result."""
+        rows, columns = weight_shape
+        outputs = columns if transposed else rows // groups
+        return self.library.Pointwise(
+            batch=shape[0], groups=groups, outputs=outputs, inputs=shape[1] // groups,
+            points=math.prod(shape[2:]), transposed=transposed, epilogue=EPILOGUES[kind],
+            in_dtype=DTYPE_CODES[dtypes[0]], out_dtype=DTYPE_CODES[dtypes[1]],
+        ), (shape[0], groups * outputs, *shape[2:])  # fmt: skip
 
     def product(
-        self, x: Tensor, weight: Tensor, epilogue: str = "none", dtype: torch.dtype | None = None,
-        groups: int = 1, transposed: bool = False, addend: Tensor | None = None,
-        factor: Tensor | None = None, scale: Tensor | None = None, shift: Tensor | None = None,
-        out: Tensor | None = None,
+        self, x: Tensor, matrix: Matrix, epilogue: Epilogue = Epilogue(),  # noqa: B008  immutable
+        dtype: torch.dtype | None = None, out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        x, weight = x.contiguous(), weight.contiguous()
-        rows, columns = weight.shape
-        inputs = rows // groups if transposed else columns
-        outputs = columns if transposed else rows // groups
-        batch, points = x.shape[0], math.prod(x.shape[2:])
-        if out is None:
-            shape = (batch, groups * outputs, *x.shape[2:])
-            out = torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
-        addend, factor, scale, shift = (
-            None if t is None else t.contiguous() for t in (addend, factor, scale, shift)
+        x, weight, (kind, *operands) = x.contiguous(), matrix.weight.contiguous(), epilogue
+        dtype = out.dtype if out is not None else dtype or x.dtype
+        made, shape = self.shaped(
+            x.shape, weight.shape, matrix.groups, matrix.transposed, kind, (x.dtype, dtype)
         )
+        if out is None:
+            out = torch.empty(shape, dtype=dtype, device=x.device)
+        addend, factor, scale, shift = (None if t is None else t.contiguous() for t in operands)
+        if kind == "gelu_gradient" and factor.dtype != x.dtype:
+            raise TypeError(f"factor: got {factor.dtype}, want x's {x.dtype}")
         moments = partial = None
-        if epilogue == "moments":
-            moments, partial = self._sums(batch, groups * outputs, points, weight)
-        run(
-            self.table.pointwise, x, x.data_ptr(), weight.data_ptr(), address(addend),
-            address(factor), address(scale), address(shift), out.data_ptr(), address(moments),
-            address(partial),
-            [batch, groups, outputs, inputs, points], transposed, EPILOGUES[epilogue],
-            [DTYPE_CODES[t.dtype] for t in (x, x if factor is None else factor, out)],
-        )  # fmt: skip
+        if kind == "moments":
+            moments, partial = self._sums(*shape[:2], math.prod(shape[2:]), weight)
+        with on_device_of(x):
+            self.table.pointwise(
+                of=made, x=x.data_ptr(), weight=weight.data_ptr(), addend=address(addend),
+                factor=address(factor), scale=address(scale), shift=address(shift),
+                out=out.data_ptr(), moments=address(moments), partial=address(partial),
+                lane=lane(x),
+            )  # fmt: skip
         return out, moments
 
     def affine_relu(self, z: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        z, out = z.contiguous(), torch.empty(z.shape, dtype=z.dtype, device=z.device)
-        self._affine_relu(z, None, scale, shift, out, None, None)
-        return out
+        return self._affine_relu(z.contiguous(), None, scale, shift, None, None)
 
     def affine_relu_backward(
         self, gradient: Tensor, z: Tensor, scale: Tensor, shift: Tensor
     ) -> tuple[Tensor, Tensor]:
         z, gradient = z.contiguous(), gradient.contiguous()
-        out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
         sums, partial = self._sums(*z.shape[:2], math.prod(z.shape[2:]), z)
-        self._affine_relu(z, gradient, scale, shift, out, sums, partial)
-        return out, sums
+        return self._affine_relu(z, gradient, scale, shift, sums, partial), sums
 
     def _sums(self, batch: int, channels: int, points: int, like: Tensor):
         """Two sums a channel, and the scratch of their blocks."""
@@ -70,10 +77,14 @@ class Pointwise:
         make = torch.empty if blocks else torch.zeros
         return make((2, channels), dtype=like.dtype, device=like.device), partial
 
-    def _affine_relu(self, z, gradient, scale, shift, out, sums, partial) -> None:
+    def _affine_relu(self, z, gradient, scale, shift, sums, partial) -> Tensor:
         scale, shift = scale.contiguous(), shift.contiguous()
-        run(
-            self.table.affine_relu, z, z.data_ptr(), address(gradient), scale.data_ptr(),
-            shift.data_ptr(), out.data_ptr(), address(sums), address(partial),
-            [*z.shape[:2], math.prod(z.shape[2:])], z.dtype == torch.float64,
-        )  # fmt: skip
+        out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
+        with on_device_of(z):
+            self.table.affine_relu(
+                z=z.data_ptr(), gradient=address(gradient), scale=scale.data_ptr(),
+                shift=shift.data_ptr(), out=out.data_ptr(), sums=address(sums),
+                partial=address(partial), batch=z.shape[0], channels=z.shape[1],
+                points=math.prod(z.shape[2:]), is_double=z.dtype == torch.float64, lane=lane(z),
+            )  # fmt: skip
+        return out

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fastseg.ops import tables
-from fastseg.ops.impl import native
+from fastseg.ops.impl import composed, contract, mixes
+from fastseg.ops.impl.contract import Epilogue, Geometry, Matrix
 
 # addends that carry a float32 table's digits in the type of the samples it meets
 _ANALYSIS_PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -17,48 +18,53 @@ _SYNTHESIS_PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 2}
 
 
 def precision() -> str:
-    """Three products in TF32 have float32's digits, one has not."""
+    """Return how products are taken: three in TF32 have float32's digits, one has not."""
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def guard(x: Tensor):
-    """Kernels launch on the current device, on its current stream."""
+    """Make x's device the current one inside a `with`: kernels launch there."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 class Axis(NamedTuple):
+    """Hold an axis: its samples, and the frequencies of it that are kept."""
+
     size: int
     kept: tables.Kept
 
     @property
     def modes(self) -> int:
+        """Count the kept frequencies."""
         return self.kept.positive + self.kept.negative
 
 
-def axes_of(sizes, modes, two_sided: bool) -> list[Axis]:
-    """The axes that do anything: but for the last, one of a single sample is its own spectrum."""
-    axes = list(map(Axis, sizes, tables.kept_axes(modes, two_sided)))
+def axes_of(sizes, geometry: Geometry) -> list[Axis]:
+    """Return the axes that do anything: but for the last, one of a single sample is its own
+    spectrum.
+    """
+    axes = list(map(Axis, sizes, tables.kept_axes(geometry.modes, geometry.two_sided)))
     return [axis for axis in axes[:-1] if axis.size > 1] + axes[-1:]
 
 
 def modes_of(axes) -> int:
+    """Count the modes of some axes together."""
     return math.prod(axis.modes for axis in axes)
 
 
 def samples_of(axes) -> int:
+    """Count the samples of some axes together."""
     return math.prod(axis.size for axis in axes)
 
 
-def grouped(weight: Tensor, groups: int, transposed: bool) -> Tensor:
-    """(groups·outputs, inputs), or (groups·inputs, outputs) where `transposed`, as (groups,
-    outputs, inputs), in the dtype of arithmetic.
-    """
-    weight = weight.float().unflatten(0, (groups, -1))
-    return weight.transpose(1, 2) if transposed else weight
+def grouped(matrix: Matrix) -> Tensor:
+    """Return the matrices as (groups, outputs, inputs), in the dtype of arithmetic."""
+    weight = matrix.weight.float().unflatten(0, (matrix.groups, -1))
+    return weight.transpose(1, 2) if matrix.transposed else weight
 
 
 class Tables:
-    """Cosines and sines as the kernels read them, cached."""
+    """Make cosines and sines as the kernels read them, cached."""
 
     def __init__(self, kernels):
         self.kernels = kernels
@@ -95,25 +101,25 @@ class Tables:
         return self.kernels.transform.Table(torch.stack(addends).to(device), rows, columns)
 
 
-class Spectral:
-    """The truncated transforms and channel mixes; the meaning of each is in `impl`."""
+class Spectral(composed.Convolution, contract.Spectral):
+    """The truncated transforms and channel mixes."""
 
     def __init__(self, kernels):
         self.kernels, self.transform, self.tables = kernels, kernels.transform, Tables(kernels)
 
     def layout(self, planar: bool):
+        """Return how a spectrum lies, given the modes of its two parts."""
         return self.transform.planar if planar else self.transform.interleaved
 
-    def analysis(
-        self, x: Tensor, modes, scale: float, weighted: bool, two_sided: bool, planar: bool = False
-    ) -> Tensor:
+    def analysis(self, x: Tensor, geometry: Geometry, planar: bool = False) -> Tensor:
         x, (batch, channels, *sizes) = x.contiguous(), x.shape
+        modes, scale = geometry.modes, geometry.scales[0]
         shape = (batch, 2 * channels, *modes) if planar else (batch, channels, *modes, 2)
         spectrum = torch.empty(shape, dtype=torch.float32, device=x.device)
         if spectrum.numel():
-            last = self.tables.analysis(sizes[-1], modes[-1], weighted, x.dtype, x.device)
+            last = self.tables.analysis(sizes[-1], modes[-1], geometry.adjoint, x.dtype, x.device)
             with guard(x):
-                axes = axes_of(sizes, modes, two_sided)
+                axes = axes_of(sizes, geometry)
                 self._analyse(x, axes, last, spectrum, self.layout(planar), scale)
         return spectrum
 
@@ -134,19 +140,26 @@ class Spectral:
         return self.transform.rotate(z, z_at, outer, out, at, planes, columns, precision())
 
     def synthesis(
-        self, spectrum: Tensor, sizes, scale: float, weighted: bool, two_sided: bool,
-        dtype: torch.dtype, bias: Tensor | None, planar: bool = False,
+        self, spectrum: Tensor, geometry: Geometry, dtype: torch.dtype, bias: Tensor | None = None,
+        planar: bool = False,
     ) -> Tensor:  # fmt: skip
-        spectrum, (batch, channels, *modes) = spectrum.contiguous(), spectrum.shape
-        channels, modes = (channels // 2, modes) if planar else (channels, modes[:-1])
-        y = torch.empty((batch, channels, *sizes), dtype=dtype, device=spectrum.device)
+        spectrum, (batch, channels, *_) = spectrum.contiguous(), spectrum.shape
+        shape = (batch, channels // 2 if planar else channels, *geometry.sizes)
+        y = torch.empty(shape, dtype=dtype, device=spectrum.device)
         if y.numel():
-            last = self.tables.synthesis(sizes[-1], modes[-1], scale, weighted, dtype, y.device)
+            last = self._last(geometry, dtype, y.device)
             bias = None if bias is None else bias.float().contiguous()
             with guard(y):
-                axes = axes_of(sizes, modes, two_sided)
+                axes = axes_of(geometry.sizes, geometry)
                 self._synthesise(spectrum, self.layout(planar), axes, last, bias, y)
         return y
+
+    def _last(self, geometry: Geometry, dtype: torch.dtype, device: torch.device):
+        """The table of a synthesis along the last axis."""
+        return self.tables.synthesis(
+            geometry.sizes[-1], geometry.modes[-1], geometry.scales[1], not geometry.adjoint, dtype,
+            device,
+        )  # fmt: skip
 
     def _synthesise(self, spectrum: Tensor, layout, axes, last, bias, y: Tensor) -> None:
         rows, columns = modes_of(axes[:-1]), modes_of(axes[-1:])
@@ -164,63 +177,44 @@ class Spectral:
         return self._synthesise(z, self.transform.planar, axes[1:], last, bias, y)
 
     def unroll(self, spectrum: Tensor, layout, axes, planes: int) -> Tensor:
-        """The synthesis along axes[0] alone: [planes, size, 2, modes of the other axes]."""
+        """Return the synthesis along axes[0] alone: [planes, size, 2, modes of the other axes]."""
         outer, columns = self.tables.outer(axes[0], True, spectrum.device), modes_of(axes[1:])
         z = spectrum.new_empty(planes, outer.rows, 2 * columns)
         at, z_at = layout(outer.columns, columns), self.transform.row_planar(outer.rows, columns)
         self.transform.rotate(spectrum, at, outer, z, z_at, planes, columns, precision())
         return z
 
-    def mix(self, a: Tensor, b: Tensor, subscripts: str) -> Tensor:
+    def mix(self, a: Tensor, b: Tensor, product: str) -> Tensor:
         a, b = a.contiguous(), b.contiguous()
-        *layout, shape = native.mix_layout(subscripts, a.shape[:-1], b.shape[:-1])
-        out = torch.empty((*shape, 2), dtype=torch.float32, device=a.device)
+        at = mixes.layout(product, a.shape[:-1], b.shape[:-1])
+        out = torch.empty((*at.shape, 2), dtype=torch.float32, device=a.device)
         if out.numel():
-            product = self.kernels.mix.Product(*layout, *native.MIXES[subscripts])
+            strides = self.kernels.mix.Product(
+                at.extents, at.a, at.b, at.out, *mixes.PRODUCTS[product]
+            )
             with guard(a):
-                self.kernels.mix.mix(a, b, out, product)
+                self.kernels.mix.mix(a, b, out, strides)
         return out
 
-    def convolve(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, sizes, groups: int,
-        analysis_scale: float, synthesis_scale: float, two_sided: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        spectrum = self.analysis(x, weight.shape[2:-1], analysis_scale, False, two_sided)
-        mixed = native.mix_channels("ngim,igom->ngom", self.mix, spectrum, weight, groups)
-        y = self.synthesis(mixed, sizes, synthesis_scale, True, two_sided, x.dtype, bias)
-        return y, spectrum
-
-    def convolve_block(
-        self, x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None, groups: int,
-        analysis_scale: float, synthesis_scale: float, two_sided: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        spectrum = self.analysis(x, weight.shape[2:-1], analysis_scale, False, two_sided)
-        mixed = native.mix_channels("ngim,igom->ngom", self.mix, spectrum, weight, groups)
-        y = self.synthesis_product(
-            mixed, bias, synthesis_scale, True, two_sided, x, skip_weight, "gelu", groups=groups
-        )
-        return y, spectrum
-
     def synthesis_product(
-        self, spectrum: Tensor, bias: Tensor | None, scale: float, weighted: bool, two_sided: bool,
-        x: Tensor, weight: Tensor, epilogue: str, dtype: torch.dtype | None = None, groups: int = 1,
-        transposed: bool = False, factor: Tensor | None = None,
+        self, spectrum: Tensor, bias: Tensor | None, geometry: Geometry, x: Tensor, matrix: Matrix,
+        epilogue: Epilogue, dtype: torch.dtype | None = None,
     ) -> Tensor:  # fmt: skip
-        """epilogue(synthesis(spectrum) + weight·x + bias) on x's grid: a Fourier block's second
-        half, reading x and writing the result once. The other arguments are `Pointwise.product`'s.
+        """Return epilogue(synthesis(spectrum) + matrix·x + bias) on x's grid: a Fourier block's
+        second half, reading x and writing the result once.
         """
-        x, (batch, _, *sizes) = x.contiguous(), x.shape
-        dtype, (channels, *modes, _) = dtype or x.dtype, spectrum.shape[1:]
-        out = torch.empty((batch, channels, *sizes), dtype=dtype, device=x.device)
+        x, dtype, factor = x.contiguous(), dtype or x.dtype, epilogue.factor
+        shape = (x.shape[0], spectrum.shape[1], *geometry.sizes)
+        out = torch.empty(shape, dtype=dtype, device=x.device)
         if out.numel():
-            table = self.tables.synthesis(sizes[-1], modes[-1], scale, weighted, dtype, x.device)
+            table = self._last(geometry, dtype, x.device)
             bias = None if bias is None else bias.float().contiguous()
             factor = None if factor is None else factor.contiguous()
-            axes = axes_of(sizes, modes, two_sided)
+            axes = axes_of(geometry.sizes, geometry)
             with guard(x):
                 z, at = self._lines(spectrum.contiguous(), axes, out.numel())
                 self.kernels.pointwise.product(
-                    x, grouped(weight, groups, transposed), out, epilogue, precision(),
+                    x, grouped(matrix), out, epilogue.kind, precision(),
                     self.kernels.pointwise.Lines(z, at, table), bias, factor=factor,
                 )  # fmt: skip
         return out
@@ -234,30 +228,42 @@ class Spectral:
         return spectrum, layout(1, modes_of(axes))
 
 
-class Pointwise:
-    """The kernels of the family; the meaning of each is in `impl`."""
+class Block(composed.Block):
+    """The block, whose second half is one kernel; its backward is composed."""
+
+    def forward(
+        self, x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None,
+        geometry: Geometry, keep: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        spectrum = self.spectral.analysis(x, geometry)
+        mixed = mixes.forward(self.spectral, spectrum, weight, geometry.groups)
+        matrix = Matrix(skip_weight, geometry.groups)
+        y = self.spectral.synthesis_product(mixed, bias, geometry, x, matrix, Epilogue("gelu"))
+        return y, spectrum if keep else None
+
+
+class Pointwise(contract.Pointwise):
+    """1×1 convolutions and affine ReLUs."""
 
     def __init__(self, kernels):
         self.kernels = kernels.pointwise
 
     def product(
-        self, x: Tensor, weight: Tensor, epilogue: str = "none", dtype: torch.dtype | None = None,
-        groups: int = 1, transposed: bool = False, addend: Tensor | None = None,
-        factor: Tensor | None = None, scale: Tensor | None = None, shift: Tensor | None = None,
-        out: Tensor | None = None,
+        self, x: Tensor, matrix: Matrix, epilogue: Epilogue = Epilogue(),  # noqa: B008  immutable
+        dtype: torch.dtype | None = None, out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        x, matrix = x.contiguous(), grouped(weight, groups, transposed)
-        channels, moments = groups * matrix.shape[1], None
+        x, channels = x.contiguous(), matrix.groups * matrix.outputs
+        kind, addend, factor, scale, shift = epilogue
         if out is None:
             shape = (x.shape[0], channels, *x.shape[2:])
             out = torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
         if not out.numel():
-            return out, x.new_zeros(2, channels).float() if epilogue == "moments" else None
+            return out, x.new_zeros(2, channels).float() if kind == "moments" else None
         addend, factor = (t if t is None else t.contiguous() for t in (addend, factor))
         with guard(x):
             moments = self.kernels.product(
-                x, matrix, out, epilogue, precision(), addend=addend, factor=factor, scale=scale,
-                shift=shift,
+                x, grouped(matrix), out, kind, precision(), addend=addend, factor=factor,
+                scale=scale, shift=shift,
             )  # fmt: skip
         return out, moments
 

@@ -5,7 +5,7 @@
 // A synthesis has the same butterflies behind its products.
 #pragma once
 
-#include "../ops.h"
+#include "../../ops.h"
 
 namespace fastseg::FASTSEG_ISA {
 namespace {

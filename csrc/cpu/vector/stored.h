@@ -4,7 +4,7 @@
 
 #include <type_traits>
 
-#include "../ops.h"
+#include "../../ops.h"
 #include "simd.h"
 
 namespace fastseg::FASTSEG_ISA {

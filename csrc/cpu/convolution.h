@@ -2,7 +2,7 @@
 // large ones a few samples at a time stay near a cache from one kernel to the next.
 #pragma once
 
-#include "ops.h"
+#include "../ops.h"
 
 namespace fastseg {
 
@@ -19,12 +19,17 @@ struct Convolution {
   int64_t stored() const { return is_double() ? 8 : dtype == DType::kFloat32 ? 4 : 2; }  // bytes of a number
 };
 
-// y = synthesis(weight · analysis(x)) + bias; the spectrum of x is kept where `spectrum` is not null.
-void convolve(const Convolution& c, Address x, Address weight, Address bias, Address spectrum, Address y, int64_t batch, int threads);
+// What a convolution reads and writes. Without a skip weight it is no block; the bias may be null, and where `spectrum` is, that of x is not
+// kept.
+struct Convolved {
+  Address x, weight, skip, bias, spectrum, y;
+};
+
+// y = synthesis(weight · analysis(x)) + bias
+void convolve(const Convolution& c, const Convolved& tensors, int64_t batch, int threads);
 
 // y = gelu(convolution + skip · x)
-void convolve_block(const Convolution& c, Address x, Address weight, Address skip, Address bias, Address spectrum, Address y, int64_t batch,
-                    int threads);
+void convolve_block(const Convolution& c, const Convolved& tensors, int64_t batch, int threads);
 
 // What a block's backward reads, and writes: the gradients of x, of what the synthesis read and, a row a chunk of samples, of the skip.
 // Those of x and of the skip may be null.

@@ -9,7 +9,7 @@
 #include <immintrin.h>
 #endif
 
-#include "../storage.h"
+#include "../../storage.h"
 
 #ifndef FASTSEG_ISA
 #error "compile with FASTSEG_ISA (a namespace) and FASTSEG_VECTOR_BYTES"

@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-#include "host_machine.h"
+#include "machine.h"
 
 #define __global__
 #define __device__

@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "../common.h"
-#include "host_fiber.h"
+#include "../../common.h"
+#include "fiber.h"
 
 struct uint3 {
   unsigned x, y, z;

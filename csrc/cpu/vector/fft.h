@@ -3,7 +3,7 @@
 // exchanged. Nothing is normalised.
 #pragma once
 
-#include "../ops.h"
+#include "../../ops.h"
 #include "simd.h"
 
 namespace fastseg::FASTSEG_ISA {
