@@ -9,7 +9,7 @@ from fastseg.data import nifti
 from fastseg.data.cases import Case, Dataset, discover
 from fastseg.data.cases.labels import read_classes
 from fastseg.data.geometry import Box, bounding_box, grid_difference
-from fastseg.data.pipeline.decode import statistics
+from fastseg.data.pipeline.statistics import statistics
 from fastseg.errors import DataError, UsageError, offered
 from fastseg.pictures.tables import Table, number
 from fastseg.tasks.base import Criteria, Report, Scoring
