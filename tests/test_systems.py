@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from fastseg import models
+from fastseg import config, models
 from fastseg.diffusion import Sampling
 from fastseg.errors import UsageError
 from fastseg.fields import documented, for_sampling, help_of, inherited
+from fastseg.recipes.__main__ import README, renewed
+from fastseg.studies.arms import STUDIES
 
 DIFFUSIONS = sorted(name for name in models.SYSTEMS if issubclass(models.options(name), Sampling))
 
@@ -97,3 +99,13 @@ def test_an_inherited_field_keeps_its_help_and_marks():
                                                                  {"steps"})  # fmt: skip
     with pytest.raises(UsageError, match="steps: is 0"):
         More(steps=0)
+
+
+def test_the_readme_has_all_systems_recipes_and_deviations():
+    text = README.read_text()
+    assert renewed(text) == text, "python -m fastseg.recipes writes the table"
+    assert len(text.splitlines()) <= 150
+    listed = text.partition("## One system")[0]
+    assert all(f"| `{name}` |" in listed for name in models.SYSTEMS)
+    assert all(f"`{name}`" in listed for name in config.recipe_names())
+    assert all(f"`{name}`" in text for name in [*config.ALIASES, *STUDIES])

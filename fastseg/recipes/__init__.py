@@ -110,14 +110,15 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def all_deviations() -> Table:
     """Tabulate the deviations of all recipes; one built on another shows its own alone."""
-    rows = []
+    rows: dict[tuple, list[str]] = {}
     for name in config.recipe_names():
         module = config.recipe_module(name)
         bases = [value.SETTINGS for value in vars(module).values() if _is_recipe(value)]
-        for key, here, source, why in deviations(name):
-            if not any(module.SETTINGS[key] is base.get(key) for base in bases):
-                rows.append((f"`{name}`", f"`{key}`", here, source, why))
-    return Table("", ("recipe", *HEAD), rows)
+        for row in deviations(name):
+            if not any(module.SETTINGS[row[0]] is base.get(row[0]) for base in bases):
+                rows.setdefault(row, []).append(f"`{name}`")
+    found = [(", ".join(names), f"`{row[0]}`", *row[1:]) for row, names in rows.items()]
+    return Table("", ("recipes", *HEAD), found)
 
 
 def _is_recipe(value: Any) -> bool:

@@ -13,7 +13,7 @@ def renewed(text: str) -> str:
     """Return the text of the README with the table between its marks made anew."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{recipes.all_deviations().markdown()}\n{END}{after}"
+    return f"{before}{BEGIN}\n{recipes.all_deviations().markdown()}\n\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ SETTINGS = {
         "per_class", 'source: one stack a class; "shared" is its later variant'
     ),
     "model.two_sided": Setting(
-        True, "without negative rows no wave of one diagonal passes; false with modes=10,10", False
+        True,
+        "else one of two corners of low modes is missing: no wave of one diagonal passes",
+        False,
     ),
     "data.patch": Setting(
         (192, 192), "source's code; holds every BraTS brain, less work than 240 x 240"

@@ -13,7 +13,11 @@ SETTINGS = {
     "model.width": Setting(32, "the page"),
     "model.modes": Setting(16, "the page: 16 x 16; rows of both signs, 16 + 16, and 16 columns"),
     "model.blocks": Setting(3, "the page"),
-    "model.two_sided": Setting(True, "one of two corners with low modes is missing else", False),
+    "model.two_sided": Setting(
+        True,
+        "else one of two corners of low modes is missing: no wave of one diagonal passes",
+        False,
+    ),
     "model.legacy_init": Setting(False, "the means of its weights are off zero", True),
     "model.dropout": Setting(0.5, "the page"),
     "model.head": Setting("softmax", 'the code; "regions": WT, TC and ET'),

@@ -7,20 +7,19 @@ from fastseg.config import Recipe
 from fastseg.recipes import Setting, make, segresnet, without
 
 SYSTEM = "unet3d"
-SETTINGS = without(segresnet.SETTINGS, "model.") | {
+_E = segresnet.SETTINGS
+SETTINGS = without(_E, "model.") | {
     "model.width": Setting(64, "the code"),
     "model.levels": Setting(4, "the code: 64, 128, 256 channels and a bottleneck of 512"),
-    "model.head": Setting("regions", "as SegResNet"),
+    "model.head": _E["model.head"],
     "model.vffc_blocks": Setting(0, "3: the code's Fourier bottleneck, 33 M parameters"),
-    "model.vffc_ratio": Setting(0.5, "as SegResNet"),
-    "model.vffc_norm": Setting(
-        "group", "as SegResNet; the network's own norm is batch norm", "batch"
-    ),
+    "model.vffc_ratio": _E["model.vffc_ratio"],
+    "model.vffc_norm": _E["model.vffc_norm"],
     "model.domains": Setting(0, "no classifier of domains"),
-    "model.domain_weight": Setting(0.1, "as SegResNet", "the code's command: 0"),
-    "model.domain_schedule": Setting("dann", "as SegResNet", "constant"),
-    "model.prior": Setting(0.0, "as SegResNet"),
-    "model.flips": Setting(False, "as SegResNet"),
+    "model.domain_weight": _E["model.domain_weight"],
+    "model.domain_schedule": _E["model.domain_schedule"],
+    "model.prior": _E["model.prior"],
+    "model.flips": _E["model.flips"],
     "model.checkpointing": Setting(False, "as SegResNet"),
 }
 
