@@ -62,7 +62,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="data set: BraTS folders, dataset.json or a datalist")
     parser.add_argument("--out", help="folder of the run; a stopped run in it goes on")
     parser.add_argument("--split", help="split.json to use instead of a new split")
-    parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
+    parser.add_argument("--kernels", help="the same as kernels=NAME: auto, reference, …")
 
 
 def _sample_options(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +94,7 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
         " the data set or its layout"
     )  # fmt: skip
     parser.add_argument("--suffix", default="pred", help="CASE_<suffix>.nii.gz (%(default)s)")
-    parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
+    parser.add_argument("--kernels", help="the same as kernels=NAME: auto, reference, …")
 
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +141,7 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--truth", help="synthesis: data set whose images to compare with (DATA)")
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="runs of each arm (0,1,2)")
     parser.add_argument("--arms", type=_ids, help="A,B: these alone (all)")
-    parser.add_argument("--kernels", help="backend of the spectral ops: auto, reference, …")
+    parser.add_argument("--kernels", help="the same as kernels=NAME: auto, reference, …")
 
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:

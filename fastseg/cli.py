@@ -100,8 +100,7 @@ def train(given: argparse.Namespace) -> None:
         return
     if given.data is None or given.out is None:
         raise UsageError("train: wants --data DATA and --out RUN")
-    overrides = [*given.rest, *([f"kernels={given.kernels}"] if given.kernels else [])]
-    recipe = config.load_recipe(given.recipe, overrides)
+    recipe = config.load_recipe(given.recipe, _overrides(given))
     from fastseg.host.processes import Place, launched
     from fastseg.train import train
 
@@ -120,9 +119,8 @@ def sample(given: argparse.Namespace) -> None:
         given.out,
         cases=given.cases,
         part=given.part,
-        kernels=given.kernels or "auto",
         suffix=given.suffix,
-        overrides=given.rest,
+        overrides=_overrides(given),
         modalities=given.modalities,
         hide=given.hide or (),
         by=given.by,
@@ -150,9 +148,8 @@ def evaluate(given: argparse.Namespace) -> None:
 def study(given: argparse.Namespace) -> None:
     from fastseg.study import study
 
-    overrides = [*given.rest, *([f"kernels={given.kernels}"] if given.kernels else [])]
     print(study(given.name, given.data, given.out,
-                seeds=given.seeds, overrides=overrides, truth=given.truth,
+                seeds=given.seeds, overrides=_overrides(given), truth=given.truth,
                 arms=given.arms))  # fmt: skip
 
 
@@ -178,6 +175,11 @@ VERBS = {
     run.__name__: run
     for run in (doctor, check, phantom, train, sample, evaluate, study, report, bench, demo)
 }
+
+
+def _overrides(given: argparse.Namespace) -> list[str]:
+    """The `name=value` words; --kernels NAME is another way to write kernels=NAME."""
+    return [*given.rest, *([f"kernels={given.kernels}"] if given.kernels else [])]
 
 
 def _check_rest(parser, given: argparse.Namespace, rest: list[str]) -> list[str]:

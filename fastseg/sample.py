@@ -86,7 +86,7 @@ def sample(
     for claim in work.claims:
         _claim(out, claim, _record(trained, data, allowed), suffix)
     chosen = everyone[place.rank :: place.world]
-    with use_kernels(kernels):
+    with use_kernels(recipe.kernels if kernels == "auto" else kernels):
         work.start(device, chosen)
         return _predict(work, chosen, trained.name)
 

@@ -51,7 +51,7 @@ def study(
     """
     plan, out = _named(name), Path(out)
     chosen = _chosen(plan, arms)
-    recipes = {(arm.name, seed): _recipe(plan, arm, seed, overrides)
+    recipes = {(arm.name, seed): recipe_of(plan, arm, seed, overrides)
                for seed in _checked_seeds(seeds) for arm in chosen}  # fmt: skip
     if plan.checks:
         checks.segmenter(overrides)
@@ -122,7 +122,11 @@ def _checked_seeds(seeds: Sequence[int]) -> Sequence[int]:
     return seeds
 
 
-def _recipe(plan: Study, arm: Arm, seed: int, overrides: Sequence[str]) -> Recipe:
+def recipe_of(plan: Study, arm: Arm, seed: int, overrides: Sequence[str]) -> Recipe:
+    """Make the recipe of one arm with one seed: of the overrides it takes those that it has.
+
+    UsageError for a key that no arm has, and for one that makes the arms differ.
+    """
     known = {other.name: _keys(other) for other in plan.arms}
     fixed = {setting.partition("=")[0] for setting in arm.settings}
     common, own = [], []

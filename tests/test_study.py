@@ -233,14 +233,14 @@ def test_key_of_one_arm_is_given_to_that_arm(monkeypatch):
     }  # fmt: skip
     monkeypatch.setattr(config, "option_types", only_a)
     overrides = ["model.branches=shared", "lr=0.5"]
-    a, b = (study._recipe(plan, arm, 3, overrides) for arm in plan.arms)
+    a, b = (study.recipe_of(plan, arm, 3, overrides) for arm in plan.arms)
     assert (a.model["branches"], b.model["branches"]) == ("shared", "per_class")
     assert (a.lr, b.lr, a.seed) == (0.5, 0.5, 3)
 
 
 def test_setting_of_one_arm_wins_over_that_of_all():
     overrides = ["two:lr=0.25", "lr=0.5"]
-    one, two = (study._recipe(PAIR, arm, 0, overrides).lr for arm in reversed(PAIR.arms))
+    one, two = (study.recipe_of(PAIR, arm, 0, overrides).lr for arm in reversed(PAIR.arms))
     assert (one, two) == (0.5, 0.25)
 
 

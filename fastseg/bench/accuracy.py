@@ -10,14 +10,8 @@ from fastseg import reference
 from fastseg.bench import providers
 from fastseg.bench.cases import Case
 from fastseg.bench.layers import Inputs, Layer, leaves, outputs
+from fastseg.bench.tolerances import TOLERANCES
 
-# forward, backward; inputs are rounded to the dtype before either side sees them
-TOLERANCES = {
-    "float32": (1e-6, 2e-6),
-    "float64": (1e-13, 2e-13),
-    "float16": (5e-4, 5e-4),
-    "bfloat16": (2.5e-3, 2.5e-3),
-}
 # its inverse shifts odd axes by a row, so its error is a convention's, not the arithmetic's
 NOT_HELD = ("neuraloperator",)
 OURS = ("fastseg", "cpu", "cuda", "triton", "matmul", "reference")
