@@ -3,9 +3,12 @@
 import doctest
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from launching import environment
 
 import fastseg
 
@@ -50,3 +53,20 @@ def test_python_of_a_readme(path, seeded, tmp_path, monkeypatch):
     names = {"__name__": "__main__"}  # the blocks of a file go on where the one before stopped
     for number, block in enumerate(blocks(path), start=1):
         exec(compile(block, f"{path.relative_to(ROOT)}, block {number}", "exec"), names)
+
+
+def shell_blocks(path: Path) -> list[str]:
+    """Commands that a README marks as ones to run as they stand."""
+    return re.findall(r"^<!-- run -->\n```\n(.*?)^```$", path.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in READMES if path.is_file() and shell_blocks(path)],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_commands_of_a_readme(path, tmp_path):
+    for block in shell_blocks(path):
+        script = f'fastseg() {{ "{sys.executable}" -m fastseg "$@"; }}\n{block}'
+        command = ["bash", "-euo", "pipefail", "-c", script]
+        subprocess.run(command, cwd=tmp_path, env=environment(), check=True, timeout=300)

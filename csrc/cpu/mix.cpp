@@ -1,7 +1,9 @@
 // Per-mode complex matrix products: out[p, q, m] = Σ_r op(a[p, r, m]) · op(b[r, q, m]), m contiguous, op = identity or conjugate.
 // One kernel serves the channel mix of a spectral convolution, its input gradient (b transposed and conjugated) and its weight
 // gradient (a transposed and conjugated). Vectors run over modes. A block of modes of `a`, then of each column of `b`, is repacked into
-// separate real and imaginary vectors: every operand leaves memory once, and channel strides of a power of two do no harm.
+// separate real and imaginary vectors: every operand leaves memory once, and channel strides of a power of two do no harm. The products
+// are short in r (channels) and long in m, so that no operand can be kept whole: a block of modes is as wide as its share of `a` fits a
+// second-level cache, and the columns of `b` pass by it one at a time.
 #include <utility>
 
 #include "../ops.h"
@@ -11,7 +13,7 @@
 namespace fastseg::FASTSEG_ISA {
 namespace {
 
-constexpr int kTileRows = 4;
+constexpr int kTileRows = 4;  // 8 vectors of sums, 2 of a and 2 of b in the 16 registers of AVX2; 8 chains hide a multiply-add's latency
 constexpr int64_t kPackedBytes = 128 << 10;  // of `a`, which every column of `b` sweeps: a share of a second-level cache
 
 // Modes of a block: a few vectors, more where the matrices are small.

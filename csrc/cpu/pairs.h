@@ -1,4 +1,8 @@
 // Pairs of frequencies ±k of an outer axis, and the two ways a row of complex numbers can lie.
+//
+// Tables are real, and a pair shares one product with them: with A = Σ x[n]·cos(2πkn/N) and B = Σ x[n]·sin(2πkn/N), of real or complex
+// x, X[k] = A − iB and X[−k] = A + iB. A synthesis goes the other way: X[k]·e^(iθ) + X[−k]·e^(−iθ) = P·cos θ + Q·sin θ with
+// P = X[k] + X[−k] and Q = i(X[k] − X[−k]). A frequency whose partner is not kept has it at zero.
 #pragma once
 
 #include "../ops.h"

@@ -9,7 +9,7 @@
 namespace fastseg::FASTSEG_ISA {
 namespace {  // internal linkage: single callers are inlined, which the tiles need
 
-constexpr int kTileRows = 6;
+constexpr int kTileRows = 6;  // times a panel of two vectors: 12 sums, two of the panel and one broadcast in the 16 registers of AVX2
 
 template <class T>
 constexpr int64_t kPanel = 2 * kLanes<T>;

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg.ops import checks, context, dispatch, impl
+from fastseg.ops import checks, context, dispatch, impl, tables
 from fastseg.ops.context import traced
 from fastseg.ops.impl import matmul
 from fastseg.ops.impl.contract import SeparableFilter
@@ -22,7 +22,6 @@ from fastseg.ops.taps import (
     Taps,
     build,
     constant,
-    constant_packed,
     exact_radius,
     exact_reach,
     packed,
@@ -77,7 +76,7 @@ def gaussian_filter(
     if backend == "matmul":
         made = _make_taps(x, sigma, offset, design)
         return matmul.gaussian_filter(x, made, mode, padding)
-    by = SeparableFilter(*_packed_taps(x, sigma, offset, design), padding, offset is None)
+    by = _packed_taps(x, sigma, offset, design)
     low, high = _filter(x, by, mode, False, backend)
     return (low, high) if mode == "both" else low if mode == "low" else high
 
@@ -253,11 +252,18 @@ def _make_taps(x: Tensor, sigma, offset, design: Design) -> Taps:
     return build(*wide, design, compute_dtype(x.dtype), x.device)
 
 
-def _packed_taps(x: Tensor, sigma, offset, design: Design) -> tuple[Tensor, Tensor]:
+def _packed_taps(x: Tensor, sigma, offset, design: Design) -> SeparableFilter:
     arguments = _constant(x, sigma, offset, design)
     if arguments:
-        return constant_packed(*arguments)
-    return packed(_make_taps(x, sigma, offset, design), *x.shape[:2])
+        return _constant_filter(*arguments)
+    taps = packed(_make_taps(x, sigma, offset, design), *x.shape[:2])
+    return SeparableFilter(*taps, design.padding, offset is None)
+
+
+@tables.cached
+def _constant_filter(sigma, offset, design: Design, *where) -> SeparableFilter:
+    taps = packed(constant(sigma, offset, design, *where), 1, 1)
+    return SeparableFilter(*taps, design.padding, offset is None)
 
 
 def _float64(value, device: torch.device) -> Tensor | None:

@@ -184,12 +184,6 @@ def constant(
     return build(sigma, offset, design, dtype, device)
 
 
-@tables.cached
-def constant_packed(*arguments) -> tuple[Tensor, Tensor]:
-    """Return `constant`'s taps as the kernels take them."""
-    return packed(constant(*arguments), 1, 1)
-
-
 def packed(taps: Taps, batch: int, channels: int) -> tuple[Tensor, Tensor]:
     """Return taps and radii as the kernels take them: (images or 1, 3, 2R+1) and (images or 1, 3),
     axes D, H, W; axes that x lacks are the identity.

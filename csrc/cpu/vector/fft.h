@@ -92,7 +92,9 @@ struct Roots {
   int64_t size, step;
 };
 
-// One pass: `done` is the product of the radices before it.
+// One pass: `done` is the product of the radices before it. Number p·done + k of x is what is left of the samples for the frequencies
+// k + done·f: their transform over p gives these. The pass takes kRadix of the p together, divides the f by their remainder j, and turns
+// what goes on by e^(−2πi·p·j·done/size). It reads and writes runs of k, so that the frequencies end in order without a permutation.
 template <int kRadix, int kRe, class T>
 void pass(const Roots<T>& roots, int64_t done, int64_t columns, const Grid<const T>& x, const Grid<T>& y) {
   const int64_t apart = roots.size / kRadix, twiddles = apart / done;
