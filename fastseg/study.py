@@ -137,6 +137,7 @@ def recipe_of(plan: Study, arm: Arm, seed: int, overrides: Sequence[str]) -> Rec
         if only and only not in known:
             raise UsageError(f"{item}: the study has no such arm{config.did_you_mean(only, known)}")
         keys = known[only] if only else set().union(*known.values())
+        key = config.full_key(key, keys)
         if key not in keys:
             whose = f"arm {only} has no such" if only else "no arm of the study has such a"
             raise UsageError(f"{key}: {whose} key{config.did_you_mean(key, keys)}")

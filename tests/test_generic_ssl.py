@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from fastseg import diffusion, losses, models
 from fastseg.errors import UsageError
-from fastseg.models.parts.generic_ssl import ClassWeights, Joint
+from fastseg.models.parts.generic_ssl import ClassWeights
+from fastseg.models.parts.joint import Joint
 
 pytestmark = pytest.mark.usefixtures("seeded", "poisoned_memory", "one_thread")
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from fastseg.fields import documented
 from fastseg.models.parts import generic_ssl
-from fastseg.models.parts.generic_ssl import TIME, GenericSSL, Joint, convolved
+from fastseg.models.parts.generic_ssl import TIME, GenericSSL
 from fastseg.models.parts.heads import Head
+from fastseg.models.parts.joint import Joint, convolved
 from fastseg.models.system import Channels
 from fastseg.nn.time import TimeShift
 

@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastseg import diffusion, losses, ops
 from fastseg.diffusion import Sampling
@@ -20,6 +19,7 @@ from fastseg.fields import documented
 from fastseg.losses import ramp
 from fastseg.models import system
 from fastseg.models.parts.heads import Head
+from fastseg.models.parts.joint import Joint
 from fastseg.models.system import Channels, own_generator
 from fastseg.nn.time import TimeEmbedding, freeze_time
 
@@ -53,35 +53,6 @@ class Options(Sampling, system.Options):
             self.mode == "ssl" or self.decoder != "theta", "decoder",
             "one of psi, diffusion in mode supervised, which trains no theta",
         )  # fmt: skip
-
-
-class Joint:
-    """Images (B, C, *S) and, beside some of them, noisy label maps: the denoiser's input in
-    sampling. A convolution of both computes an image's share once, whatever the number of steps.
-    """
-
-    def __init__(self, image: Tensor):
-        self.image, self._shares = image, {}
-
-    def beside(self, mask: Tensor, rows: Tensor) -> "Joint":
-        """Put images rows (b,) beside masks (b, K, *S), to be convolved; shares stay known."""
-        joint = Joint(self.image)
-        joint._shares, joint._mask, joint._rows = self._shares, mask, rows
-        return joint
-
-    def through(self, conv: nn.Module) -> Tensor:
-        """Return conv(cat([image[rows], mask], 1)), the image's share from memory."""
-        convolve, known = (F.conv2d, F.conv3d)[conv.weight.dim() - 4], self.image.shape[1]
-        weight, options = conv.weight, (conv.stride, conv.padding)
-        if conv not in self._shares:
-            self._shares[conv] = convolve(self.image, weight[:, :known], conv.bias, *options)
-        moving = convolve(self._mask, weight[:, known:], None, *options)
-        return moving + self._shares[conv][self._rows]
-
-
-def convolved(conv: nn.Module, x: Tensor | Joint) -> Tensor:
-    """Return conv(x) where x may be a `Joint`."""
-    return x.through(conv) if isinstance(x, Joint) else conv(x)
 
 
 class Embedding(nn.Module):
