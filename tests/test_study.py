@@ -239,17 +239,11 @@ def test_key_of_one_arm_is_given_to_that_arm(monkeypatch):
 
 
 def test_setting_of_one_arm_wins_over_that_of_all():
-<<<<<<< HEAD
-    overrides = ["two:lr=0.25", "lr=0.5"]
-    one, two = (study.recipe_of(PAIR, arm, 0, overrides).lr for arm in reversed(PAIR.arms))
-    assert (one, two) == (0.5, 0.25)
-=======
     overrides = ["two:lr=0.25", "lr=0.5", "batch_size=3", "one:width=5"]
-    one, two = (study._recipe(PAIR, arm, 0, overrides) for arm in reversed(PAIR.arms))
+    one, two = (study.recipe_of(PAIR, arm, 0, overrides) for arm in reversed(PAIR.arms))
     assert (one.lr, two.lr) == (0.5, 0.25)
     assert (one.data.batch_size, two.data.batch_size) == (3, 3)
     assert one.model["width"] == 5 != two.model["width"]
->>>>>>> models
 
 
 def test_what_stops_a_later_arm_stops_the_study_before_it_begins(data, tmp_path, monkeypatch):
