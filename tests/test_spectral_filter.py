@@ -11,7 +11,7 @@ import fastseg
 from fastseg import ops, reference
 from fastseg.ops import impl
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
+pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread", "seeded")
 
 LIVE = [name for name, status in fastseg.backends().items() if status]
 DOUBLE = [name for name in LIVE if name not in ("cuda", "triton")]
