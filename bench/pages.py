@@ -20,6 +20,7 @@ page beside it has its tables. [bench/README.md](../README.md) says how each is 
 columns mean. A row's figures are those of its newest record on the machine."""
 PROSE = {
     "architectures.md": "registers, spills and shared memory of the CUDA kernels by architecture",
+    "real-case.md": "a public case predicted by a network that saw another one, with its picture",
     "studies/synthesis-phantoms-3072-steps.md": "FgC2F-UDiff, a longer training",
 }
 MEASURES = {"dice_regions": "patient region Dice", "psnr": "PSNR, dB"}
