@@ -9,6 +9,7 @@ fastseg sample RUN --data DATA --out PREDICTIONS sampler=dpm++ sampling_steps=20
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,15 @@ from typing import Any
 
 from fastseg import config, models, tasks
 from fastseg.data.cases import Case, Dataset
-from fastseg.errors import UsageError, offered
+from fastseg.errors import DataError, UsageError, offered
 from fastseg.host.device import own_device, use_kernels
-from fastseg.host.files import write_json
+from fastseg.host.files import inside, write_json
 from fastseg.host.processes import Place, launched
 from fastseg.host.progress import progress
 from fastseg.tasks.base import RECORD, Claim, Prediction, Wishes
 from fastseg.tasks.network import Trained
+
+log = logging.getLogger("fastseg")
 
 
 def sample(
@@ -67,7 +70,7 @@ def sample(
 
     Raises:
         UsageError: for unknown cases or options, and where `out` holds other predictions.
-        DataError: names a damaged file.
+        DataError: names damaged files, when all other cases are predicted.
     """
     trained = Trained.load(checkpoint_path)
     recipe = trained.recipe
@@ -99,6 +102,7 @@ def _refuse_options(by: str, overrides: Sequence[str]) -> None:
 
 def _predict(work: Prediction, chosen: Sequence[Case], name: str) -> list[Path]:
     """Write what is not there yet, case by case, and list all files view by view."""
+    failed: list[str] = []
     done = {(view, case.id): work.is_done(case, view) for view in work.views for case in chosen}
     with progress(len(done), f"sample {name}", sum(done.values())) as advance:
         for case in chosen:
@@ -110,9 +114,17 @@ def _predict(work: Prediction, chosen: Sequence[Case], name: str) -> list[Path]:
                 def watch(what: str, share: float, text=text) -> None:
                     advance(0, f"{text}, {what}", share)
 
-                work.predict(case, view, watch)
+                try:
+                    work.predict(case, view, watch)
+                except DataError as error:
+                    log.warning("%s is left out: %s", text, error)
+                    failed.append(str(error))
                 advance(text=text)
     work.finish()
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(done)} predictions could not be made: {'; '.join(failed[:3])}"
+        )
     return [path for view in work.views for case in chosen for path in work.paths(case, view)]
 
 
@@ -144,7 +156,7 @@ def _record(trained: Trained, data: str | Path, allowed: frozenset[str]) -> dict
 
 def _claim(out: Path, claim: Claim, common: dict[str, Any], suffix: str) -> None:
     """Predictions already there are skipped, so they must be this checkpoint's of this data set."""
-    folder, record = out / claim.folder, common | claim.record
+    folder, record = inside(out, claim.folder), common | claim.record
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RECORD
     # before the record is read: another process may write it, and then predictions, now

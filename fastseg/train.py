@@ -205,6 +205,8 @@ def _end_epoch(run: Run, stop: StopSignal) -> Path | None:
     recipe, at = run.recipe, run.at
     final = at.epoch >= recipe.epochs
     due = recipe.val_every and run.split["val"] and (final or at.epoch % recipe.val_every == 0)
+    if due:
+        save(run)  # validation may take longer than whoever stops it will wait
     score = validate(run, stop) if due else None
     if _stopping(run, stop):
         return None
@@ -216,7 +218,8 @@ def _end_epoch(run: Run, stop: StopSignal) -> Path | None:
     if improved:
         at.best, at.best_epoch = score, at.epoch
     if run.fabric.is_global_zero and (due or final):
-        report.progress_png(run.metrics, run.out / "progress.png")
+        with files.harmless(run.out / "progress.png"):
+            report.progress_png(run.metrics, run.out / "progress.png")
     if improved:
         save(run, "best")
     return save(run)

@@ -173,6 +173,24 @@ def test_finished_cases_are_not_predicted_again(run, data, tmp_path, monkeypatch
     assert [path.stat().st_mtime_ns for path in (first[0], first[2])] == before
 
 
+def test_a_damaged_case_does_not_keep_the_others_from_being_predicted(run, data, tmp_path, capsys):
+    shutil.copytree(data, tmp_path / "data")
+    cases = discover(tmp_path / "data").cases
+    cases[1].images["t2"].write_bytes(cases[1].images["t2"].read_bytes()[:200])
+    words = ["sample", run, "--data", tmp_path / "data", "--out", tmp_path / "out"]
+    for _ in range(2):  # again: what is there stays
+        assert main([*map(str, words)]) == 3
+        assert f"1 of {len(cases)} predictions could not be made" in capsys.readouterr().err
+    made = {path.name for path in (tmp_path / "out").glob("*.nii.gz")}
+    assert made == {f"{case.id}_pred.nii.gz" for case in cases if case is not cases[1]}
+
+
+def test_no_name_leads_out_of_the_folder(run, data, tmp_path):
+    with pytest.raises(DataError, match="is no name of a file"):
+        sample(run, data, tmp_path / "out", suffix="../../elsewhere")
+    assert not list(tmp_path.rglob("*.nii.gz"))
+
+
 def test_folder_with_another_checkpoints_predictions_is_refused(run, data, tmp_path):
     other = tmp_path / "other"
     train(load_recipe("fno", [*TINY, "seed=1"]), data, other)

@@ -499,12 +499,45 @@ def test_validation_repeats_and_leaves_training_as_it_is(data, tmp_path, monkeyp
     assert all(first == second > 0 for first, second in pairs)
 
 
+def test_validation_gives_way_to_a_signal_and_is_done_again(data, tmp_path, monkeypatch, fake):
+    original, predicted = Segmentation.validate, []
+
+    def asked_to_stop(task, net, *rest):
+        os.kill(os.getpid(), signal.SIGTERM)
+        net.predict = lambda *_: predicted.append(1)
+        return original(task, net, *rest)
+
+    recipe = fake(val_every=1)
+    train(recipe, data, tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmentation, "validate", asked_to_stop)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            train(recipe, data, tmp_path / "broken")
+    assert not predicted
+    train(recipe, data, tmp_path / "broken")
+    for key in ("loss", "val_dice"):
+        one, two = (
+            [row[key] for row in rows(tmp_path / name, key)] for name in ("broken", "straight")
+        )
+        assert one == two
+
+
+def test_no_picture_ends_a_run(data, tmp_path, caplog, monkeypatch):
+    (tmp_path / "overlays").write_text("a file")
+    (tmp_path / "progress.png").mkdir()
+    monkeypatch.undo()  # of what leaves pictures out
+    train(tiny("val_every=1"), data, tmp_path)
+    assert "overlays" in caplog.text
+    assert "progress.png could not be drawn" in caplog.text
+    assert len(rows(tmp_path, "val_dice")) == 2
+
+
 def test_validation_sees_the_validation_patients_alone(data, tmp_path, monkeypatch):
     seen, original = set(), Segmentation.validate
 
-    def watched(task, net, recipe, dataset, case_id, number):
+    def watched(task, net, recipe, dataset, case_id, *rest):
         seen.add(case_id)
-        return original(task, net, recipe, dataset, case_id, number)
+        return original(task, net, recipe, dataset, case_id, *rest)
 
     monkeypatch.setattr(Segmentation, "validate", watched)
     train(tiny("val_every=1"), data, tmp_path)

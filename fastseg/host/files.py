@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fastseg.errors import UsageError
+from fastseg.errors import DataError, UsageError
+
+log = logging.getLogger("fastseg")
 
 
 @contextmanager
@@ -53,6 +56,29 @@ def whole(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+@contextmanager
+def harmless(path: Path) -> Iterator[None]:
+    """Let nothing that goes wrong with a picture end what it is a picture of: warn, and go on."""
+    try:
+        yield
+    except Exception as error:  # whatever a name, a disk or a library may do
+        log.warning("%s could not be drawn: %s", path, error or type(error).__name__)
+
+
+def inside(folder: Path, *names: str) -> Path:
+    """Join names that came from outside to a folder; empty ones are left out.
+
+    Each is one component of a path: DataError for those that would lead elsewhere.
+
+    >>> inside(Path("out"), "", "case_pred.nii.gz").name
+    'case_pred.nii.gz'
+    """
+    for name in names:
+        if name in (".", "..") or set("/\\\0") & set(name):
+            raise DataError(f"{name!r}: is no name of a file in {folder}; nothing is written")
+    return folder.joinpath(*filter(None, names))
 
 
 def write_bytes(path: Path, content: bytes, sync: bool = False) -> None:

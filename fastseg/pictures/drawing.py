@@ -70,6 +70,10 @@ def save(figure, out: str | Path) -> Path:
     """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names of classes and cases are no formulas
     with whole(out) as part:
         figure.savefig(part, format="png")
     return out

@@ -3,12 +3,14 @@
 import base64
 import html
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 from fastseg.errors import DataError
 from fastseg.pictures import charts, drawing
 
+log = logging.getLogger("fastseg")
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 15px/1.5 sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }}
@@ -55,24 +57,29 @@ def file_html(path: Path) -> str:
 def read_metrics(path: str | Path) -> list[dict]:
     """Read the rows of a metrics.jsonl; a last line that is still being written is left out.
 
-    Raises DataError, naming the file, where it cannot be read or an earlier line is not JSON.
+    So is, with one warning, what a power cut left of others. Raises DataError, naming the file,
+    where it cannot be read.
 
     >>> _ = Path("metrics.jsonl").write_text('{"step": 1}' + chr(10) + '{"step": 2, "lo')
     >>> read_metrics("metrics.jsonl")
     [{'step': 1}]
     """
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text("utf8", errors="replace").split("\n")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    rows = []
-    for line_number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if line_number < len(lines):
-                raise DataError(f"{path}: line {line_number} is not JSON") from None
-    return rows
+    rows = [_row(line) for line in lines]
+    if bad := [number for number, row in enumerate(rows[:-1], 1) if row is None]:
+        log.warning("%s: %d lines are damaged, line %d the first", path, len(bad), bad[0])
+    return [row for row in rows if row is not None]
+
+
+def _row(line: str) -> dict | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def progress_png(metrics_jsonl: str | Path, out: str | Path) -> Path:

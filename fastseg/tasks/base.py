@@ -189,8 +189,13 @@ class Task(ABC):
         """Learn of the training cases `ids` what the network has to know before the first step."""
 
     @abstractmethod
-    def validate(self, net, recipe, dataset, case_id: str, number: int) -> Validated:
-        """Predict and score one validation case, the one at `number` in their list."""
+    def validate(
+        self, net, recipe, dataset, case_id: str, number: int, watch: Callable[..., None]
+    ) -> Validated:
+        """Predict and score one validation case, the one at `number` in their list.
+
+        `watch` is called every now and then, with whatever, and may raise to end it.
+        """
 
     @abstractmethod
     def prediction(self, trained, data, out: Path, wishes: Wishes) -> Prediction:

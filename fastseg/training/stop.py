@@ -5,13 +5,18 @@ from typing import Any
 
 from fastseg.errors import FastsegError
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # kill, Ctrl-C, a scheduler's notice
+# kill, Ctrl-C, a scheduler's notice, a terminal that is closed
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Stopped(FastsegError):
     """A signal ended the run; its state is saved."""
 
     exit_code = 143
+
+
+class Interrupted(Exception):
+    """What is being computed was given up for a signal; nothing of it is kept."""
 
 
 class StopSignal:
@@ -32,6 +37,11 @@ class StopSignal:
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def check(self, *_) -> None:
+        """Raise Interrupted where a signal has come; takes whatever a callback is given."""
+        if self.name:
+            raise Interrupted(self.name)
 
     def _note(self, number, _frame) -> None:
         self.name = signal.Signals(number).name

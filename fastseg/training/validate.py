@@ -6,9 +6,10 @@ import torch
 
 from fastseg import tasks
 from fastseg.errors import DataError
+from fastseg.host.files import harmless
 from fastseg.training import sharded
 from fastseg.training.run import Run
-from fastseg.training.stop import StopSignal
+from fastseg.training.stop import Interrupted, StopSignal
 
 log = logging.getLogger("fastseg")
 OVERLAYS = 2  # patients drawn each time
@@ -25,6 +26,7 @@ def validate(run: Run, stop: StopSignal) -> float | None:
     total, count, recipe = 0.0, 0, run.recipe
     task = tasks.of(recipe.system)
     net = (run.ema or run.module).eval()
+    net.on_step = stop.check
     every = list(enumerate(run.split["val"][: recipe.val_cases]))
     with sharded.whole(run.ema or run.net):
         for number, case_id in every[run.fabric.global_rank :: run.fabric.world_size]:
@@ -32,16 +34,20 @@ def validate(run: Run, stop: StopSignal) -> float | None:
                 break
             try:
                 with run.fabric.autocast():
-                    found = task.validate(net, recipe, run.dataset, case_id, number)
+                    found = task.validate(net, recipe, run.dataset, case_id, number, stop.check)
+            except Interrupted:
+                break
             except DataError as error:
                 log.warning("validation leaves out %s", error)
                 continue
             if number < OVERLAYS and run.fabric.is_global_zero:
                 path = run.out / "overlays" / f"epoch-{run.at.epoch:04d}-{case_id}.png"
-                path.parent.mkdir(exist_ok=True)
-                found.draw(path)
+                with harmless(path):
+                    path.parent.mkdir(exist_ok=True)
+                    found.draw(path)
             total, count = total + found.score, count + 1
     run.module.train()
+    net.on_step = None
     sums = torch.tensor([total, count, bool(stop.name)], device=run.fabric.device)
     total, count, stopped = run.fabric.all_reduce(sums, reduce_op="sum").tolist()
     return None if stopped or not count else total / count

@@ -7,7 +7,7 @@ fastseg sample RUN --data DATA --out OTHERS --hide every --by mean # what it has
 fastseg evaluate PREDICTIONS --data DATA --task synthesis
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastseg.data.cases import Dataset, discover
@@ -38,11 +38,13 @@ class ModalitySynthesis(Task):
 
         learn_scales(net, dataset, ids, rule)
 
-    def validate(self, net, recipe, dataset, case_id: str, number: int) -> Validated:
+    def validate(
+        self, net, recipe, dataset, case_id: str, number: int, watch: Callable[..., None]
+    ) -> Validated:
         """Synthesise a slice for each subset of modalities; the score is the mean PSNR in dB."""
         from fastseg.tasks.modality_synthesis.validation import validate
 
-        return validate(net, recipe, dataset, case_id, number)
+        return validate(net, recipe, dataset, case_id, number, watch)
 
     def prediction(self, trained, data, out: Path, wishes: Wishes):
         """Prepare missing images. UsageError for wishes that have no meaning here."""

@@ -14,7 +14,7 @@ import torch
 from fastseg.data import nifti
 from fastseg.data.cases import Case, discover
 from fastseg.errors import UsageError
-from fastseg.host.files import write_json
+from fastseg.host.files import inside, write_json
 from fastseg.tasks.base import Claim, Prediction, View, Watch, Wishes, case_noise
 from fastseg.tasks.modality_synthesis.baselines import BASELINES, cases_to_fit
 from fastseg.tasks.modality_synthesis.case import (
@@ -78,8 +78,8 @@ class MissingImages(Prediction):
         if available is None:
             return []
         lacking = [n for n, there in zip(self.net.modalities, available, strict=True) if not there]
-        folder = self.out / view.folder
-        return [folder / f"{case.id}_{name}_{self.suffix}.nii.gz" for name in lacking]
+        names = (f"{case.id}_{name}_{self.suffix}.nii.gz" for name in lacking)
+        return [inside(self.out, view.folder, name) for name in names]
 
     def is_done(self, case: Case, view: View) -> bool:
         """Tell whether all are there, and noted."""
@@ -128,7 +128,7 @@ class MissingImages(Prediction):
         for place in np.flatnonzero(~available):
             name, (low, high) = modalities[place], scales[place]
             image = low + (filled[place].clip(-1, 1) + 1) / 2 * (high - low)
-            path = out / f"{case.id}_{name}_{self.suffix}.nii.gz"
+            path = inside(out, f"{case.id}_{name}_{self.suffix}.nii.gz")
             nifti.write(path, np.where(known.brain, image, 0).astype(np.float32), known.header)
             rows[path.name] = {
                 "case": case.id, "modality": name, "given": given, "scale": [low, high],

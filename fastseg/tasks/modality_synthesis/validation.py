@@ -1,6 +1,6 @@
 """Scores and pictures of validation cases while a network is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,11 @@ def learn_scales(net: nn.Module, dataset: Dataset, ids: Sequence[str], rule: Rul
         net.intensities.copy_(torch.from_numpy(np.mean(found, 0)))
 
 
-def validate(net: nn.Module, recipe, dataset: Dataset, case_id: str, number: int) -> Validated:
+def validate(
+    net: nn.Module, recipe, dataset: Dataset, case_id: str, number: int, watch: Callable[..., None]
+) -> Validated:
     """Score a case by `validation_score`, with a picture of a slice each of 1, 2, 3 missing."""
+    watch()  # in between the steps of sampling do
     known = load_known(dataset.by_id(case_id), dataset.modalities, recipe.data.rule)
     noise = case_noise(recipe.seed, case_id, next(net.parameters()).device)
     data = recipe.data

@@ -1,6 +1,6 @@
 """Segmentation: label maps of whole patients, predicted, scored, drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fastseg.data.cases import Dataset, discover
@@ -20,11 +20,13 @@ class Segmentation(Task):
         """Find the labelled cases of a data set."""
         return discover(data, modalities, require_labels=True, region=recipe.region)
 
-    def validate(self, net, recipe, dataset, case_id: str, number: int) -> Validated:
+    def validate(
+        self, net, recipe, dataset, case_id: str, number: int, watch: Callable[..., None]
+    ) -> Validated:
         """Segment a case as a whole; the score is the mean Dice of its regions."""
         from fastseg.tasks.segmentation.validation import validate
 
-        return validate(net, recipe, dataset, case_id)
+        return validate(net, recipe, dataset, case_id, watch)
 
     def prediction(self, trained, data, out: Path, wishes: Wishes):
         """Prepare label maps. UsageError for wishes that have no meaning here."""

@@ -12,6 +12,7 @@ from fastseg.data import nifti
 from fastseg.data.cases import Case, Dataset, discover
 from fastseg.data.pipeline import load_case
 from fastseg.errors import UsageError
+from fastseg.host.files import inside
 from fastseg.tasks.base import Claim, Prediction, View, Watch, Wishes, case_noise
 from fastseg.tasks.network import Trained, input_channels
 from fastseg.tasks.segmentation.files import ALL_EMPTY
@@ -51,7 +52,7 @@ class LabelMaps(Prediction):
 
     def paths(self, case: Case, view: View) -> list[Path]:
         """List the one label map."""
-        return [self.out / view.folder / f"{case.id}_{self.suffix}.nii.gz"]
+        return [inside(self.out, view.folder, f"{case.id}_{self.suffix}.nii.gz")]
 
     def is_done(self, case: Case, view: View) -> bool:
         """Tell whether it is there."""

@@ -1,5 +1,6 @@
 """Scores and pictures of validation cases while a network is trained."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from fastseg.tasks.segmentation.predict import predict_volume
 from fastseg.tasks.segmentation.score import region_dice
 
 
-def validate(net: nn.Module, recipe, dataset: Dataset, case_id: str) -> Validated:
+def validate(
+    net: nn.Module, recipe, dataset: Dataset, case_id: str, watch: Callable[..., None]
+) -> Validated:
     """Segment a case as a whole; the score is the mean Dice of its regions."""
     data = recipe.data
     case = load_case(dataset, dataset.by_id(case_id), data.rule)
@@ -24,7 +27,7 @@ def validate(net: nn.Module, recipe, dataset: Dataset, case_id: str) -> Validate
     # a network of one channel sees one modality at a time; each counts alike
     for shown in image.split(input_channels(recipe, dataset.modalities)):
         classes = predict_volume(
-            net, shown, data.patch, data.at_once, noise, background=data.rule.background
+            net, shown, data.patch, data.at_once, noise, watch, background=data.rule.background
         )
         found.append(region_dice(dataset.scheme, classes, case.label))
 
