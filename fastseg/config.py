@@ -99,6 +99,7 @@ class Recipe(Checked):
     def check(self) -> None:
         """Raise UsageError for values beyond their range, or that do not go together."""
         self.want(self.lr > 0, "lr", "more than 0")
+        self.want(self.seed < 2**63, "seed", "less than 2^63")
         self.want(self.ema is None or self.ema < 1, "ema", "less than 1")
         whole = len(self.fractions) == 3 and abs(sum(self.fractions) - 1) <= 1e-6
         self.want(whole, "fractions", "three numbers with sum 1")

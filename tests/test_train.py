@@ -522,6 +522,16 @@ def test_validation_gives_way_to_a_signal_and_is_done_again(data, tmp_path, monk
         assert one == two
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("devices=9999", "devices: is 9999, wanted at most"), (f"seed={2**63}", "seed: is")],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(data, tmp_path, setting, message):
+    with pytest.raises(UsageError, match=message):
+        train(tiny(setting, "device=cpu"), data, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_no_picture_ends_a_run(data, tmp_path, caplog, monkeypatch):
     (tmp_path / "overlays").write_text("a file")
     (tmp_path / "progress.png").mkdir()

@@ -3,6 +3,7 @@ processes divide a network among them.
 """
 
 import logging
+import os
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ def launch(recipe: Recipe) -> Any:
     place = launched()
     local = place.per_node if place else recipe.devices
     device = pick_device(recipe.device).type
+    if place is None:
+        _check_devices(local, device)
     precision = resolve_precision(recipe.precision, device, _least_capability(device, local))
     # "highest" forbids TF32 in matrix products, "high" allows it
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -42,6 +45,14 @@ def launch(recipe: Recipe) -> Any:
     if 0 < fabric.all_reduce(fp16, reduce_op="mean") < 1:
         raise UsageError("precision: auto is fp16 on some of these GPUs only; wanted one by name")
     return fabric
+
+
+def _check_devices(wanted: int, device: str) -> None:
+    """No more processes than there is to compute on: they would only wait for one another."""
+    there = torch.cuda.device_count() if device == "cuda" else os.cpu_count() or 1
+    if wanted > there:
+        kind = "GPUs" if device == "cuda" else "processor cores"
+        raise UsageError(f"devices: is {wanted}, wanted at most {there}, this machine's {kind}")
 
 
 def resolve_precision(precision: str, device: str, capability: tuple[int, int]) -> str:
