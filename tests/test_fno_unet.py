@@ -11,7 +11,7 @@ import fastseg
 from fastseg import models
 from fastseg.errors import UsageError
 from fastseg.models.fno_unet import Fused
-from fastseg.nn.fusion import FUSIONS
+from fastseg.models.parts.fusion import FUSIONS
 
 pytestmark = [
     pytest.mark.usefixtures("seeded", "poisoned_memory", "one_thread"),

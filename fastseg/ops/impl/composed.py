@@ -8,7 +8,7 @@ from fastseg.ops.impl.contract import BlockInputs, Epilogue, Geometry, Matrix, w
 
 
 class Convolution:
-    """A spectral convolution of `self`'s analysis, mix and synthesis."""
+    """Compose a spectral convolution of `self`'s analysis, mix and synthesis."""
 
     def convolve(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, keep: bool = True
@@ -28,7 +28,7 @@ def sum_of_products(grad: Tensor, x: Tensor) -> Tensor:
 
 
 class Block(contract.Block):
-    """The FNO block of a spectral convolution and a 1×1 convolution with GELU behind it."""
+    """Compose the FNO block of a spectral convolution and a 1×1 convolution with GELU behind it."""
 
     def __init__(self, spectral: contract.Spectral, pointwise: contract.Pointwise):
         self.spectral, self.pointwise = spectral, pointwise
@@ -72,7 +72,7 @@ def _skip_gradient(grad: Tensor, x: Tensor, groups: int) -> Tensor:
 
 
 class Filter(contract.SpectralFilter):
-    """A spectral filter of an analysis, a product of all bins and a synthesis."""
+    """Compose a spectral filter of an analysis, a product of all bins and a synthesis."""
 
     def __init__(self, spectral: contract.Spectral):
         self.spectral = spectral

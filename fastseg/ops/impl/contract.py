@@ -144,7 +144,7 @@ RECORDS = (Geometry, BlockInputs, UnitState, SeparableFilter, GateInputs)  # of 
 
 
 class Spectral(Protocol):
-    """Truncated transforms, and the product over channels of every mode."""
+    """Provide truncated transforms, and the product over channels of every mode."""
 
     def analysis(self, x: Tensor, geometry: Geometry, planar: bool = False) -> Tensor:
         """Return the kept spectrum of x (B, C, *S), times scales[0], weighted where adjoint."""
@@ -169,7 +169,7 @@ class Spectral(Protocol):
 
 
 class Pointwise(Protocol):
-    """1×1 convolutions with what follows them in one pass, and the affine ReLU."""
+    """Provide 1×1 convolutions with what follows them in one pass, and the affine ReLU."""
 
     def product(
         self, x: Tensor, matrix: Matrix, epilogue: Epilogue = Epilogue(),  # noqa: B008  immutable
@@ -190,7 +190,7 @@ class Pointwise(Protocol):
 
 
 class Block(Protocol):
-    """The FNO block, gelu(convolution + skip·x)."""
+    """Provide the FNO block, gelu(convolution + skip·x)."""
 
     def forward(
         self, x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None,
@@ -207,7 +207,9 @@ class Block(Protocol):
 
 
 class SpectralFilter(Protocol):
-    """A gain on every bin of a whole spectrum: (B or 1, C or 1, *bins, 2), or 1 for a real one."""
+    """Provide a gain on every bin of a whole spectrum: (B or 1, C or 1, *bins, 2), or 1 for a real
+    one.
+    """
 
     def forward(self, x: Tensor, gain: Tensor) -> Tensor:
         """Return irfftn(rfftn(x)·gain) in x.dtype."""
@@ -219,7 +221,7 @@ class SpectralFilter(Protocol):
 
 
 class Gaussian(Protocol):
-    """Separable filters of given taps."""
+    """Provide separable filters of given taps."""
 
     def filter(
         self, x: Tensor, by: SeparableFilter, mode: str, adjoint: bool
@@ -237,7 +239,9 @@ class Gaussian(Protocol):
 
 
 class Gate(Protocol):
-    """The anchor gate: logits = weight·max(low, cond) + bias, feat·(1 + sigmoid(logits))."""
+    """Provide the anchor gate: logits = weight·max(low, cond) + bias, feat·(1 +
+    sigmoid(logits)).
+    """
 
     def forward(self, inputs: GateInputs) -> tuple[Tensor, Tensor]:
         """Return the gated feat and the logits (B, points)."""

@@ -17,8 +17,8 @@ PRODUCTS = {
 
 
 class Layout(NamedTuple):
-    """out[p, q, m] = Σ_r a[p, r, m]·b[r, q, m] of every group: extents, then strides in complex
-    numbers.
+    """Say how the operands of a product lie, out[p, q, m] = Σ_r a[p, r, m]·b[r, q, m] of every
+    group: extents, then strides in complex numbers.
     """
 
     extents: tuple  # groups, p, q, r, modes

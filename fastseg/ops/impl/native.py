@@ -44,7 +44,7 @@ class _Plan(NamedTuple):
 
 
 class Spectral(composed.Convolution, contract.Spectral):
-    """One table's truncated transforms and channel mixes."""
+    """Run one table's truncated transforms and channel mixes."""
 
     def __init__(self, library, table):
         self.library, self.table = library, table
@@ -167,7 +167,7 @@ class _Convolution(NamedTuple):
 
 
 class CpuSpectral(Spectral):
-    """On small tensors three calls from Python cost more than the arithmetic: one does it all."""
+    """Run a whole convolution in one call: on small tensors three cost more than the arithmetic."""
 
     def __init__(self, library, table):
         super().__init__(library, table)
@@ -213,7 +213,7 @@ class CpuSpectral(Spectral):
 
 
 class CpuBlock(contract.Block):
-    """The whole block, and all of its backward that reads x, in one call each."""
+    """Run the whole block, and all of its backward that reads x, in one call each."""
 
     def __init__(self, spectral: CpuSpectral):
         self.spectral, self.table = spectral, spectral.table
@@ -251,7 +251,9 @@ class CpuBlock(contract.Block):
 
 
 class CudaSpectral(Spectral):
-    """Tables are laid out for reads of 16 bytes; scratch depends on which kernels are taken."""
+    """Run the CUDA kernels, whose tables are laid out for reads of 16 bytes, and whose scratch
+    depends on which of them are taken.
+    """
 
     def outer(self, *arguments) -> tuple[tuple[Tensor, ...], int]:
         table = tables.packed_table(*arguments)

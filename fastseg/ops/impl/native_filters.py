@@ -17,7 +17,7 @@ PADDINGS = {"circular": 0, "reflect": 1, "zeros": 2}
 
 
 class Gaussian(contract.Gaussian):
-    """One table's filters."""
+    """Run one table's filters."""
 
     def __init__(self, library, table):
         self.library, self.table = library, table
@@ -76,7 +76,7 @@ class Gaussian(contract.Gaussian):
 
 
 class CpuGaussian(Gaussian):
-    """The CPU's filters, which need less room."""
+    """Run the CPU's filters, which need less room."""
 
     def scratch(self, x: Tensor) -> Tensor | None:
         # an image between its planes and its depth, rows of planes a few numbers further apart
@@ -98,7 +98,7 @@ _MOST_BINS = 64 * 65  # of planes: two in every lane stay in a core's cache
 
 
 class CpuFilter(composed.Filter):
-    """A gain on whole spectra of small planes in one visit, and composed for the others."""
+    """Apply a gain to whole spectra of small planes in one visit, composed for the others."""
 
     def __init__(self, table, spectral: contract.Spectral):
         super().__init__(spectral)
@@ -158,7 +158,7 @@ def _chunk(gain: Tensor) -> int:
 
 
 class Gate(contract.Gate):
-    """One table's gates."""
+    """Run one table's gates."""
 
     def __init__(self, library, table):
         self.library, self.table = library, table

@@ -17,7 +17,7 @@ EPILOGUES = {"none": 0, "gelu": 1, "gelu_gradient": 2, "affine_relu": 3, "moment
 
 
 class Pointwise(contract.Pointwise):
-    """One table's kernels."""
+    """Run one table's kernels."""
 
     def __init__(self, library, table):
         self.library, self.table = library, table

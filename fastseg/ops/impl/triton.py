@@ -102,7 +102,7 @@ class Tables:
 
 
 class Spectral(composed.Convolution, contract.Spectral):
-    """The truncated transforms and channel mixes."""
+    """Run the truncated transforms and channel mixes."""
 
     def __init__(self, kernels):
         self.kernels, self.transform, self.tables = kernels, kernels.transform, Tables(kernels)
@@ -229,7 +229,7 @@ class Spectral(composed.Convolution, contract.Spectral):
 
 
 class Block(composed.Block):
-    """The block, whose second half is one kernel; its backward is composed."""
+    """Run the block, whose second half is one kernel; its backward is composed."""
 
     def forward(
         self, x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None,
@@ -243,7 +243,7 @@ class Block(composed.Block):
 
 
 class Pointwise(contract.Pointwise):
-    """1×1 convolutions and affine ReLUs."""
+    """Run 1×1 convolutions and affine ReLUs."""
 
     def __init__(self, kernels):
         self.kernels = kernels.pointwise

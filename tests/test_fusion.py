@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastseg.nn.fusion import AttentionFusion, ChannelGateFusion, GateFusion
+from fastseg.models.parts.fusion import AttentionFusion, ChannelGateFusion, GateFusion
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
