@@ -35,7 +35,7 @@ class Gaussian(contract.Gaussian):
     def filter(
         self, x: Tensor, by: SeparableFilter, mode: str, adjoint: bool
     ) -> tuple[Tensor, Tensor]:
-        x, taps, radii = dense(x), dense(by.taps), dense(by.radii)
+        x, taps, radii = dense(x), by.taps.contiguous(), by.radii.contiguous()
         low = torch.empty_like(x) if mode != "high" else None
         high = torch.empty_like(x) if mode != "low" else None
         if x.numel():
