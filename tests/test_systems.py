@@ -1,6 +1,8 @@
 """What every system has in common: typed options, defaults in one place, one contract."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from fastseg.fields import documented, for_sampling, help_of, inherited
 from fastseg.recipes.__main__ import README, renewed
 from fastseg.studies.arms import STUDIES
 
+PACKAGE = Path(models.__file__).parents[1]
 DIFFUSIONS = sorted(name for name in models.SYSTEMS if issubclass(models.options(name), Sampling))
 
 
@@ -109,3 +112,9 @@ def test_the_readme_has_all_systems_recipes_and_deviations():
     assert all(f"| `{name}` |" in listed for name in models.SYSTEMS)
     assert all(f"`{name}`" in listed for name in config.recipe_names())
     assert all(f"`{name}`" in text for name in [*config.ALIASES, *STUDIES])
+
+
+def test_nobody_looks_whether_a_system_has_what_all_have():
+    probe = re.compile(r'\b(hasattr|getattr)\((self\.)?(net|module|run\.module|encoder), ?"')
+    found = [path for path in PACKAGE.rglob("*.py") if probe.search(path.read_text())]
+    assert not found
