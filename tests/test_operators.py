@@ -107,6 +107,21 @@ def test_layout_does_not_matter(op, backend, layout):
         assert_same(other, plain, f"{op} {backend} {layout.__name__}")
 
 
+def lazy(t):
+    """The same values, the memory of which holds their negatives."""
+    return torch._neg_view(-t)
+
+
+@IN_F32
+def test_lazily_negated_tensors_are_what_they_stand_for(op, backend):
+    tensors, options = call(op, backend)
+    with fastseg.use_backend(backend), torch.no_grad():
+        plain = getattr(ops, op)(**tensors, **options)
+        for name, tensor in tensors.items():
+            other = getattr(ops, op)(**tensors | {name: lazy(tensor)}, **options)
+            torch.testing.assert_close(other, plain, msg=lambda text, name=name: f"{name}: {text}")
+
+
 @IN_F32
 def test_empty_batch(op, backend):
     tensors, options = call(op, backend)
