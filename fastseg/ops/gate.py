@@ -7,10 +7,11 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl
-from fastseg.ops.gaussian import Options, check_signal, gaussian_filter, prepare
+from fastseg.ops.gaussian import check_signal, gaussian_filter, prepare
 from fastseg.ops.impl.contract import GateInputs
 from fastseg.ops.impl.native import compute_dtype
 from fastseg.ops.register import op
+from fastseg.ops.taps import Options
 
 
 def anchor_gate(

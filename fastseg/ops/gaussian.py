@@ -5,27 +5,17 @@ Registered taps (images or 1, 3, 2R+1) and radii (images or 1, 3) are `taps.pack
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl, tables
-from fastseg.ops.context import traced
 from fastseg.ops.impl import matmul
 from fastseg.ops.impl.contract import SeparableFilter
 from fastseg.ops.impl.native import compute_dtype
 from fastseg.ops.register import op
-from fastseg.ops.taps import (
-    Design,
-    Taps,
-    build,
-    constant,
-    exact_radius,
-    exact_reach,
-    packed,
-)
+from fastseg.ops.taps import Design, Options, Taps, build, constant, design_of, packed
 
 MODES = ("low", "high", "both")
 PADDINGS = ("circular", "reflect", "zeros")
@@ -81,16 +71,6 @@ def gaussian_filter(
     return (low, high) if mode == "both" else low if mode == "low" else high
 
 
-class Options(NamedTuple):
-    """Say how far a filter's taps reach and what they are, as `gaussian_filter` takes it."""
-
-    padding: str = "circular"
-    truncate: float | None = None
-    radius: int | None = None
-    taps: str = "sampled"
-    max_sigma: float | None = None
-
-
 def prepare(name: str, x, sigma, offset, options: Options = Options()):  # noqa: B008  immutable
     """Check all arguments; return sigma and offset, floats or tensors (b, c, axes), and the taps'
     design.
@@ -104,7 +84,7 @@ def prepare(name: str, x, sigma, offset, options: Options = Options()):  # noqa:
             raise ValueError(f"{what}: got {value!r}, want one of {', '.join(known)}")
     _check_extent(options)
     sigma, offset = _checked("sigma", sigma, x), _checked("offset", offset, x)
-    return sigma, offset, _design(x, sigma, offset, options)
+    return sigma, offset, design_of(x, sigma, offset, options)
 
 
 def check_signal(name: str, x) -> None:
@@ -165,67 +145,6 @@ def _checked(name: str, value, x: Tensor):
 
 
 _ABOVE = {"sigma": ", 0 or more", "offset": ""}
-
-
-def _visible(value) -> bool:
-    """Whether the host can read a tensor's numbers without waiting for anything."""
-    if isinstance(value, float) or value is None:
-        return True
-    if traced() or torch._C._len_torch_dispatch_stack():
-        return False
-    plain = torch._C._functorch.peek_interpreter_stack() is None
-    return plain and type(value) in (Tensor, torch.nn.Parameter) and value.device.type == "cpu"
-
-
-def _largest(sigma, given: float | None) -> float | None:
-    """A bound on sigma: the one given, or what the host reads of it."""
-    if isinstance(sigma, float):
-        return sigma if given is None else given
-    if not _visible(sigma):
-        return given
-    if not sigma.numel():
-        return 0.0
-    least, most = (float(v) for v in torch.aminmax(sigma.detach()))
-    if not (least >= 0 and most < math.inf):
-        raise ValueError(f"sigma: got {least} to {most}, want finite numbers, 0 or more")
-    return most if given is None else given
-
-
-def _design(x, sigma, offset, options: Options) -> Design:
-    padding, truncate, radius, taps, max_sigma = options
-    sizes, compact = tuple(x.shape[2:]), x.dtype != torch.float64
-    largest = _largest(sigma, max_sigma)
-    if truncate is None and radius is None:
-        reach, mean = _exact_reach(sigma, offset, sizes, compact)
-        return Design(sizes, padding, "exact", reach, None, compact, mean)
-    if radius is None:
-        if largest is None:
-            raise ValueError(
-                "max_sigma: got None, want a bound on sigma, whose values the host cannot see"
-            )
-        radius = int(truncate * largest + 0.5)
-    if padding == "reflect" and radius >= min(sizes):
-        raise ValueError(f"radius: got {radius}, padding 'reflect' wants less than {min(sizes)}")
-    return Design(sizes, padding, taps, radius, truncate, compact, radius)
-
-
-def _exact_reach(sigma, offset, sizes, compact: bool) -> tuple[int, float]:
-    """The radius of the widest of the exact kernels and their mean, as far as the host can see."""
-    widest = max(sizes) // 2
-    if not (compact and _visible(sigma) and _visible(offset)):
-        return widest, widest
-    if isinstance(sigma, float) and not isinstance(offset, Tensor):
-        reach = exact_reach(sigma, abs(offset or 0.0), widest)
-        return reach, reach
-    if isinstance(sigma, float):
-        sigma = torch.tensor(sigma, dtype=torch.float64, device="cpu")
-    if not sigma.numel() or (isinstance(offset, Tensor) and not offset.numel()):
-        return 0, 0
-    shift = (
-        0.0 if offset is None else float(torch.as_tensor(offset, device="cpu").detach().abs().max())
-    )
-    radii = exact_radius(sigma.detach().double(), shift, 2 * widest, True)
-    return int(radii.max()), float(radii.mean())
 
 
 def taps_win(design: Design) -> bool:

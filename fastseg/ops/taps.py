@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastseg.ops import tables
+from fastseg.ops.context import traced
 
 COMPACT_SIGMA = 1.75
 COMPACT_RADIUS = 5.73  # standard deviations that hold all but 1e-8 of a Gaussian
@@ -36,6 +37,16 @@ class Design(NamedTuple):
         """
         size = self.sizes[axis]
         return min(self.radius, size // 2 if self.padding == "circular" else size - 1)
+
+
+class Options(NamedTuple):
+    """Say how far a filter's taps reach and what they are, as `gaussian_filter` takes it."""
+
+    padding: str = "circular"
+    truncate: float | None = None
+    radius: int | None = None
+    taps: str = "sampled"
+    max_sigma: float | None = None
 
 
 class Taps(NamedTuple):
@@ -200,3 +211,67 @@ def packed(taps: Taps, batch: int, channels: int) -> tuple[Tensor, Tensor]:
         rows = [identity.expand(*shape, -1)] * missing + rows
     radii = F.pad(taps.radii, (missing, 0)).expand(*shape, 3)
     return torch.stack(rows, 2).flatten(0, 1), radii.flatten(0, 1).contiguous()
+
+
+def design_of(x, sigma, offset, options: Options) -> Design:
+    """Return what fixes the taps of a filter of x; ValueError where sigma or the radius is out of
+    range.
+    """
+    padding, truncate, radius, taps, max_sigma = options
+    sizes, compact = tuple(x.shape[2:]), x.dtype != torch.float64
+    largest = _largest(sigma, max_sigma)
+    if truncate is None and radius is None:
+        reach, mean = _exact_reach(sigma, offset, sizes, compact)
+        return Design(sizes, padding, "exact", reach, None, compact, mean)
+    if radius is None:
+        if largest is None:
+            raise ValueError(
+                "max_sigma: got None, want a bound on sigma, whose values the host cannot see"
+            )
+        radius = int(truncate * largest + 0.5)
+    if padding == "reflect" and radius >= min(sizes):
+        raise ValueError(f"radius: got {radius}, padding 'reflect' wants less than {min(sizes)}")
+    return Design(sizes, padding, taps, radius, truncate, compact, radius)
+
+
+def _largest(sigma, given: float | None) -> float | None:
+    """A bound on sigma: the one given, or what the host reads of it."""
+    if isinstance(sigma, float):
+        return sigma if given is None else given
+    if not _visible(sigma):
+        return given
+    if not sigma.numel():
+        return 0.0
+    least, most = (float(v) for v in torch.aminmax(sigma.detach()))
+    if not (least >= 0 and most < math.inf):
+        raise ValueError(f"sigma: got {least} to {most}, want finite numbers, 0 or more")
+    return most if given is None else given
+
+
+def _visible(value) -> bool:
+    """Whether the host can read a tensor's numbers without waiting for anything."""
+    if isinstance(value, float) or value is None:
+        return True
+    if traced() or torch._C._len_torch_dispatch_stack():
+        return False
+    plain = torch._C._functorch.peek_interpreter_stack() is None
+    return plain and type(value) in (Tensor, torch.nn.Parameter) and value.device.type == "cpu"
+
+
+def _exact_reach(sigma, offset, sizes, compact: bool) -> tuple[int, float]:
+    """The radius of the widest of the exact kernels and their mean, as far as the host can see."""
+    widest = max(sizes) // 2
+    if not (compact and _visible(sigma) and _visible(offset)):
+        return widest, widest
+    if isinstance(sigma, float) and not isinstance(offset, Tensor):
+        reach = exact_reach(sigma, abs(offset or 0.0), widest)
+        return reach, reach
+    if isinstance(sigma, float):
+        sigma = torch.tensor(sigma, dtype=torch.float64, device="cpu")
+    if not sigma.numel() or (isinstance(offset, Tensor) and not offset.numel()):
+        return 0, 0
+    shift = (
+        0.0 if offset is None else float(torch.as_tensor(offset, device="cpu").detach().abs().max())
+    )
+    radii = exact_radius(sigma.detach().double(), shift, 2 * widest, True)
+    return int(radii.max()), float(radii.mean())
