@@ -7,6 +7,7 @@ data is read: a system's options by the system's own `Options`.
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
@@ -234,7 +235,16 @@ def from_dict(values: dict[str, Any]) -> Recipe:
     """
     values = from_json(values)
     data = _checked(LoaderConfig, **values.get("data", {}))
-    return _checked(Recipe, **values | {"data": data})
+    model = _as_now(values.get("model", {}))
+    return _checked(Recipe, **values | {"data": data, "model": model})
+
+
+def _as_now(model: dict[str, Any]) -> dict[str, Any]:
+    """Options of runs from before one was refused: of more sampling steps than timesteps, those
+    beyond were never taken where a decoder predicts.
+    """
+    most = model.get("timesteps", math.inf)
+    return model | {key: most for key in ("sampling_steps",) if model.get(key, 0) > most}
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

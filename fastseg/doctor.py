@@ -24,9 +24,8 @@ _FEATURES = (
 
 
 def _cpu_features() -> str:
-    return (
-        " ".join(name for name in _FEATURES if name in environment.cpu_features()) or "none known"
-    )
+    features = environment.cpu_features()
+    return " ".join(name for name in _FEATURES if name in features) or "none known"
 
 
 def _extension() -> list[tuple[str, str]]:

@@ -79,7 +79,7 @@ def evaluate(
         report = does.side_by_side(reports)
         processes.first(partial(_publish_several, report, out, quiet))
         if out is not None:
-            draw = partial(does.draw_side_by_side, reports, folder, data, criteria, Path(out))
+            draw = partial(does.draw_side_by_side, reports, folder, data, region, Path(out))
             processes.first(draw)
     return report
 

@@ -91,7 +91,8 @@ def _last_values(metrics_jsonl: Path) -> str:
     rows = read_metrics(metrics_jsonl)
     last = {key: value for row in rows for key, value in row.items()}
     skipped = sum("skipped" in row for row in rows)
-    wanted = ("step", "epoch", "loss", "val_dice", "val_psnr", "lr", "samples_per_s", "time_s")
+    scores = [key for key in last if key.startswith("val_")]
+    wanted = ("step", "epoch", "loss", *scores, "lr", "samples_per_s", "time_s")
     shown = {key: last[key] for key in wanted if key in last} | {"skipped steps": skipped}
     return Table("", [], [[key, str(value)] for key, value in shown.items()]).html()
 

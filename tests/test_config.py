@@ -252,3 +252,9 @@ def test_what_an_older_version_wrote_loads_and_can_be_set_right():
     with pytest.raises(UsageError, match="at most timesteps, 5"):
         config.override_sampling(recipe, allowed, [])
     assert config.override_sampling(recipe, allowed, ["sampling_steps=5"]).model["timesteps"] == 5
+
+
+def test_runs_from_before_that_rule_are_read():
+    values = config.to_dict(config.load_recipe("diffusion_unet"))
+    values["model"] |= {"timesteps": 5, "sampling_steps": 10}
+    assert config.from_dict(values).model["sampling_steps"] == 5

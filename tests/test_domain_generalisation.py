@@ -23,7 +23,7 @@ from fastseg.pictures import drawing
 from fastseg.sample import sample
 from fastseg.study import STUDIES
 from fastseg.tasks.network import load_network
-from fastseg.tasks.segmentation import picture, validation
+from fastseg.tasks.segmentation import label_maps, picture, validation
 from fastseg.tasks.segmentation.predict import predict_volume
 from fastseg.train import train
 from fastseg.training import validate
@@ -182,8 +182,24 @@ def test_patients_whose_images_cannot_be_read_are_scored_but_not_drawn(
     assert not (tmp_path / "e" / "overlays.png").exists()
 
 
+def test_each_modality_whose_predictions_are_all_empty_is_named(
+    run, data, tmp_path, monkeypatch, caplog
+):
+    seen = []  # case by case, T2 before T1
+
+    def empty_of_t1(net, image, *_, **__):
+        seen.append(image)
+        return np.full(image.shape[1:], len(seen) % 2, np.uint8)
+
+    monkeypatch.setattr(label_maps, "predict_volume", empty_of_t1)
+    sample(run, data, tmp_path, modalities=("t2", "t1"), part="test")
+    told = [record.getMessage() for record in caplog.records if "are empty" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith(f"{tmp_path / 't1'}: 2 of 2")
+
+
 def test_modalities_that_do_not_fit_are_usage_errors(run, data, tmp_path):
-    with pytest.raises(UsageError, match="wanted 1, for the network was trained on t2"):
+    with pytest.raises(UsageError, match="wanted different names"):
         sample(run, data, tmp_path, modalities=("t1", "t1"))
     with pytest.raises(DataError, match="no modality 'pd'"):
         sample(run, data, tmp_path, modalities=("pd",))

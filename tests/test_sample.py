@@ -224,6 +224,13 @@ def test_predictions_that_are_all_empty_are_one_warning(run, data, tmp_path, mon
     assert len(caplog.records) == 1
 
 
+def test_channels_are_not_shown_in_another_order(run, data, tmp_path):
+    with pytest.raises(UsageError, match="modalities: is t1ce, t1, t2, flair, wanted t1, t1ce"):
+        sample(run, data, tmp_path, modalities=("t1ce", "t1", "t2", "flair"))
+    with pytest.raises(UsageError, match="wanted different names"):
+        sample(run, data, tmp_path, modalities=("t1", "t1"))
+
+
 NAMES_2023 = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "seg": "seg"}
 
 

@@ -360,6 +360,22 @@ def test_slices_are_counted_while_a_case_is_synthesised(data):
     assert told == [(start, count) for start in range(0, count, 5)]
 
 
+def test_a_case_without_an_image_is_left_out_and_named(run, data, tmp_path, undrawn, capsys):
+    for name in ("Phantom00000", "Phantom00001"):
+        shutil.copytree(data / name, tmp_path / "data" / name)
+    for path in (tmp_path / "data" / "Phantom00000").glob("*_t[12c]*"):
+        path.unlink()  # FLAIR is left
+    words = ["sample", str(run), "--data", str(tmp_path / "data"), "--hide", "flair"]
+    assert main([*words, "--out", str(tmp_path / "a"), "--cases", "Phantom00000"]) == 0
+    assert not list((tmp_path / "a").glob("*.nii.gz"))
+    path = tmp_path / "data" / "Phantom00000" / "Phantom00000_flair.nii.gz"
+    path.rename(path.with_name("Phantom00000_pd.nii.gz"))
+    capsys.readouterr()
+    assert main([*words, "--out", str(tmp_path / "b"), "device=cpu"]) == 3
+    assert "case Phantom00000: has none of t1, t1ce, t2, flair" in capsys.readouterr().err
+    assert len(list((tmp_path / "b").glob("Phantom00001_*.nii.gz"))) == 1
+
+
 def test_bad_requests_for_baselines_are_named(run, data, tmp_path, undrawn):
     with pytest.raises(UsageError, match="by: mean has no options such as ensemble=8"):
         sample(run, data, tmp_path / "a", hide=["t2"], by="mean", overrides=["ensemble=8"])

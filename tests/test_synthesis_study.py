@@ -118,6 +118,10 @@ def test_another_truth_changes_scores_and_nothing_else(finished, data, tmp_path,
     assert "are compared with the images of clean" in text
 
 
+def test_short_names_of_settings_reach_the_segmenter():
+    assert checks.segmenter(["batch_size=3"]).data.batch_size == 3
+
+
 def test_a_truth_without_the_test_patients_stops_before_training(data, tmp_path, monkeypatch):
     phantom.write(tmp_path / "other", 1, size=(28, 30, 24), seed=4, noise=False)
     monkeypatch.setitem(STUDIES, "synthesis", Study("?", ARMS))

@@ -35,6 +35,11 @@ def locked(out: Path) -> Iterator[None]:
             file.seek(0)
             owner = file.read().strip()
             raise UsageError(f"{out}: another run is writing there (process {owner})") from None
+        for leftover in (
+            *out.glob(".*.tmp"),
+            *out.glob("*/.*.tmp"),
+        ):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -42,7 +47,7 @@ def locked(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield where to write: a file beside `path` that takes its place if the block ends well.
 
     So `path` holds the old or the new content, never half of it, whenever the process is killed.
@@ -83,7 +88,7 @@ def inside(folder: Path, *names: str) -> Path:
 
 def write_bytes(path: Path, content: bytes, sync: bool = False) -> None:
     """Write `content`, whole or not at all; with `sync` it survives the machine's end too."""
-    with whole(path) as part, part.open("wb") as file:
+    with written_whole(path) as part, part.open("wb") as file:
         file.write(content)
         if sync:
             file.flush()

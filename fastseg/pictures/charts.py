@@ -27,8 +27,9 @@ def draw_curves(left, right, rows: list[dict]) -> None:
         left.plot(steps, _smooth(values), color=CLASS_COLOURS[0], label="smoothed")
         left.legend(frameon=False, fontsize=8)
     left.set(title="training loss", xlabel="step")
-    psnr = any("val_psnr" in r for r in rows)
-    key = "val_psnr" if psnr else "val_dice"
+    keys = [key for row in rows for key in row if key.startswith("val_")]
+    key = keys[-1] if keys else "val_dice"
+    psnr = key == "val_psnr"  # which has no end at 1
     scores = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
     curves: dict[str, list] = {}
     for step, value in scores:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastseg.data.geometry import bounding_box
 from fastseg.errors import UsageError
-from fastseg.host.files import whole
+from fastseg.host.files import written_whole
 
 # Okabe & Ito's colours, distinguishable in every form of colour blindness
 CLASS_COLOURS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")
@@ -74,7 +74,7 @@ def save(figure, out: str | Path) -> Path:
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # names of classes and cases are no formulas
-    with whole(out) as part:
+    with written_whole(out) as part:
         figure.savefig(part, format="png")
     return out
 

@@ -182,7 +182,7 @@ def segmenter(overrides: Sequence[str]) -> Recipe:
     mine = [
         item
         for item in overrides
-        if (key := item.partition("=")[0]) in types
+        if (key := config.full_key(item.partition("=")[0], types)) in types
         and not key.startswith("model.")
         and key not in ("precision", "lr", "data.normalise", "data.foreground_fraction")
     ]

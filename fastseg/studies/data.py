@@ -23,7 +23,7 @@ def find(recipe: Recipe, data: str | Path) -> cases.Dataset:
     dataset = cases.discover(data, names, require_labels=segments, region=recipe.region)
     if segments:
         return dataset
-    complete = tuple(c for c in dataset.cases if all(p.exists() for p in c.images.values()))
+    complete = tuple(case for case in dataset.cases if case.complete)
     return dataclasses.replace(dataset, cases=complete)
 
 
@@ -39,7 +39,7 @@ def true_images(
     if models.task(recipe.system) != "synthesis":
         raise UsageError("truth: is of studies of synthesis; labels are the truth of the others")
     dataset = cases.discover(truth, recipe.modalities)
-    there = {c.id for c in dataset.cases if all(path.exists() for path in c.images.values())}
+    there = {case.id for case in dataset.cases if case.complete}
     if absent := [case for case in test if case not in there]:
         raise UsageError(f"{dataset.root}: lacks images of {', '.join(absent[:5])}")
     return dataset

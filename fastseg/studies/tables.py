@@ -60,6 +60,7 @@ def write_tables(record: dict[str, Any], out: Path) -> None:
 
 
 def tables_of(record: Mapping, summary: Sequence[Mapping]) -> list[Table]:
+    """Make the tables of a study: scores, runs, settings, and what else was checked."""
     measures = titles(record)
     head = ["arm", "seeds", "parameters"]
     head += [title for name in measures.values() for title in (name, "p")]
@@ -135,11 +136,13 @@ def _settings(record: Mapping) -> Table:
 
 
 def counts(record: Mapping) -> str:
+    """Say how many patients are in each part."""
     sizes = ", ".join(f"{len(record['split'][part])} {part}" for part in ("train", "val", "test"))
     return f"Data: {Path(record['data']).name}; patients: {sizes}."
 
 
 def command(record: Mapping) -> str:
+    """Write the command that makes the study again."""
     seeds = ",".join(map(str, record["seeds"]))
     truth = ["--truth TRUTH"] if record.get("truth") else []
     arms = [f"--arms {shlex.quote(','.join(record['chosen']))}"] if record.get("chosen") else []
@@ -149,6 +152,7 @@ def command(record: Mapping) -> str:
 
 
 def notes(record: Mapping) -> list[str]:
+    """List what a reader has to know of the figures."""
     patients = len(record["runs"][0]["rows"])
     values = {"regions": ", ".join(record["runs"][0]["regions"]) or "the classes",
               "first": record["runs"][0]["arm"], "patients": patients,

@@ -99,7 +99,8 @@ class Report:
     the measures over rows. missing: what could not be scored. columns: names that the measures'
     keys are made of, by kind: "regions", "classes". groups: means of rows that have something in
     common, by what that is: "given", "modality". text: for a terminal, with `notes` below it.
-    document: for a JSON file. warning: what a person should hear even where nothing is printed.
+    document: for a JSON file. lines: for a CSV file. warning: what a person should hear even where
+    nothing is printed.
     """
 
     rows: list[dict]
@@ -109,6 +110,7 @@ class Report:
     document: dict[str, Any]
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     groups: Mapping[str, Mapping[str, Mapping]] = field(default_factory=dict)
+    lines: Sequence[dict] = ()
     notes: Sequence[str] = ()
     warning: str | None = None
 
@@ -121,12 +123,6 @@ class Report:
     def classes(self) -> tuple[str, ...]:
         """List the classes that were scored, without the background."""
         return self.columns.get("classes", ())
-
-    @property
-    def lines(self) -> list[dict]:
-        """Give the rows of a CSV file, with the means below where they have the same columns."""
-        mean = {"case": "mean", **self.mean}
-        return [*self.rows, mean] if mean.keys() == self.rows[0].keys() else self.rows
 
     def to_dict(self) -> dict[str, Any]:
         """Give the JSON-able form, with the conventions that the figures follow."""
@@ -218,7 +214,7 @@ class Task(ABC):
         raise NotImplementedError(f"{self.name} has one view")
 
     def draw_side_by_side(
-        self, reports: Mapping[str, Report], folder: Path, data, criteria: Criteria, out: Path
+        self, reports: Mapping[str, Report], folder: Path, data, region: str | None, out: Path
     ) -> None:
         """Draw what the views made of a few cases, into the folder `out`."""
         raise NotImplementedError(f"{self.name} has one view")

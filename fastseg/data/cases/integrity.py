@@ -96,7 +96,8 @@ def _case_problems(case: Case, scheme: LabelScheme, buffer: Buffer) -> Iterator[
             log.warning("%s: qform and sform differ, the sform is used", path)
         reference = reference or volume.header
         if found := grid_difference(volume.header, reference):
-            yield Problem(path, *found)
+            kind, text = found
+            yield Problem(path, kind, text.removeprefix(f"{kind} "))
         yield from _label_problems(volume, scheme) if role == "label" else _image_problems(volume)
 
 

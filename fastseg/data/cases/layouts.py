@@ -49,6 +49,15 @@ class Case:
     label: Path | None
     patient: str
 
+    def there(self, modalities: Iterable[str]) -> list[str]:
+        """List those of `modalities` whose files exist."""
+        return [name for name in modalities if name in self.images and self.images[name].exists()]
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether the files of all its modalities exist."""
+        return len(self.there(self.images)) == len(self.images)
+
 
 @dataclass(frozen=True)
 class Found:

@@ -12,7 +12,7 @@ import numpy as np
 from fastseg.data.pipeline.decode import Brain
 from fastseg.data.pipeline.intensity import PERCENTILES
 from fastseg.errors import UsageError
-from fastseg.host.files import whole, write_bytes
+from fastseg.host.files import write_bytes, written_whole
 
 try:
     from deflate import crc32
@@ -194,7 +194,7 @@ def _save_entry(stem: Path, brain: Brain) -> None:
         "stats": brain.stats.tolist(),
     }
     for part, array in arrays.items():
-        with whole(Path(f"{stem}.{part}.npy")) as path, path.open("wb") as file:
+        with written_whole(Path(f"{stem}.{part}.npy")) as path, path.open("wb") as file:
             np.save(file, array)
     body = json.dumps(meta).encode()
     text = b"%08x\n%s" % (crc32(body), body)

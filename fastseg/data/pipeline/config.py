@@ -139,24 +139,24 @@ def want(good: bool, name: str, value: Any, wanted: str) -> None:
         raise UsageError(f"{name} is {value!r}; wanted {wanted}")
 
 
-def whole(value: Any, least: int) -> bool:
+def is_whole_number(value: Any, least: int) -> bool:
     """Tell whether `value` is a whole number, of Python or numpy, of at least `least`.
 
-    >>> whole(3, 1), whole(True, 1), whole(2.0, 1)
+    >>> is_whole_number(3, 1), is_whole_number(True, 1), is_whole_number(2.0, 1)
     (True, False, False)
     """
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
 
 
 def _check_numbers(config: LoaderConfig) -> None:
-    want(len(config.patch) in (2, 3) and all(whole(n, 1) for n in config.patch),
+    want(len(config.patch) in (2, 3) and all(is_whole_number(n, 1) for n in config.patch),
          "patch", config.patch, "(H, W) or (D, H, W) in voxels")  # fmt: skip
     for name in ("batch_size", "samples_per_case", "threads"):
         value = getattr(config, name)
-        want(whole(value, 1), name, value, "a whole number from 1")
-    want(config.micro_batch is None or whole(config.micro_batch, 1), "micro_batch",
+        want(is_whole_number(value, 1), name, value, "a whole number from 1")
+    want(config.micro_batch is None or is_whole_number(config.micro_batch, 1), "micro_batch",
          config.micro_batch, "a whole number from 1, or null for the whole share")  # fmt: skip
-    want(whole(config.seed, 0), "seed", config.seed, "a whole number from 0")
+    want(is_whole_number(config.seed, 0), "seed", config.seed, "a whole number from 0")
     for name in ("foreground_fraction", "max_bad", "least_brain"):
         value = getattr(config, name)
         blind = name == "foreground_fraction" and value is None

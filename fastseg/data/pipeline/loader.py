@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from fastseg.data.pipeline import augment, bezier, dali, strong
-from fastseg.data.pipeline.config import LoaderConfig, want, whole
+from fastseg.data.pipeline.config import LoaderConfig, is_whole_number, want
 from fastseg.data.pipeline.crop import Sample, cut_samples
 from fastseg.data.pipeline.division import divide
 from fastseg.data.pipeline.intensity import CT_ADVICE
@@ -71,7 +71,12 @@ class Loader:
     def __init__(self, dataset, case_ids, config: LoaderConfig, *, backend: str = "auto",
                  device: str | torch.device = "cpu", rank: int = 0, world: int = 1):  # fmt: skip
         want(backend in BACKENDS, "backend", backend, ", ".join(BACKENDS))
-        want(whole(world, 1) and 0 <= rank < world, "rank", (rank, world), "0 <= rank < world")
+        want(
+            is_whole_number(world, 1) and 0 <= rank < world,
+            "rank",
+            (rank, world),
+            "0 <= rank < world",
+        )
         self.config, division = config, divide(config.batch_size, world, config.micro_batch)
         shares = [sum(parts) for parts in division]
         self._share = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
@@ -112,8 +117,8 @@ class Loader:
             DataError: more than `max_bad` of the cases are bad.
         """
         want(self._end.alive, "loader", "closed", "an open one")
-        want(whole(epoch, 0), "epoch", epoch, "a whole number from 0")
-        want(whole(start_batch, 0), "start_batch", start_batch, "a whole number from 0")
+        want(is_whole_number(epoch, 0), "epoch", epoch, "a whole number from 0")
+        want(is_whole_number(start_batch, 0), "start_batch", start_batch, "a whole number from 0")
         self._source.check_allowance()
         batches = self._batches(epoch, start_batch)
         return self._stage.one_ahead(batches) if self._stage else batches

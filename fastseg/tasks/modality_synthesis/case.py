@@ -37,8 +37,8 @@ class Known:
 
 def load_known(case: Case, modalities: Sequence[str], rule: Rule) -> Known:
     """Read the files that a case has, normalised as training batches are. DataError without any."""
-    there = np.array([name in case.images and case.images[name].exists() for name in modalities])
-    names = [name for name, present in zip(modalities, there, strict=True) if present]
+    names = case.there(modalities)
+    there = np.isin(modalities, names)
     if not names:
         raise DataError(f"case {case.id}: has none of {', '.join(modalities)}")
     case = replace(case, label=None)
@@ -64,7 +64,7 @@ def trainable(dataset: Dataset, rule: Rule, with_labels: bool) -> Dataset:
             f"data.normalise: is {rule.name} to {rule.value_range}; synthesis wants percentile or "
             "window with data.value_range=-1,1"
         )
-    complete = [case for case in dataset.cases if all(p.exists() for p in case.images.values())]
+    complete = [case for case in dataset.cases if case.complete]
     if not complete:
         raise DataError(f"{dataset.root}: no case has all of {', '.join(dataset.modalities)}")
     if left := len(dataset.cases) - len(complete):

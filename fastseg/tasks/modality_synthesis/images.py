@@ -41,7 +41,7 @@ class MissingImages(Prediction):
     def __init__(self, trained: Trained, data: str | Path, out: Path, wishes: Wishes):
         self.trained, self.out, self.suffix = trained, out, wishes.suffix
         hide = check_hidden(wishes.hide, trained.modalities) if wishes.hide else ()
-        self.dataset = discover(data)
+        self.dataset, self._hides = discover(data), bool(hide)
         record = {"hide": tuple(hide)}
         self._by, self._fit = wishes.by, []
         if wishes.by is not None:
@@ -55,9 +55,8 @@ class MissingImages(Prediction):
 
     def check(self, cases: Sequence[Case]) -> None:
         """Raise UsageError where no case lacks anything."""
-        if not any(
-            self._available(case, view) is not None for case in cases for view in self.views
-        ):
+        pairs = ((case, view) for case in cases for view in self.views)
+        if not self._hides and not any(self._available(*pair) is not None for pair in pairs):
             raise UsageError(
                 f"{self.dataset.root}: no case lacks any of {', '.join(self.net.modalities)}; "
                 "--hide takes some away"
@@ -82,7 +81,9 @@ class MissingImages(Prediction):
         return [inside(self.out, view.folder, name) for name in names]
 
     def is_done(self, case: Case, view: View) -> bool:
-        """Tell whether all are there, and noted."""
+        """Tell whether all are there, and noted; a case without any image is none that is done."""
+        if not case.there(self.net.modalities):
+            return False
         noted = read_record(self.out / view.folder, case.id)
         return all(path.exists() and path.name in noted for path in self.paths(case, view))
 
@@ -107,9 +108,7 @@ class MissingImages(Prediction):
             self._draw(case, known, available, filled, self.out / view.folder)
 
     def _available(self, case: Case, view: View) -> np.ndarray | None:
-        there = [name for name in self.net.modalities
-                 if name in case.images and case.images[name].exists()]  # fmt: skip
-        return given(view, self.net.modalities, there)
+        return given(view, self.net.modalities, case.there(self.net.modalities))
 
     def _load(self, case: Case) -> Known:
         if self._known is None or self._known[0] != case.id:

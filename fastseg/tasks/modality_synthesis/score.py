@@ -92,7 +92,7 @@ def summarise(rows: list[dict], missing: Sequence[str] = (), truth: str | None =
     if missing:
         notes.append(f"no true image of {len(missing)}: {', '.join(missing[:5])}")
     text = _text(groups["given"], groups["modality"], mean)
-    return Report(rows, mean, list(missing), text, document, groups=groups, notes=notes)
+    return Report(rows, mean, list(missing), text, document, groups=groups, lines=rows, notes=notes)
 
 
 def _found(data) -> Dataset:

@@ -63,12 +63,12 @@ class Segmentation(Task):
         return by_modality(reports)
 
     def draw_side_by_side(
-        self, reports: Mapping[str, Report], folder: Path, data, criteria: Criteria, out: Path
+        self, reports: Mapping[str, Report], folder: Path, data, region: str | None, out: Path
     ) -> None:
         """Draw overlays.png: a row a patient, a column a modality."""
         from fastseg.tasks.segmentation.picture import draw_modalities
 
-        draw_modalities(reports, folder, data, criteria.region, out)
+        draw_modalities(reports, folder, data, region, out)
 
     def table(self, document):
         """Make a table, for a page, of what evaluation.json holds."""

@@ -10,12 +10,13 @@ import torch
 from fastseg.config import Recipe
 from fastseg.data import nifti
 from fastseg.data.cases import Case, Dataset, discover
+from fastseg.data.cases.layouts import canonical
 from fastseg.data.pipeline import load_case
 from fastseg.errors import UsageError
 from fastseg.host.files import inside
 from fastseg.tasks.base import Claim, Prediction, View, Watch, Wishes, case_noise
 from fastseg.tasks.network import Trained, input_channels
-from fastseg.tasks.segmentation.files import ALL_EMPTY
+from fastseg.tasks.segmentation.files import ALL_EMPTY, check_different
 from fastseg.tasks.segmentation.label_values import as_before, label_values
 from fastseg.tasks.segmentation.predict import predict_volume
 
@@ -44,7 +45,7 @@ class LabelMaps(Prediction):
             former = plain if as_once else None
             self.claims.append(Claim(view.folder, plain | {"labels": values}, former))
         self.net = trained.network()
-        self._empty: list[bool] = []
+        self._empty: dict[str, list[bool]] = {}
 
     def start(self, device: torch.device, cases: Sequence[Case]) -> None:
         """Bring the network to a device."""
@@ -64,13 +65,14 @@ class LabelMaps(Prediction):
         classes, variance, header = self._classes(self._seen[view], case, watch)
         if variance is not None:
             nifti.write(path.with_name(f"{case.id}_uncertainty.nii.gz"), variance, header)
-        self._empty.append(not classes.any())
+        self._empty.setdefault(view.folder, []).append(not classes.any())
         nifti.write(path, self.trained.scheme.to_values(classes, self.values), header)
 
     def finish(self) -> None:
-        """Warn where every prediction is empty."""
-        if self._empty and all(self._empty):
-            log.warning("%s: " + ALL_EMPTY, self.out, len(self._empty), len(self._empty))
+        """Warn where every prediction of a view is empty."""
+        for folder, empty in self._empty.items():
+            if all(empty):
+                log.warning("%s: " + ALL_EMPTY, self.out / folder, len(empty), len(empty))
 
     def _classes(
         self, dataset: Dataset, case: Case, watch: Watch
@@ -111,8 +113,15 @@ def _views(trained: Trained, wanted: Sequence[str] | None) -> list[View]:
     if wanted is None:
         # the first of those that the network saw one at a time
         return [View("", trained.modalities[:channels])]
-    if channels == 1 and len(set(wanted)) == len(wanted) > 0:
+    check_different(wanted)
+    if channels == 1:
         return [View(name, (name,)) for name in wanted]
+    named = tuple(map(canonical, wanted))
+    if sorted(named) == sorted(trained.modalities) and named != trained.modalities:
+        raise UsageError(
+            f"modalities: is {', '.join(wanted)}, wanted {', '.join(trained.modalities)}: the "
+            "network tells its channels apart"
+        )
     if len(wanted) != channels:
         raise UsageError(
             f"modalities: is {', '.join(wanted)}, wanted {channels}, for the network was trained "

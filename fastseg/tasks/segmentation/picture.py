@@ -11,7 +11,6 @@ import numpy as np
 from fastseg.data.cases import Dataset
 from fastseg.data.cases.labels import read_classes
 from fastseg.data.cases.layouts import canonical
-from fastseg.data.pipeline import load_case
 from fastseg.errors import DataError
 from fastseg.pictures import drawing
 from fastseg.tasks.base import Report
@@ -54,6 +53,8 @@ def draw_modalities(
 
 def overlay(folder: Path, dataset: Dataset, case_id: str, name: str) -> drawing.Overlay:
     """Read one modality of a patient and its prediction in `folder`, empty where there is none."""
+    from fastseg.data.pipeline import load_case  # with torch, which a page does not need
+
     arrays = load_case(replace(dataset, modalities=(canonical(name),)), case_id)
     path = find_prediction(folder, case_id)
     found = np.zeros_like(arrays.label)

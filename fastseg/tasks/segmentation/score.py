@@ -55,10 +55,11 @@ class LabelMapScoring(Scoring):
         document = {"conventions": CONVENTIONS}
         document |= {name: list(found) for name, found in columns.items()}
         document |= {"mean": mean, "cases": rows, "missing": self.absent}
-        text = _text([*rows, {"case": "mean", **mean}], **columns)
+        lines = [*rows, {"case": "mean", **mean}]
+        text = _text(lines, **columns)
         warning = f"{self.folder}: {ALL_EMPTY % (len(rows), len(rows))}" if empty else None
         return Report(rows, mean, self.absent, text, document, columns,
-                      notes=self._notes(), warning=warning)  # fmt: skip
+                      lines=lines, notes=self._notes(), warning=warning)  # fmt: skip
 
     def _notes(self) -> list[str]:
         if not self.absent:
