@@ -21,17 +21,6 @@ Integers = tuple[int, ...]
 Floats = tuple[float, ...]
 
 
-def dense(tensor: Tensor) -> Tensor:
-    """Return a contiguous tensor whose memory holds its values.
-
-    Lazily negated tensors, such as the imaginary part of a conjugate, hold the negatives, and zero
-    tensors of forward-mode gradients hold nothing: both are written out.
-    """
-    if tensor.is_neg() or tensor._is_zerotensor():
-        tensor = tensor.clone()
-    return tensor.contiguous()
-
-
 class Geometry(NamedTuple):
     """Fix a spectral convolution beside its tensors.
 

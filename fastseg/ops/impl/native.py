@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastseg.ops import tables
 from fastseg.ops.impl import composed, contract, mixes
-from fastseg.ops.impl.contract import BlockInputs, Geometry, dense
+from fastseg.ops.impl.contract import BlockInputs, Geometry
 
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 _HERE = nullcontext()
@@ -19,6 +19,22 @@ _HERE = nullcontext()
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype in which tensors of `dtype` are computed."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def dense(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Return tensors that are contiguous and whose memory holds their values, None as it is.
+
+    Lazily negated tensors, such as the imaginary part of a conjugate, hold the negatives, and zero
+    tensors of forward-mode gradients hold nothing: both are written out.
+    """
+    found = []
+    for tensor in tensors:  # no comprehension: this is on the way of every call
+        if tensor is not None:
+            if tensor.is_neg() or tensor._is_zerotensor():
+                tensor = tensor.clone()
+            tensor = tensor.contiguous()
+        found.append(tensor)
+    return found
 
 
 def address(tensor: Tensor | None) -> int:
@@ -99,7 +115,7 @@ class Spectral(composed.Convolution, contract.Spectral):
         return spectrum.new_empty((images, sizes[-3], plane, 2))
 
     def analysis(self, x: Tensor, geometry: Geometry, planar: bool = False) -> Tensor:
-        x, modes, sizes = dense(x), geometry.modes, x.shape[2:]
+        (x,), modes, sizes = dense(x), geometry.modes, x.shape[2:]
         batch, channels = x.shape[:2]
         dtype = compute_dtype(x.dtype)
         native = self.plan(sizes, geometry, False, dtype, x.device)
@@ -118,13 +134,13 @@ class Spectral(composed.Convolution, contract.Spectral):
         self, spectrum: Tensor, geometry: Geometry, dtype: torch.dtype, bias: Tensor | None = None,
         planar: bool = False,
     ) -> Tensor:  # fmt: skip
-        spectrum, sizes = dense(spectrum), geometry.sizes
+        bias = None if bias is None else bias.to(spectrum.dtype)
+        (spectrum, bias), sizes = dense(spectrum, bias), geometry.sizes
         batch, channels = spectrum.shape[0], spectrum.shape[1] // (2 if planar else 1)
         native = self.plan(sizes, geometry, True, spectrum.dtype, spectrum.device)
         y = torch.empty((batch, channels, *sizes), dtype=dtype, device=spectrum.device)
         images, modes = batch * channels, geometry.modes
         planes = self.scratch(spectrum, native.transform, images, sizes, modes, synthesis=True)
-        bias = None if bias is None else dense(bias.to(spectrum.dtype))
         with on_device_of(spectrum):
             self.table.synthesis(
                 transform=native.transform, spectrum=spectrum.data_ptr(), planes=address(planes),
@@ -146,7 +162,7 @@ class Spectral(composed.Convolution, contract.Spectral):
         ), (*at.shape, 2)  # fmt: skip
 
     def mix(self, a: Tensor, b: Tensor, product: str) -> Tensor:
-        a, b = dense(a), dense(b)
+        a, b = dense(a, b)
         made, shape = self.product(product, a.shape, b.shape, a.dtype)
         out = torch.empty(shape, dtype=a.dtype, device=a.device)
         with on_device_of(a):
@@ -197,13 +213,13 @@ class CpuSpectral(Spectral):
 
     def call(self, kernel, x: Tensor, weight: Tensor, bias, geometry: Geometry, keep: bool):
         """Return the result of a kernel of whole convolutions, and the kept spectrum."""
-        x, weight, wide = dense(x), dense(weight), weight.dtype
+        if bias is not None and bias.dtype is not weight.dtype:
+            bias = bias.to(weight.dtype)
+        x, weight, bias = dense(x, weight, bias)
         made = self.convolution(x.shape, weight.shape, geometry, x.dtype)
         # the quickest of torch's ways to an uninitialised tensor
         y = torch.empty_like(x) if made.keeps_shape else x.new_empty(made.shape)
         spectrum = weight.new_empty(made.spectrum_shape) if keep else None
-        if bias is not None:
-            bias = dense(bias if bias.dtype is wide else bias.to(wide))
         kernel(
             convolution=made.native, x=x.data_ptr(), weight=weight.data_ptr(),
             bias=0 if bias is None else bias.data_ptr(), spectrum=address(spectrum) if keep else 0,
@@ -222,7 +238,7 @@ class CpuBlock(contract.Block):
         self, x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None,
         geometry: Geometry, keep: bool = True,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        skip_weight = dense(skip_weight)
+        (skip_weight,) = dense(skip_weight)
         kernel = partial(self.table.convolve_block, skip=skip_weight.data_ptr())
         return self.spectral.call(kernel, x, weight, bias, geometry, keep)
 
@@ -230,8 +246,8 @@ class CpuBlock(contract.Block):
         self, grad: Tensor, inputs: BlockInputs, geometry: Geometry, wants_x: bool, wants_skip: bool
     ) -> tuple[Tensor | None, Tensor, Tensor | None]:
         *tensors, bias = inputs
-        grad, x, spectrum, weight, skip = (dense(t) for t in (grad, *tensors))
-        bias = None if bias is None else dense(bias.to(weight.dtype))
+        grad, x, spectrum, weight, skip = dense(grad, *tensors)
+        bias = None if bias is None else dense(bias.to(weight.dtype))[0]
         convolution, adjoint = (
             self.spectral.convolution(x.shape, weight.shape, direction, x.dtype).native
             for direction in (geometry, geometry.transposed(x.shape[2:]))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fastseg.ops import tables
 from fastseg.ops.impl import composed, contract
-from fastseg.ops.impl.contract import GateInputs, SeparableFilter, dense, whole
-from fastseg.ops.impl.native import DTYPE_CODES, address, compute_dtype, lane, on_device_of
+from fastseg.ops.impl.contract import GateInputs, SeparableFilter, whole
+from fastseg.ops.impl.native import DTYPE_CODES, address, compute_dtype, dense, lane, on_device_of
 
 PADDINGS = {"circular": 0, "reflect": 1, "zeros": 2}
 
@@ -35,7 +35,7 @@ class Gaussian(contract.Gaussian):
     def filter(
         self, x: Tensor, by: SeparableFilter, mode: str, adjoint: bool
     ) -> tuple[Tensor, Tensor]:
-        x, taps, radii = dense(x), by.taps.contiguous(), by.radii.contiguous()
+        x, taps, radii = dense(x, by.taps, by.radii)
         low = torch.empty_like(x) if mode != "high" else None
         high = torch.empty_like(x) if mode != "low" else None
         if x.numel():
@@ -56,7 +56,7 @@ class Gaussian(contract.Gaussian):
     def taps_gradient(
         self, x: Tensor, gradient: Tensor, axis: int, radius: int, padding: str
     ) -> Tensor:
-        x, gradient = dense(x), dense(gradient)
+        x, gradient = dense(x, gradient)
         images, (d, h, w) = x.shape[0] * x.shape[1], _three(x.shape)
         shape = (images, 2 * radius + 1)
         out = torch.empty(shape, dtype=compute_dtype(x.dtype), device=x.device)
@@ -117,7 +117,7 @@ class CpuFilter(composed.Filter):
     def forward(self, x: Tensor, gain: Tensor) -> Tensor:
         if not self.serves(x):
             return super().forward(x, gain)
-        x = dense(x)
+        (x,) = dense(x)
         y = torch.empty_like(x)
         self._run(x, gain, False, y, None, None)
         return y
@@ -127,7 +127,7 @@ class CpuFilter(composed.Filter):
     ) -> tuple[Tensor | None, Tensor | None]:
         if not self.serves(grad):
             return super().backward(grad, x, gain, wanted)
-        grad = dense(grad)
+        grad, x = dense(grad, x)
         dx = torch.empty_like(grad) if wanted[0] else None
         if not wanted[1]:
             self._run(grad, gain, True, dx, None, None)
@@ -135,13 +135,13 @@ class CpuFilter(composed.Filter):
         batch, channels, *sizes = grad.shape
         shape = (-(-batch // _chunk(gain)), channels, *tables.half_spectrum(sizes), gain.shape[-1])
         sums = gain.new_empty(shape)
-        self._run(grad, gain, True, dx, dense(x), sums)
+        self._run(grad, gain, True, dx, x, sums)
         return dx, sums.sum_to_size(gain.shape)
 
     def _run(self, x: Tensor, gain: Tensor, conjugate: bool, y, seen, sums) -> None:
         batch, channels, *sizes = x.shape
         geometry = whole(sizes)
-        gain = dense(gain.expand(*gain.shape[:2], *geometry.modes, gain.shape[-1]))
+        (gain,) = dense(gain.expand(*gain.shape[:2], *geometry.modes, gain.shape[-1]))
         gain_batch, gain_channel = (gain.stride(i) if gain.shape[i] > 1 else 0 for i in (0, 1))
         plan = self.spectral.plan(geometry.sizes, geometry, False, compute_dtype(x.dtype), x.device)
         self.table.spectral_filter(
@@ -164,7 +164,7 @@ class Gate(contract.Gate):
         self.library, self.table = library, table
 
     def forward(self, inputs: GateInputs) -> tuple[Tensor, Tensor]:
-        low, cond, weight, bias, feat = (dense(t) for t in inputs)
+        low, cond, weight, bias, feat = dense(*inputs)
         batch, points = cond.shape[0], math.prod(cond.shape[2:])
         out = torch.empty_like(feat, memory_format=torch.contiguous_format)
         logits = weight.new_empty((batch, points))
@@ -180,8 +180,8 @@ class Gate(contract.Gate):
         return out, logits
 
     def backward(self, inputs: GateInputs, logits: Tensor, gradient: Tensor) -> list[Tensor]:
-        inputs = low, cond, weight, bias, feat = [dense(t) for t in inputs]
-        logits, gradient = dense(logits), dense(gradient)
+        inputs = low, cond, weight, bias, feat = dense(*inputs)
+        logits, gradient = dense(logits, gradient)
         batch, channels, points = *cond.shape[:2], math.prod(cond.shape[2:])
         results = dlow, dcond, dweight, dbias, dfeat = [torch.empty_like(t) for t in inputs]
         if not (cond.numel() and feat.numel()):

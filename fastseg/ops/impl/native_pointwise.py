@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fastseg.ops.impl import contract
-from fastseg.ops.impl.contract import Epilogue, Matrix, dense
-from fastseg.ops.impl.native import DTYPE_CODES, address, lane, on_device_of
+from fastseg.ops.impl.contract import Epilogue, Matrix
+from fastseg.ops.impl.native import DTYPE_CODES, address, dense, lane, on_device_of
 
 # the epilogues of csrc/ops.h
 EPILOGUES = {"none": 0, "gelu": 1, "gelu_gradient": 2, "affine_relu": 3, "moments": 4}
@@ -37,14 +37,14 @@ class Pointwise(contract.Pointwise):
         self, x: Tensor, matrix: Matrix, epilogue: Epilogue = Epilogue(),  # noqa: B008  immutable
         dtype: torch.dtype | None = None, out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        x, weight, (kind, *operands) = dense(x), dense(matrix.weight), epilogue
+        (x, weight), (kind, *operands) = dense(x, matrix.weight), epilogue
         dtype = out.dtype if out is not None else dtype or x.dtype
         made, shape = self.shaped(
             x.shape, weight.shape, matrix.groups, matrix.transposed, kind, (x.dtype, dtype)
         )
         if out is None:
             out = torch.empty(shape, dtype=dtype, device=x.device)
-        addend, factor, scale, shift = (None if t is None else dense(t) for t in operands)
+        addend, factor, scale, shift = dense(*operands)
         if kind == "gelu_gradient" and factor.dtype != x.dtype:
             raise TypeError(f"factor: got {factor.dtype}, want x's {x.dtype}")
         moments = partial = None
@@ -60,12 +60,12 @@ class Pointwise(contract.Pointwise):
         return out, moments
 
     def affine_relu(self, z: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        return self._affine_relu(dense(z), None, scale, shift, None, None)
+        return self._affine_relu(dense(z)[0], None, scale, shift, None, None)
 
     def affine_relu_backward(
         self, gradient: Tensor, z: Tensor, scale: Tensor, shift: Tensor
     ) -> tuple[Tensor, Tensor]:
-        z, gradient = dense(z), dense(gradient)
+        z, gradient = dense(z, gradient)
         sums, partial = self._sums(*z.shape[:2], math.prod(z.shape[2:]), z)
         return self._affine_relu(z, gradient, scale, shift, sums, partial), sums
 
@@ -78,7 +78,7 @@ class Pointwise(contract.Pointwise):
         return make((2, channels), dtype=like.dtype, device=like.device), partial
 
     def _affine_relu(self, z, gradient, scale, shift, sums, partial) -> Tensor:
-        scale, shift = dense(scale), dense(shift)
+        scale, shift = dense(scale, shift)
         out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
         with on_device_of(z):
             self.table.affine_relu(

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fastseg.ops import tables
 from fastseg.ops.impl import composed, contract, mixes
-from fastseg.ops.impl.contract import Epilogue, Geometry, Matrix, dense
+from fastseg.ops.impl.contract import Epilogue, Geometry, Matrix
+from fastseg.ops.impl.native import dense
 
 # addends that carry a float32 table's digits in the type of the samples it meets
 _ANALYSIS_PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -112,7 +113,7 @@ class Spectral(composed.Convolution, contract.Spectral):
         return self.transform.planar if planar else self.transform.interleaved
 
     def analysis(self, x: Tensor, geometry: Geometry, planar: bool = False) -> Tensor:
-        x, (batch, channels, *sizes) = dense(x), x.shape
+        (x,), (batch, channels, *sizes) = dense(x), x.shape
         modes, scale = geometry.modes, geometry.scales[0]
         shape = (batch, 2 * channels, *modes) if planar else (batch, channels, *modes, 2)
         spectrum = torch.empty(shape, dtype=torch.float32, device=x.device)
@@ -143,12 +144,12 @@ class Spectral(composed.Convolution, contract.Spectral):
         self, spectrum: Tensor, geometry: Geometry, dtype: torch.dtype, bias: Tensor | None = None,
         planar: bool = False,
     ) -> Tensor:  # fmt: skip
-        spectrum, (batch, channels, *_) = dense(spectrum), spectrum.shape
+        (spectrum,), (batch, channels, *_) = dense(spectrum), spectrum.shape
         shape = (batch, channels // 2 if planar else channels, *geometry.sizes)
         y = torch.empty(shape, dtype=dtype, device=spectrum.device)
         if y.numel():
             last = self._last(geometry, dtype, y.device)
-            bias = None if bias is None else dense(bias.float())
+            bias = None if bias is None else dense(bias.float())[0]
             with guard(y):
                 axes = axes_of(geometry.sizes, geometry)
                 self._synthesise(spectrum, self.layout(planar), axes, last, bias, y)
@@ -185,7 +186,7 @@ class Spectral(composed.Convolution, contract.Spectral):
         return z
 
     def mix(self, a: Tensor, b: Tensor, product: str) -> Tensor:
-        a, b = dense(a), dense(b)
+        a, b = dense(a, b)
         at = mixes.layout(product, a.shape[:-1], b.shape[:-1])
         out = torch.empty((*at.shape, 2), dtype=torch.float32, device=a.device)
         if out.numel():
@@ -203,16 +204,15 @@ class Spectral(composed.Convolution, contract.Spectral):
         """Return epilogue(synthesis(spectrum) + matrix·x + bias) on x's grid: a Fourier block's
         second half, reading x and writing the result once.
         """
-        x, dtype, factor = dense(x), dtype or x.dtype, epilogue.factor
+        (x, factor), dtype = dense(x, epilogue.factor), dtype or x.dtype
         shape = (x.shape[0], spectrum.shape[1], *geometry.sizes)
         out = torch.empty(shape, dtype=dtype, device=x.device)
         if out.numel():
             table = self._last(geometry, dtype, x.device)
-            bias = None if bias is None else dense(bias.float())
-            factor = None if factor is None else dense(factor)
+            bias = None if bias is None else dense(bias.float())[0]
             axes = axes_of(geometry.sizes, geometry)
             with guard(x):
-                z, at = self._lines(dense(spectrum), axes, out.numel())
+                z, at = self._lines(dense(spectrum)[0], axes, out.numel())
                 self.kernels.pointwise.product(
                     x, grouped(matrix), out, epilogue.kind, precision(),
                     self.kernels.pointwise.Lines(z, at, table), bias, factor=factor,
@@ -252,14 +252,14 @@ class Pointwise(contract.Pointwise):
         self, x: Tensor, matrix: Matrix, epilogue: Epilogue = Epilogue(),  # noqa: B008  immutable
         dtype: torch.dtype | None = None, out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        x, channels = dense(x), matrix.groups * matrix.outputs
+        (x,), channels = dense(x), matrix.groups * matrix.outputs
         kind, addend, factor, scale, shift = epilogue
         if out is None:
             shape = (x.shape[0], channels, *x.shape[2:])
             out = torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
         if not out.numel():
             return out, x.new_zeros(2, channels).float() if kind == "moments" else None
-        addend, factor = (t if t is None else dense(t) for t in (addend, factor))
+        addend, factor = dense(addend, factor)
         with guard(x):
             moments = self.kernels.product(
                 x, grouped(matrix), out, kind, precision(), addend=addend, factor=factor,
@@ -273,10 +273,10 @@ class Pointwise(contract.Pointwise):
     def affine_relu_backward(
         self, gradient: Tensor, z: Tensor, scale: Tensor, shift: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return self._affine_relu(z, dense(gradient), scale, shift)
+        return self._affine_relu(z, dense(gradient)[0], scale, shift)
 
     def _affine_relu(self, z: Tensor, gradient: Tensor | None, scale: Tensor, shift: Tensor):
-        z, scale, shift = dense(z), dense(scale), dense(shift)
+        z, scale, shift = dense(z, scale, shift)
         out = torch.empty_like(z)
         if not z.numel():
             return out, None if gradient is None else z.new_zeros(2, z.shape[1])
