@@ -26,39 +26,45 @@ def no_second_order(ctx, *grads):
     )
 
 
-def _fields(argument: str) -> str:
-    """An argument of a schema, a record's as those of its fields."""
+def _fields(argument: str) -> list[str]:
+    """An argument of a schema; a record's are what it says, or its fields."""
     record = _RECORDS.get(argument.split()[0])
     if record is None:
-        return argument
-    return ", ".join(f"{_TYPES[kind]} {name}" for name, kind in get_type_hints(record).items())
+        return [argument]
+    if record is contract.Geometry:
+        return record.SCHEMA.split(", ")
+    return [f"{_TYPES[kind]} {name}" for name, kind in get_type_hints(record).items()]
+
+
+def _made(record, *fields):
+    return record._make(tuple(f) if type(f) is list else f for f in fields)
 
 
 class _Packing:
     """Records among a call's arguments, and torch's view of them: a value for each field."""
 
     def __init__(self, arguments: list[str]):
-        fields = [_fields(argument).split(", ") for argument in arguments]
+        fields = [_fields(argument) for argument in arguments]
         self.count = sum(map(len, fields))
         self.tensors = sum(part.startswith("Tensor") for group in fields for part in group)
-        # the last record first: what stands before it keeps its place
-        self.records = [
-            (at, sum(map(len, fields[:at])), _RECORDS[argument.split()[0]])
-            for at, argument in reversed(list(enumerate(arguments)))
-            if argument.split()[0] in _RECORDS
-        ]
-        self.plain = all(at >= self.tensors for at, _, _ in self.records)
+        self.records = []  # the last one first: what stands before it keeps its place
+        for at, argument in reversed(list(enumerate(arguments))):
+            if record := _RECORDS.get(argument.split()[0]):
+                first = sum(map(len, fields[:at]))
+                own = record is contract.Geometry
+                make = record.packed if own else partial(_made, record)
+                place = slice(first, first + len(fields[at]))
+                self.records.append((at, record.flat if own else tuple, place, make))
+        self.plain = all(at >= self.tensors for at, *_ in self.records)
 
     def flat(self, values: tuple) -> tuple:
-        for at, _, _ in self.records:
-            values = (*values[:at], *values[at], *values[at + 1 :])
+        for at, flat, _, _ in self.records:
+            values = (*values[:at], *flat(values[at]), *values[at + 1 :])
         return values
 
     def packed(self, flat: tuple) -> tuple:
-        for _, first, record in self.records:
-            end = first + len(record._fields)
-            fields = [tuple(f) if type(f) is list else f for f in flat[first:end]]
-            flat = (*flat[:first], record._make(fields), *flat[end:])
+        for _, _, place, make in self.records:
+            flat = (*flat[: place.start], make(*flat[place]), *flat[place.stop :])
         return flat
 
 
@@ -76,8 +82,8 @@ def op(schema: str, kernel, fake, backward=None, save=None):
     """
     name, arguments, results = re.fullmatch(r"(\w+)\((.*)\) -> (.*)", schema).groups()
     packing = _Packing(arguments.split(", "))
-    arguments = ", ".join(map(_fields, arguments.split(", ")))
-    _library.define(f"{name}({arguments}) -> {results}")
+    parts = [part for argument in arguments.split(", ") for part in _fields(argument)]
+    _library.define(f"{name}({', '.join(parts)}) -> {results}")
     name = f"fastseg::{name}"
     _library.impl(name, lambda *flat: kernel(*packing.packed(flat)), "CompositeExplicitAutograd")
     torch.library.register_fake(name, lambda *flat: fake(*packing.packed(flat)), lib=_library)

@@ -41,6 +41,22 @@ class Geometry(NamedTuple):
     two_sided: bool
     adjoint: bool = False
 
+    # in a schema: torch goes through its arguments once for each of them, so numbers share one
+    SCHEMA = "SymInt[] sizes, SymInt[] modes, float[] scales, int[] numbers"
+
+    def flat(self) -> tuple:
+        """Return what stands for it in a call of torch's dispatcher."""
+        numbers = self.groups, int(self.two_sided), int(self.adjoint)
+        return self.sizes, self.modes, self.scales, numbers
+
+    @classmethod
+    def packed(cls, sizes, modes, scales, numbers) -> "Geometry":
+        """Make it of what `flat` gave."""
+        groups, two_sided, adjoint = numbers
+        return cls(
+            tuple(sizes), tuple(modes), groups, tuple(scales), bool(two_sided), bool(adjoint)
+        )
+
     def transposed(self, sizes) -> "Geometry":
         """Return the geometry of the transposed convolution, from this one's output to `sizes`."""
         return Geometry(
