@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from fastseg.fields import documented
 from fastseg.losses import dice_ce
 from fastseg.models import system
+from fastseg.models.parts.layers import pointwise
 from fastseg.models.system import Channels
 from fastseg.nn import FNOBlock
 
@@ -50,13 +51,13 @@ class System(system.System):
         super().__init__(options)
         self.axes = len(options.modes)
         self.branches = channels.classes if options.branches == "per_class" else 1
-        self.lift = _pointwise(channels.images, options.width, self.axes)
+        self.lift = pointwise(self.axes, channels.images, options.width)
         width = options.width * self.branches
         stack = {"groups": self.branches, "two_sided": options.two_sided}
         self.blocks = nn.Sequential(
             *(FNOBlock(width, width, options.modes, **stack) for _ in range(options.blocks))
         )
-        self.project = _pointwise(options.width, channels.classes // self.branches, self.axes)
+        self.project = pointwise(self.axes, options.width, channels.classes // self.branches)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, classes, *S) of images (B, C, *S)."""
@@ -76,7 +77,3 @@ class System(system.System):
     def predict(self, image: Tensor, generator: Generator | None = None) -> Tensor:
         """Return the softmax of the logits, (B, classes, *S) float32; `generator` is not used."""
         return self(image).float().softmax(1)
-
-
-def _pointwise(in_channels: int, out_channels: int, axes: int) -> nn.Module:
-    return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](in_channels, out_channels, 1)

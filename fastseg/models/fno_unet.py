@@ -23,9 +23,10 @@ from fastseg.fields import documented
 from fastseg.models import diffusion_unet
 from fastseg.models.diffusion_unet import CONVOLUTIONS, Block, convolution, level_widths
 from fastseg.models.fno_diffusion import kept_modes
-from fastseg.models.parts.fusion import FUSIONS, NEEDS_ZERO, zeroed
+from fastseg.models.parts.fusion import FUSIONS, NEEDS_ZERO
 from fastseg.models.parts.generic_ssl import TIME
 from fastseg.models.parts.joint import Joint, convolved
+from fastseg.models.parts.layers import zeroed
 from fastseg.models.system import Channels
 from fastseg.nn import FNOBlock, TimeFiLM
 

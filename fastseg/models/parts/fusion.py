@@ -9,19 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastseg.models.parts.layers import pointwise, zeroed
+
 HEADS = 4
 TOKENS = {1: 576, 2: 24, 3: 8}  # most a side, so that about 576 in all are attended to
-
-
-def _pointwise(axes: int, inputs: int, outputs: int) -> nn.Module:
-    return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](inputs, outputs, 1)
-
-
-def zeroed(layer: nn.Module) -> nn.Module:
-    """Return the layer with weight and bias 0."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 class GateFusion(nn.Module):
@@ -29,7 +20,7 @@ class GateFusion(nn.Module):
 
     def __init__(self, axes: int, channels: int):
         super().__init__()
-        self.gate = _pointwise(axes, 2 * channels, channels)
+        self.gate = pointwise(axes, 2 * channels, channels)
 
     def forward(self, local: Tensor, wide: Tensor) -> Tensor:
         return local + torch.sigmoid(self.gate(torch.cat([local, wide], 1))) * wide
@@ -57,8 +48,8 @@ class MLPFusion(nn.Module):
 
     def __init__(self, axes: int, channels: int):
         super().__init__()
-        self.first = _pointwise(axes, 2 * channels, channels)
-        self.second = zeroed(_pointwise(axes, channels, channels))
+        self.first = pointwise(axes, 2 * channels, channels)
+        self.second = zeroed(pointwise(axes, channels, channels))
 
     def forward(self, local: Tensor, wide: Tensor) -> Tensor:
         return local + self.second(F.gelu(self.first(torch.cat([local, wide], 1))))
@@ -74,9 +65,9 @@ class AttentionFusion(nn.Module):
         if channels % HEADS:
             raise ValueError(f"channels: got {channels}, want a multiple of {HEADS}")
         self.tokens = TOKENS[axes]
-        self.query = _pointwise(axes, channels, channels)
-        self.key_value = _pointwise(axes, channels, 2 * channels)
-        self.out = zeroed(_pointwise(axes, channels, channels))
+        self.query = pointwise(axes, channels, channels)
+        self.key_value = pointwise(axes, channels, 2 * channels)
+        self.out = zeroed(pointwise(axes, channels, channels))
 
     def forward(self, local: Tensor, wide: Tensor) -> Tensor:
         pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
@@ -106,7 +97,7 @@ class ConcatFusion(nn.Module):
 
     def __init__(self, axes: int, channels: int):
         super().__init__()
-        self.mix = zeroed(_pointwise(axes, 2 * channels, channels))
+        self.mix = zeroed(pointwise(axes, 2 * channels, channels))
         with torch.no_grad():
             self.mix.weight.flatten(1)[:, :channels] = torch.eye(channels)
 

@@ -25,10 +25,10 @@ class SpectrumAttention(nn.Module):
     def __init__(self, channels: int, heads: int, time_channels: int, nbp: bool):
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value = (_pointwise(channels, channels) for _ in range(3))
+        self.query, self.key, self.value = (nn.Conv2d(channels, channels, 1) for _ in range(3))
         self.omega = nn.Parameter(torch.ones(heads, 1, 1))
         self.filter = NBPFilter(channels, time_channels=time_channels) if nbp else None
-        self.out = _pointwise(channels, channels)
+        self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, other: Tensor, temb: Tensor) -> Tensor:
         q, k, v = self.query(x), self.key(other), self.value(other)
@@ -67,7 +67,7 @@ class Half(nn.Module):
         self.norm_x, self.norm_other, self.norm = (ChannelNorm(channels) for _ in range(3))
         self.attention = SpectrumAttention(channels, heads, time_channels, nbp)
         self.mlp = nn.Sequential(
-            _pointwise(channels, 4 * channels), nn.GELU(), _pointwise(4 * channels, channels)
+            nn.Conv2d(channels, 4 * channels, 1), nn.GELU(), nn.Conv2d(4 * channels, channels, 1)
         )
 
     def forward(self, x: Tensor, other: Tensor, temb: Tensor) -> Tensor:
@@ -101,11 +101,11 @@ class SSFormer(nn.Module):
     ):  # fmt: skip
         super().__init__()
         options = (channels, heads, time_channels, kind == "nbp")
-        self.noise_in = _pointwise(noise_channels, channels)
-        self.semantic_in = _pointwise(semantic_channels, channels)
+        self.noise_in = nn.Conv2d(noise_channels, channels, 1)
+        self.semantic_in = nn.Conv2d(semantic_channels, channels, 1)
         self.into_semantic = nn.ModuleList(Half(*options) for _ in range(blocks))
         self.into_noise = nn.ModuleList(Half(*options) for _ in range(blocks))
-        self.norm, self.out = ChannelNorm(channels), _pointwise(channels, noise_channels)
+        self.norm, self.out = ChannelNorm(channels), nn.Conv2d(channels, noise_channels, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
@@ -120,7 +120,3 @@ class SSFormer(nn.Module):
             c = into_semantic(c, d, temb)
             d = into_noise(d, c, temb)
         return noise + self.out(self.norm(d))
-
-
-def _pointwise(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastseg.fields import Checked, documented
+from fastseg.models.parts.layers import zeroed
 from fastseg.nn.time import TimeEmbedding, TimeFiLM, TimeShift
 
 Hook = Callable[[Tensor, Tensor], Tensor]  # (features (B, C, h, w), temb (B, E)) → features
@@ -44,7 +45,7 @@ class ResidualBlock(nn.Module):
         self.norm_in, self.conv_in = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
         self.norm_out, self.dropout = group_norm(outputs), nn.Dropout(dropout)
         self.film, self.time = film, (TimeFiLM if film else TimeShift)(embedding, outputs)
-        self.conv_out = _zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.norm = heads, group_norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.project = _zeroed(nn.Conv1d(channels, channels, 1))
+        self.project = zeroed(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         tokens = self.qkv(self.norm(x).flatten(2))
@@ -126,7 +127,7 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList([around[0], SelfAttention(deepest, sizes.heads), around[1]])
         self._build_decoder(sizes.blocks)
         self.norm = group_norm(self.widths[0])
-        self.last = _zeroed(nn.Conv2d(self.widths[0], out_channels, 3, padding=1))
+        self.last = zeroed(nn.Conv2d(self.widths[0], out_channels, 3, padding=1))
 
     def forward(
         self, x: Tensor, t: Tensor, embedding: Tensor | None = None,
@@ -202,9 +203,3 @@ def _through(stage: nn.ModuleList, x: Tensor, temb: Tensor) -> Tensor:
     for part in stage:
         x = part(x, temb) if isinstance(part, ResidualBlock) else part(x)
     return x
-
-
-def _zeroed(conv: nn.Module) -> nn.Module:
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
-    return conv
