@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ log = logging.getLogger("fastseg")
 
 class CheckpointError(DataError):
     """A checkpoint that is damaged, incomplete or not one of ours."""
+
+
+_OF_RUN = {"recipe": dict, "modalities": list, "scheme": dict, "split": dict, "position": dict}
 
 
 def save(
@@ -78,6 +82,19 @@ def load(
     state = _read_state(path / "state.json")
     present = [name for name in names if f"{name}.safetensors" in state["sha256"]]
     return state, {name: _read_tensors(path / f"{name}.safetensors", state) for name in present}
+
+
+def check_run(state: dict[str, Any], path: Path) -> None:
+    """Raise CheckpointError, naming the key, where a state is not that of a run's network."""
+    for key, kind in _OF_RUN.items():
+        if not isinstance(value := state.get(key), kind):
+            raise CheckpointError(f"{path}: {key} is {value!r:.80}, wanted a {kind.__name__}")
+    names = state["modalities"]
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise CheckpointError(f"{path}: modalities is {names!r:.80}, wanted names")
+    for part, ids in state["split"].items():
+        if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
+            raise CheckpointError(f"{path}: split.{part} is {ids!r:.80}, wanted a list of ids")
 
 
 def load_newest(
@@ -200,10 +217,11 @@ def _canonical(state: dict[str, Any]) -> bytes:
 
 def _read(path: Path, limit: int | None = None) -> bytes:
     try:
-        size = path.stat().st_size
-        if path.is_symlink() or (limit is not None and size > limit):
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or (limit is not None and found.st_size > limit):
+            most = "" if limit is None else f" of at most {limit} bytes"
             raise CheckpointError(
-                f"{path}: is a link or has {size} bytes, wanted a file of at most {limit}"
+                f"{path}: is no regular file, or has {found.st_size} bytes; wanted a file{most}"
             )
         return path.read_bytes()
     except OSError as error:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fastseg.cli import main
-from fastseg.data import cases, nifti
+from fastseg.data import cases, nifti, phantom
 from fastseg.data.cases import notices
 from fastseg.data.cases.labels import BRATS, BRATS_2023, BRATS_2024, LabelScheme, scheme_from_labels
 from fastseg.errors import DataError, UsageError
@@ -750,3 +750,13 @@ def test_real_cases_pass_the_check():
     assert dataset.modalities == ("t1", "t1ce", "t2", "flair")
     assert dataset.scheme == BRATS
     assert cases.check(dataset) == []
+
+
+def test_a_pipe_and_an_endless_device_are_no_descriptions(tmp_path):
+    phantom.write(tmp_path, 2, size=(24, 24, 24))
+    os.mkfifo(tmp_path / "a.json")
+    (tmp_path / "b.json").symlink_to("/dev/zero")
+    assert len(cases.discover(tmp_path).cases) == 2
+    for name in ("a.json", "b.json"):
+        with pytest.raises(DataError, match="no cases found"):
+            cases.discover(tmp_path / name)

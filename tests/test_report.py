@@ -8,6 +8,7 @@ import pytest
 
 from fastseg import report
 from fastseg.errors import DataError, UsageError
+from fastseg.host.files import write_csv
 from fastseg.pictures import drawing
 from fastseg.pictures import page as page_module
 from fastseg.pictures.page import file_html, page
@@ -172,7 +173,7 @@ def test_one_table_as_text_markdown_and_html():
     assert table.text(totals=0).count("---") == table.text(totals=2).count("---") // 2
     assert table.markdown("of one run", level=3) == (
         "### A & B\n\nof one run\n\n| case | Dice |\n| --- | --- |\n"
-        "| x\\|<1> | 0.9 |\n| longer | – |\n| mean | 0.95 |"
+        "| x\\|&lt;1> | 0.9 |\n| longer | – |\n| mean | 0.95 |"
     )
     assert table._replace(rows=table.rows[:1]).html() == (
         "<h2>A &amp; B</h2><table><tr><th>case</th><th>Dice</th></tr>"
@@ -208,3 +209,8 @@ def test_damaged_lines_of_metrics_are_left_out_with_one_warning(tmp_path, caplog
     assert [record.getMessage() for record in caplog.records] == [
         f"{path}: 3 lines are damaged, line 2 the first"
     ]
+
+
+def test_texts_of_a_csv_file_are_no_formulas(tmp_path):
+    write_csv(tmp_path / "a.csv", [{"case": "=1+1", "dice": -0.5}, {"case": "A", "dice": 1.0}])
+    assert (tmp_path / "a.csv").read_text() == "case,dice\n'=1+1,-0.5\nA,1.0\n"

@@ -185,6 +185,35 @@ def test_a_damaged_case_does_not_keep_the_others_from_being_predicted(run, data,
     assert made == {f"{case.id}_pred.nii.gz" for case in cases if case is not cases[1]}
 
 
+def renamed(state, key, value):
+    *path, last = key.split(".")
+    inner = state
+    for name in path:
+        inner = inner[name]
+    inner[last] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("modalities", "t1", "modalities is 't1', wanted a list"),
+        ("modalities", [1, 2, 3, 4], "wanted names"),
+        ("split", {"train": 3}, "split.train is 3"),
+        ("scheme", {"name": "x"}, "scheme is damaged"),
+        ("position", [], "position is"),
+        ("recipe.model.width", 10**5, "weights do not fit system fno: .* wanted"),
+        ("recipe.model.width", 10**9, "weights do not fit system fno"),
+    ],
+)
+def test_a_state_that_somebody_edited_is_named(run, data, tmp_path, key, value, message):
+    state, groups = checkpoint.load(checkpoint.generations(run / "checkpoints")[0])
+    renamed(state, key, value)
+    plain = {name: inner for name, inner in state.items() if name not in ("sha256", "format")}
+    checkpoint.save(tmp_path / "checkpoints", groups, plain)
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        sample(tmp_path, data, tmp_path / "out")
+
+
 def test_no_name_leads_out_of_the_folder(run, data, tmp_path):
     with pytest.raises(DataError, match="is no name of a file"):
         sample(run, data, tmp_path / "out", suffix="../../elsewhere")

@@ -522,6 +522,16 @@ def test_validation_gives_way_to_a_signal_and_is_done_again(data, tmp_path, monk
         assert one == two
 
 
+def test_a_position_that_says_nothing_is_refused(data, tmp_path):
+    folder = train(tiny("epochs=1", "val_every=0"), data, tmp_path)
+    state, groups = checkpoint.load(folder)
+    for position in ({}, state["position"] | {"step": "7"}, state["position"] | {"far": 1}):
+        plain = {key: v for key, v in state.items() if key not in ("sha256", "format")}
+        checkpoint.save(tmp_path / "checkpoints", groups, plain | {"position": position})
+        with pytest.raises(checkpoint.CheckpointError, match="position"):
+            train(tiny("epochs=2", "val_every=0"), data, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [("devices=9999", "devices: is 9999, wanted at most"), (f"seed={2**63}", "seed: is")],

@@ -110,8 +110,13 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     write_text(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    """A spreadsheet takes texts that begin so for formulas; an apostrophe makes them texts."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@") else value
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ class Table(NamedTuple):
         | a\\|b | 0.9 |
         """
         lines = [self.head, ["---"] * len(self.head), *self.rows]
-        cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+        cells = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in lines]
         table = "\n".join(f"| {' | '.join(line)} |" for line in cells)
         title = [f"{'#' * level} {self.title}"] if self.title else []
         return "\n\n".join([*title, *paragraphs, table])

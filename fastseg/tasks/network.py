@@ -31,8 +31,12 @@ class Trained:
     def load(cls, place: str | Path) -> "Trained":
         """Read a checkpoint, or the best one of a run. What `fastseg.checkpoint.find` raises."""
         found, state, groups = checkpoint.load_newest(checkpoint.find(place), ("model", "ema"))
+        checkpoint.check_run(state, found)
         recipe, modalities = config.from_dict(state["recipe"]), tuple(state["modalities"])
-        scheme = LabelScheme.from_dict(state["scheme"])
+        try:
+            scheme = LabelScheme.from_dict(state["scheme"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise checkpoint.CheckpointError(f"{found}: scheme is damaged ({error!r})") from None
         return cls(found.name, recipe, modalities, scheme, state["split"], groups, state["sha256"])
 
     def network(self) -> nn.Module:
@@ -54,14 +58,27 @@ def load_network(
     modalities: Sequence[str] = (),
 ) -> nn.Module:
     """Build the recipe's network for evaluation, with averaged weights where there are any."""
-    net = build_network(recipe, channels, scheme, modalities)
+    weights = groups.get("ema", groups["model"])
     try:
-        net.load_state_dict(groups.get("ema", groups["model"]))
+        with torch.device("meta"):  # before memory is taken for what some options would make
+            wanted = build_network(recipe, channels, scheme, modalities).state_dict()
     except RuntimeError as error:
         raise checkpoint.CheckpointError(
             f"weights do not fit system {recipe.system}: {error}"
         ) from None
+    if differing := [n for n in wanted | weights if _shape(wanted, n) != _shape(weights, n)]:
+        name = differing[0]
+        raise checkpoint.CheckpointError(
+            f"weights do not fit system {recipe.system}: {len(differing)} differ; {name} has shape "
+            f"{_shape(weights, name)}, wanted {_shape(wanted, name)}"
+        )
+    net = build_network(recipe, channels, scheme, modalities)
+    net.load_state_dict(weights)
     return net.eval().requires_grad_(False)
+
+
+def _shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
 
 
 def build_network(

@@ -33,6 +33,7 @@ def find_saved(recipe: Recipe, out: Path, resume: bool, fabric: Any) -> Saved | 
     if not resume:
         raise UsageError(f"{out}: holds a run already; resume it or choose another folder")
     saved = checkpoint.load_newest(paths)
+    checkpoint.check_run(saved[1], saved[0])
     fabric.barrier()
     if fabric.is_global_zero:
         checkpoint.tidy(folder, damaged=paths[: paths.index(saved[0])])

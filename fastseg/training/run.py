@@ -41,6 +41,21 @@ class Position:
     time_s: float = 0.0
     metrics_bytes: int = 0  # length of metrics.jsonl: lines after it are of steps to be done again
 
+    @classmethod
+    def restored(cls, values: dict[str, Any]) -> "Position":
+        """Make it of what state.json holds. CheckpointError for other keys, and for no numbers.
+
+        Runs from before a key came have its default, but for those that say where they are.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        wrong = [*values.keys() - known, *{"step", "epoch", "batch"} - values.keys()]
+        wrong += [key for key, value in values.items() if type(value) not in (int, float)]
+        if wrong:
+            raise checkpoint.CheckpointError(
+                f"position.{wrong[0]}: is missing, unknown or no number"
+            )
+        return cls(**values)
+
     def advance(self, finite: bool) -> None:
         """Count one batch."""
         self.step, self.batch = self.step + 1, self.batch + 1
@@ -203,7 +218,7 @@ def _restore(run: Run, saved: Saved) -> None:
     scaler = scaler_of(run.fabric)
     if scaler and state["scaler"]:
         scaler.load_state_dict(state["scaler"])
-    now, run.at = run.at.batches_per_epoch, Position(**state["position"])
+    now, run.at = run.at.batches_per_epoch, Position.restored(state["position"])
     before, begun = run.at.batches_per_epoch, state.get("precision")
     if now != before:
         log.warning("%d batches an epoch, %d before: the epoch begins again", now, before)

@@ -15,6 +15,7 @@ from fastseg.errors import DataError, NiftiError, UsageError
 
 # Labels are small; this many show which values a data set uses without reading all of it.
 _PROBED_LABELS = 16
+_MOST_BYTES = 64 << 20  # of a description; a datalist of ten thousand cases has two
 
 
 def discover(
@@ -110,6 +111,9 @@ def _description(root: Path) -> Path | None:
 def _load(path: Path) -> dict:
     if path.suffix.lower() != ".json":
         raise DataError(f"{path}: wanted a folder or a .json description of the data set")
+    # a pipe would keep us waiting, a device would never end
+    if path.exists() and (not path.is_file() or path.stat().st_size > _MOST_BYTES):
+        raise DataError(f"{path}: wanted a regular file of at most {_MOST_BYTES >> 20} MiB")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
