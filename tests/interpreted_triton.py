@@ -174,7 +174,7 @@ def test_repeats_bitwise():
 def test_opcheck(op):
     x, weight = torch.randn(1, 2, 5, 6, requires_grad=True), torch.randn(2, 2, 3, 3, 2)
     spectrum = torch.randn(1, 2, 3, 3, 2, requires_grad=True)
-    geometry = [5, 6], [3, 3], 1, [0.5, 0.1], True, False
+    geometry = Geometry((5, 6), (3, 3), 1, (0.5, 0.1), True).flat()
     arguments = {
         "analysis": (x, *geometry, "triton"),
         "synthesis": (spectrum, *geometry, F32, "triton"),
