@@ -34,7 +34,7 @@ class CheckpointError(DataError):
     """A checkpoint that is damaged, incomplete or not one of ours."""
 
 
-_OF_RUN = {"recipe": dict, "modalities": list, "scheme": dict, "split": dict, "position": dict}
+_OF_RUN = {"recipe": dict, "modalities": list, "scheme": dict, "split": dict}
 
 
 def save(

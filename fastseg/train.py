@@ -64,7 +64,7 @@ def train(
         stack.enter_context(use_kernels(recipe.kernels))
         fabric.barrier()
         saved = find_saved(recipe, out, resume, fabric)
-        if saved and (at := Position.restored(saved[1]["position"])).finished(recipe):
+        if saved and (at := Position.restored(saved[1].get("position"))).finished(recipe):
             more = "epochs" if at.validated >= recipe.epochs else "patience"
             log.warning("%s is finished (%d epochs); a larger %s= goes on", out, at.validated, more)
             return saved[0]

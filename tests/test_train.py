@@ -525,7 +525,7 @@ def test_validation_gives_way_to_a_signal_and_is_done_again(data, tmp_path, monk
 def test_a_position_that_says_nothing_is_refused(data, tmp_path):
     folder = train(tiny("epochs=1", "val_every=0"), data, tmp_path)
     state, groups = checkpoint.load(folder)
-    for position in ({}, state["position"] | {"step": "7"}, state["position"] | {"far": 1}):
+    for position in ([], {}, state["position"] | {"step": "7"}, state["position"] | {"far": 1}):
         plain = {key: v for key, v in state.items() if key not in ("sha256", "format")}
         checkpoint.save(tmp_path / "checkpoints", groups, plain | {"position": position})
         with pytest.raises(checkpoint.CheckpointError, match="position"):

@@ -42,11 +42,13 @@ class Position:
     metrics_bytes: int = 0  # length of metrics.jsonl: lines after it are of steps to be done again
 
     @classmethod
-    def restored(cls, values: dict[str, Any]) -> "Position":
+    def restored(cls, values: Any) -> "Position":
         """Make it of what state.json holds. CheckpointError for other keys, and for no numbers.
 
         Runs from before a key came have its default, but for those that say where they are.
         """
+        if not isinstance(values, dict):
+            raise checkpoint.CheckpointError(f"position is {values!r:.80}, wanted a dict")
         known = {field.name for field in dataclasses.fields(cls)}
         wrong = [*values.keys() - known, *{"step", "epoch", "batch"} - values.keys()]
         wrong += [key for key, value in values.items() if type(value) not in (int, float)]
@@ -218,7 +220,7 @@ def _restore(run: Run, saved: Saved) -> None:
     scaler = scaler_of(run.fabric)
     if scaler and state["scaler"]:
         scaler.load_state_dict(state["scaler"])
-    now, run.at = run.at.batches_per_epoch, Position.restored(state["position"])
+    now, run.at = run.at.batches_per_epoch, Position.restored(state.get("position"))
     before, begun = run.at.batches_per_epoch, state.get("precision")
     if now != before:
         log.warning("%d batches an epoch, %d before: the epoch begins again", now, before)
