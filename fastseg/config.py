@@ -7,7 +7,6 @@ data is read: a system's options by the system's own `Options`.
 
 import dataclasses
 import importlib
-import math
 import pkgutil
 from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
@@ -239,12 +238,16 @@ def from_dict(values: dict[str, Any]) -> Recipe:
     return _checked(Recipe, **values | {"data": data, "model": model})
 
 
-def _as_now(model: dict[str, Any]) -> dict[str, Any]:
-    """Options of runs from before one was refused: of more sampling steps than timesteps, those
-    beyond were never taken where a decoder predicts.
+def _as_now(model: Any) -> Any:
+    """Bring the options of a run from before a rule in line with it: no more sampling steps than
+    timesteps. What is no such option is left to the checks that follow.
     """
-    most = model.get("timesteps", math.inf)
-    return model | {key: most for key in ("sampling_steps",) if model.get(key, 0) > most}
+    if not isinstance(model, dict):
+        return model
+    steps, most = model.get("sampling_steps"), model.get("timesteps")
+    if isinstance(steps, int) and isinstance(most, int) and steps > most:
+        return model | {"sampling_steps": most}
+    return model
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -35,7 +35,7 @@ from fastseg.tasks.segmentation import Segmentation
 from fastseg.train import lr_at, train
 from fastseg.training import engine, validate
 from fastseg.training.feed import Feed, choose_labelled
-from fastseg.training.stop import Stopped
+from fastseg.training.stop import Stopped, StopSignal
 
 # two threads on busy cores wait for each other far longer than they compute
 torch.set_num_threads(1)
@@ -497,6 +497,16 @@ def test_validation_repeats_and_leaves_training_as_it_is(data, tmp_path, monkeyp
     assert without == with_
     assert len(pairs) == 2
     assert all(first == second > 0 for first, second in pairs)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.name
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_validation_gives_way_to_a_signal_and_is_done_again(data, tmp_path, monkeypatch, fake):

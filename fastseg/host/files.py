@@ -35,10 +35,8 @@ def locked(out: Path) -> Iterator[None]:
             file.seek(0)
             owner = file.read().strip()
             raise UsageError(f"{out}: another run is writing there (process {owner})") from None
-        for leftover in (
-            *out.glob(".*.tmp"),
-            *out.glob("*/.*.tmp"),
-        ):  # of a process that was killed
+        # of a process that was killed: nobody else writes here now
+        for leftover in (*out.glob(".*.tmp"), *out.glob("*/.*.tmp")):
             leftover.unlink(missing_ok=True)
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -65,7 +63,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def harmless(path: Path) -> Iterator[None]:
-    """Let nothing that goes wrong with a picture end what it is a picture of: warn, and go on."""
+    """Warn and go on where a picture cannot be drawn, whatever the reason: it must end no run."""
     try:
         yield
     except Exception as error:  # whatever a name, a disk or a library may do

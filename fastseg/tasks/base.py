@@ -22,7 +22,7 @@ Watch = Callable[[str, float], None]  # told where a case is: words, and its sha
 class View(NamedTuple):
     """One way to show cases to a network.
 
-    folder: of the predictions, below that of all of them; "" for that one itself.
+    folder: name of the subfolder of OUT for its predictions; "" for OUT itself.
     shown: modalities that the network is given.
     """
 
@@ -48,9 +48,10 @@ class Wishes:
 
 
 class Claim(NamedTuple):
-    """The record of what a folder of predictions holds; `former` is one of the same in other words.
+    """The record of what a folder of predictions holds.
 
-    folder: below that of all predictions, "" for that one itself.
+    folder: name of the subfolder of OUT; "" for OUT itself. record: what sample.json will say.
+    former: what an older version wrote there for the same predictions, if it differs.
     """
 
     folder: str
@@ -179,10 +180,10 @@ class Task(ABC):
         """Find the cases of a data set that a recipe can train on."""
 
     def check_recipe(self, recipe) -> None:  # noqa: B027 - most recipes fit
-        """Raise UsageError where a recipe asks for what the task has not."""
+        """Raise UsageError where a recipe has a setting that the task cannot serve."""
 
     def begin(self, net, dataset, ids: Sequence[str], rule) -> None:  # noqa: B027
-        """Learn of the training cases `ids` what the network has to know before the first step."""
+        """Set what the network must know of the training cases `ids` before the first step."""
 
     @abstractmethod
     def validate(
@@ -190,7 +191,7 @@ class Task(ABC):
     ) -> Validated:
         """Predict and score one validation case, the one at `number` in their list.
 
-        `watch` is called every now and then, with whatever, and may raise to end it.
+        `watch` is called between parts of the work, with any arguments, and may raise to end it.
         """
 
     @abstractmethod

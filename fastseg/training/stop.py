@@ -28,6 +28,8 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         for number in SIGNALS:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup: whoever started us wants us to go on
             try:
                 self._before[number] = signal.signal(number, self._note)
             except ValueError:  # only the main thread may listen; elsewhere nobody signals us
@@ -39,7 +41,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def check(self, *_) -> None:
-        """Raise Interrupted where a signal has come; takes whatever a callback is given."""
+        """Raise Interrupted where a signal has come. Serves as any callback: arguments are ignored."""
         if self.name:
             raise Interrupted(self.name)
 

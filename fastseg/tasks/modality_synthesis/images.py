@@ -81,7 +81,7 @@ class MissingImages(Prediction):
         return [inside(self.out, view.folder, name) for name in names]
 
     def is_done(self, case: Case, view: View) -> bool:
-        """Tell whether all are there, and noted; a case without any image is none that is done."""
+        """Tell whether all are there, and noted; a case without any image is never done."""
         if not case.there(self.net.modalities):
             return False
         noted = read_record(self.out / view.folder, case.id)
@@ -123,14 +123,14 @@ class MissingImages(Prediction):
         learnt = self.net.intensities.double().cpu().numpy()
         scales = np.where(known.available[:, None], known.scales, learnt)
         out.mkdir(parents=True, exist_ok=True)
-        given = [name for name, there in zip(modalities, available, strict=True) if there]
+        shown = [name for name, there in zip(modalities, available, strict=True) if there]
         for place in np.flatnonzero(~available):
             name, (low, high) = modalities[place], scales[place]
             image = low + (filled[place].clip(-1, 1) + 1) / 2 * (high - low)
             path = inside(out, f"{case.id}_{name}_{self.suffix}.nii.gz")
             nifti.write(path, np.where(known.brain, image, 0).astype(np.float32), known.header)
             rows[path.name] = {
-                "case": case.id, "modality": name, "given": given, "scale": [low, high],
+                "case": case.id, "modality": name, "given": shown, "scale": [low, high],
                 "own_scale": bool(known.available[place]),
             }  # fmt: skip
         write_json(out / f"{case.id}_{NOTES}", read_record(out, case.id) | rows)
