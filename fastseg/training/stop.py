@@ -41,7 +41,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def check(self, *_) -> None:
-        """Raise Interrupted where a signal has come. Serves as any callback: arguments are ignored."""
+        """Raise Interrupted where a signal has come; as a callback it ignores its arguments."""
         if self.name:
             raise Interrupted(self.name)
 
