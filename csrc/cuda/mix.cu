@@ -8,7 +8,6 @@
 namespace fastseg::cuda {
 namespace {
 
-constexpr int kMixThreads = 256;
 constexpr int64_t kEnoughThreads = 1 << 15;  // to fill a device: below, smaller tiles
 
 __device__ inline Pack<float, 2> load_mode(const float* z, bool conjugate) {
@@ -24,9 +23,13 @@ __device__ inline void load_modes(const float* z, int64_t stride, int count, boo
   for (int i = 0; i < kRows; ++i) values[i] = load_mode(z + 2 * (i < count ? i : count - 1) * stride, conjugate);
 }
 
+// Of a block. Small ones spread evenly over the multiprocessors, and what they share of `a` lies in the second-level cache too; tiles of 16
+// ask so little of it that the first level is the better place.
+constexpr int mix_threads(int results) { return results == 16 ? 256 : 64; }
+
 template <int kP, int kQ>
-__global__ void __launch_bounds__(kMixThreads) mix_modes(MixParams m) {
-  const int64_t index = int64_t{blockIdx.x} * kMixThreads + threadIdx.x, tiles_q = ceil_div(m.q, kQ), tiles_p = ceil_div(m.p, kP);
+__global__ void __launch_bounds__(mix_threads(kP* kQ)) mix_modes(MixParams m) {
+  const int64_t index = int64_t{blockIdx.x} * mix_threads(kP * kQ) + threadIdx.x, tiles_q = ceil_div(m.q, kQ), tiles_p = ceil_div(m.p, kP);
   if (index >= m.groups * tiles_p * tiles_q * m.modes) return;
   // a warp of modes at a time, then the tiles of q: what is left of a row of modes is shorter
   const int64_t block_modes = min(m.modes, int64_t{kWarp}), full = m.modes / block_modes * block_modes, in_full = full * tiles_q;
@@ -71,8 +74,8 @@ int64_t tiled_threads(const MixParams& m) {
 
 template <int kP, int kQ>
 void launch_mix(const MixParams& m) {
-  const int64_t blocks = ceil_div(tiled_threads<kP, kQ>(m), kMixThreads);
-  launch(mix_modes<kP, kQ>, grid_of(blocks), dim3(kMixThreads), 0, m.lane.stream, m);
+  constexpr int kThreads = mix_threads(kP * kQ);
+  launch(mix_modes<kP, kQ>, grid_of(ceil_div(tiled_threads<kP, kQ>(m), kThreads)), dim3(kThreads), 0, m.lane.stream, m);
 }
 
 // Whether tiles of kP × kQ are neither mostly padding nor too few.
