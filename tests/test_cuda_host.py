@@ -45,6 +45,10 @@ RIGHT = {
     "rotate_twice": ROTATED,
     "shuffles": [496 + 1000 * (lane // 8 * 8) + 1e5 * min(lane + 1, 31) for lane in LANES],
     "counts": [64.0] * 64,
+    "multiplies_tf32": [0.0] * 64,
+    "multiplies_half": [0.0] * 64,
+    "multiplies_bfloat16": [0.0] * 64,
+    "splits": [1.0] * 32 + [1.5] + [2.0] * 31,
     "positions": [],
     "refuse": [],
 }

@@ -6,6 +6,7 @@
 #include <climits>
 
 #include "planes.h"
+#include "tensor/transform.h"
 #include "tiles.h"
 
 namespace fastseg::cuda {
@@ -121,12 +122,14 @@ template <class S>
 void analysis_of(const TransformParams& p) {
   const Transform& t = p.t;
   const int64_t planes = p.images * t.d.size, plane_modes = t.h.kept() * t.w.kept();
-  const bool fused = analysis_fuses(t, planes);
+  const bool by_tensor_cores = tensor::serves_analysis(t, planes), fused = by_tensor_cores || analysis_fuses(t, planes);
   const Scratch scratch(p, fused);
   const Spectrum whole = {static_cast<float*>(p.spectrum), t.d.kept() * plane_modes, p.planar};
   const Spectrum out = is_deep(t) ? Spectrum{scratch.planes, plane_modes, false} : whole;
   const S* x = static_cast<const S*>(p.real);
-  if (is_lines(t))
+  if (by_tensor_cores)
+    tensor::analyse_planes(p, out);
+  else if (is_lines(t))
     launch_rows(x, out, t, planes, p.lane.stream);
   else if (fused)
     analyse_whole_planes(x, out, t, planes, p.lane.stream);
@@ -164,7 +167,7 @@ template <class S>
 void synthesis_of(const TransformParams& p) {
   const Transform& t = p.t;
   const int64_t planes = p.images * t.d.size, plane_modes = t.h.kept() * t.w.kept();
-  const bool fused = synthesis_fuses(t, planes);
+  const bool by_tensor_cores = tensor::serves_synthesis(t, planes), fused = by_tensor_cores || synthesis_fuses(t, planes);
   const Scratch scratch(p, fused);
   const Spectrum whole = {static_cast<float*>(p.spectrum), t.d.kept() * plane_modes, p.planar};
   const Spectrum in = is_deep(t) ? Spectrum{scratch.planes, plane_modes, false} : whole;
@@ -173,6 +176,7 @@ void synthesis_of(const TransformParams& p) {
   void* stream = p.lane.stream;
   if (is_deep(t))
     launch_columns_back(SpectrumRows{whole, Pairing(t.d, plane_modes)}, scratch.planes, none, t.d, 2 * plane_modes, p.images, stream);
+  if (by_tensor_cores) return tensor::synthesise_planes(p, in);
   if (is_lines(t)) return launch_rows_back(in, y, bias, t, planes, stream);
   if (fused) return synthesise_whole_planes(in, y, bias, t, planes, stream);
   launch_rows_back(in, scratch.sums, none, t, planes, stream);
@@ -214,7 +218,8 @@ namespace fastseg {
 int64_t cuda_scratch(const Transform& t, int64_t images, bool synthesis) {
   using namespace cuda;
   const int64_t planes = images * t.d.size;
-  const bool fused = synthesis ? synthesis_fuses(t, planes) : analysis_fuses(t, planes);
+  const bool fused = synthesis ? tensor::serves_synthesis(t, planes) || synthesis_fuses(t, planes)
+                               : tensor::serves_analysis(t, planes) || analysis_fuses(t, planes);
   return (is_deep(t) ? planes * plane_spectrum_floats(t) : 0) + (fused || is_lines(t) ? 0 : planes * stage_rows(t.h) * t.w.size);
 }
 
