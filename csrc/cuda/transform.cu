@@ -21,6 +21,10 @@ bool is_deep(const Transform& t) { return t.d.size > 1; }
 bool is_lines(const Transform& t) { return t.h.size == 1; }
 bool too_few(const Transform& t, int64_t planes) { return planes < kFewPlanes && t.h.size * t.w.size >= kLargePlane; }
 
+// Whether tensor cores take a transform over H and W.
+bool tensor_analysis(const Transform& t, int64_t planes) { return !too_few(t, planes) && tensor::serves_analysis(t, planes); }
+bool tensor_synthesis(const Transform& t, int64_t planes) { return !too_few(t, planes) && tensor::serves_synthesis(t, planes); }
+
 int64_t plane_spectrum_floats(const Transform& t) { return t.h.kept() * t.w.kept() * 2; }
 int64_t row_stride(const Transform& t) { return round_up(t.w.size, kColumns) + kColumns; }  // rows of a product fall on different banks
 
@@ -122,7 +126,7 @@ template <class S>
 void analysis_of(const TransformParams& p) {
   const Transform& t = p.t;
   const int64_t planes = p.images * t.d.size, plane_modes = t.h.kept() * t.w.kept();
-  const bool by_tensor_cores = tensor::serves_analysis(t, planes), fused = by_tensor_cores || analysis_fuses(t, planes);
+  const bool by_tensor_cores = tensor_analysis(t, planes), fused = by_tensor_cores || analysis_fuses(t, planes);
   const Scratch scratch(p, fused);
   const Spectrum whole = {static_cast<float*>(p.spectrum), t.d.kept() * plane_modes, p.planar};
   const Spectrum out = is_deep(t) ? Spectrum{scratch.planes, plane_modes, false} : whole;
@@ -167,7 +171,7 @@ template <class S>
 void synthesis_of(const TransformParams& p) {
   const Transform& t = p.t;
   const int64_t planes = p.images * t.d.size, plane_modes = t.h.kept() * t.w.kept();
-  const bool by_tensor_cores = tensor::serves_synthesis(t, planes), fused = by_tensor_cores || synthesis_fuses(t, planes);
+  const bool by_tensor_cores = tensor_synthesis(t, planes), fused = by_tensor_cores || synthesis_fuses(t, planes);
   const Scratch scratch(p, fused);
   const Spectrum whole = {static_cast<float*>(p.spectrum), t.d.kept() * plane_modes, p.planar};
   const Spectrum in = is_deep(t) ? Spectrum{scratch.planes, plane_modes, false} : whole;
@@ -218,8 +222,8 @@ namespace fastseg {
 int64_t cuda_scratch(const Transform& t, int64_t images, bool synthesis) {
   using namespace cuda;
   const int64_t planes = images * t.d.size;
-  const bool fused = synthesis ? tensor::serves_synthesis(t, planes) || synthesis_fuses(t, planes)
-                               : tensor::serves_analysis(t, planes) || analysis_fuses(t, planes);
+  const bool fused = synthesis ? tensor_synthesis(t, planes) || synthesis_fuses(t, planes)
+                               : tensor_analysis(t, planes) || analysis_fuses(t, planes);
   return (is_deep(t) ? planes * plane_spectrum_floats(t) : 0) + (fused || is_lines(t) ? 0 : planes * stage_rows(t.h) * t.w.size);
 }
 

@@ -80,7 +80,7 @@ void multiply(float (&d)[4], const Fragment& a, uint32_t b0, uint32_t b1, float 
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
 #define FASTSEG_MMA_PTX(shape, type)                                                                                    \
   asm("mma.sync.aligned." shape ".row.col.f32." type "." type ".f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};" \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                                  \
       : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b0), "r"(b1))
 #endif
 
