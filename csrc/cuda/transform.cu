@@ -140,6 +140,7 @@ void analysis_of(const TransformParams& p) {
   else
     analyse_plane_tiles(x, scratch.sums, out, t, planes, p.lane.stream);
   if (!is_deep(t)) return;
+  if (tensor::serves_depth_analysis(t)) return tensor::analyse_depth(p, scratch.planes, whole);
   const int64_t columns = 2 * plane_modes;
   const int chunks = column_chunks(t.d);
   launch(analyse_depth, grid_of(p.images * column_tiles(columns) * chunks), dim3(kTileThreads), kSumsBytes, p.lane.stream,

@@ -23,13 +23,11 @@ struct WarpColumns {
   __device__ WarpColumns(int tile, int width) : begin(min(tile * kWarpColumns, width - kWarpColumns)), fresh(tile * kWarpColumns) {}
 };
 
-// What a block knows of its planes, and where it keeps the sums over rows: those of cosines for k = 0 … K−1, from row `sines` on those of
-// sines. `stride` ≡ 4 and `sines` ≡ 4 (mod 8): no two lanes of a fragment meet in a bank.
+// Images of `height` rows, and what is summed over them: frequencies 0 … K−1, of which the table begins with `first`.
 struct Plane {
   int height, width;
-  int frequencies, first;    // K, and the first in the table
+  int frequencies, first;
   int column_tiles, chunks;  // of 32 columns and 16 frequencies
-  int stride, sines;
 };
 
 // Four columns of a row.
@@ -89,40 +87,12 @@ struct WarpSums {
     }
   }
 
-  // → rows in shared memory
-  template <bool kPacked>
-  __device__ void deposit(const Plane& p, const WarpColumns& columns, int chunk, float* rows) {
-    const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-    FASTSEG_UNROLL
-    for (int c = 0; c < 2; ++c) {
-      FASTSEG_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int k = p.first + kTileRows * chunk + g + 8 * (i / 2);
-        const float values[] = {of[c][0][i], of[c][1][i], of[c][2][i], of[c][3][i]};
-        if (k < p.frequencies) store<kPacked>(p, columns, rows + (c * p.sines + k) * p.stride, 2 * t + i % 2, values);
-      }
-    }
-    if (!p.first || chunk > 0) return;
+  // Over the lanes t, which have read different rows.
+  __device__ void gather_dc() {
     FASTSEG_UNROLL
     for (int j = 0; j < kLaneColumns; ++j) {
       dc[j] += __shfl_xor_sync(kAllLanes, dc[j], 1);
       dc[j] += __shfl_xor_sync(kAllLanes, dc[j], 2);
-    }
-    if (t == 0) store<kPacked>(p, columns, rows, g, dc);
-  }
-
- private:
-  // Columns g of the tiles; column 0 once more, a period later, for the fold along W.
-  template <bool kPacked>
-  __device__ static void store(const Plane& p, const WarpColumns& columns, float* row, int g, const float (&values)[kLaneColumns]) {
-    const int at = columns.begin + warp_column<kPacked>(0, g);
-    if (at == 0) row[p.width] = values[0];
-    if constexpr (kPacked) {
-      if (at >= columns.fresh) store_pack(row + at, Pack<float, kLaneColumns>{{values[0], values[1], values[2], values[3]}});
-    } else {
-      FASTSEG_UNROLL
-      for (int j = 0; j < kLaneColumns; ++j)
-        if (at + 8 * j >= columns.fresh) row[at + 8 * j] = values[j];
     }
   }
 };
@@ -144,27 +114,27 @@ class FoldedRows {
   };
 
   __device__ FoldedRows(const float* column, const Plane& p, int t)
-      : column_(column), row_(p.width), low_(t * p.width), high_((p.height - t) * p.width) {}
+      : row_(p.width), low_(column + t * p.width), high_(column + (p.height - t) * p.width), mirror_(t == 0 ? low_ : high_) {}
 
-  __device__ Step first() { return load(low_ == 0 ? 0 : high_); }
+  // Row 0 is its own mirror image.
+  __device__ Step first() { return load(mirror_); }
   __device__ Step next() { return load(high_); }
 
  private:
-  __device__ Step load(int mirror) {
-    const Step step = {{load_columns<kPacked>(column_ + low_), load_columns<kPacked>(column_ + (low_ + 4 * row_))},
-                       {load_columns<kPacked>(column_ + mirror), load_columns<kPacked>(column_ + (high_ - 4 * row_))}};
+  __device__ Step load(const float* mirror) {
+    const Step step = {{load_columns<kPacked>(low_), load_columns<kPacked>(low_ + 4 * row_)},
+                       {load_columns<kPacked>(mirror), load_columns<kPacked>(high_ - 4 * row_)}};
     low_ += kTf32Depth * row_, high_ -= kTf32Depth * row_;
     return step;
   }
 
-  const float* column_;
-  int row_, low_, high_;
+  int row_;
+  const float *low_, *high_, *mirror_;
 };
 
 template <bool kPacked, int kProducts>
-__device__ void sum_columns(const float* x, const Plane& p, const void* table, int tile, int chunk, float* rows) {
+__device__ inline WarpSums sum_columns(const float* x, const Plane& p, const void* table, const WarpColumns& columns, int chunk) {
   const int lane = threadIdx.x % kWarp, t = lane % 4, steps = (p.height / 2 + kTf32Depth) / kTf32Depth;
-  const WarpColumns columns(tile, p.width);
   FoldedRows<kPacked> source(x + columns.begin + warp_column<kPacked>(0, lane / 4), p, t);
   FragmentTable fragments(table, p.chunks, chunk, kTableParts<float>, lane);
   using Step = typename FoldedRows<kPacked>::Step;
@@ -186,7 +156,8 @@ __device__ void sum_columns(const float* x, const Plane& p, const void* table, i
     add(ahead[0], s + 2 < steps);
     if (s + 1 < steps) add(ahead[1], s + 3 < steps);
   }
-  sums.deposit<kPacked>(p, columns, chunk, rows);
+  if (p.first) sums.gather_dc();
+  return sums;
 }
 
 // 16 bits: numbers are exact as they are, so that rows are not folded (a sum of two would not be); rows t, t + 4, t + 8, t + 12 of
@@ -198,21 +169,20 @@ class PlainRows {
     Raw<kPacked> row[4];
   };
 
-  __device__ PlainRows(const S* column, const Plane& p, int t)
-      : column_(column), row_(p.width), at_(t * p.width), left_(p.height - t) {}
+  __device__ PlainRows(const S* column, const Plane& p, int t) : row_(p.width), left_(p.height - t), at_(column + t * p.width) {}
 
   __device__ Step next() {
     Step step;
     FASTSEG_UNROLL
     for (int q = 0; q < 4; ++q)
-      if (4 * q < left_) step.row[q].load(column_ + (at_ + 4 * q * row_));
+      if (4 * q < left_) step.row[q].load(at_ + 4 * q * row_);
     at_ += kHalfDepth * row_, left_ -= kHalfDepth;
     return step;
   }
 
  private:
-  const S* column_;
-  int row_, at_, left_;
+  int row_, left_;
+  const S* at_;
 };
 
 // total += all parts of a table · b over kHalfDepth.
@@ -233,9 +203,8 @@ __device__ inline void multiply_parts(float (&total)[n][4], const FragmentTable&
 }
 
 template <bool kPacked, int kProducts, class S>
-__device__ void sum_columns(const S* x, const Plane& p, const void* table, int tile, int chunk, float* rows) {
+__device__ inline WarpSums sum_columns(const S* x, const Plane& p, const void* table, const WarpColumns& columns, int chunk) {
   const int lane = threadIdx.x % kWarp, steps = (p.height + kHalfDepth - 1) / kHalfDepth;
-  const WarpColumns columns(tile, p.width);
   PlainRows<S, kPacked> source(x + columns.begin + warp_column<kPacked>(0, lane / 4), p, lane % 4);
   FragmentTable fragments(table, p.chunks, chunk, kTableParts<S>, lane);
   using Step = typename PlainRows<S, kPacked>::Step;
@@ -258,7 +227,8 @@ __device__ void sum_columns(const S* x, const Plane& p, const void* table, int t
     add(ahead[0], s + 2 < steps);
     if (s + 1 < steps) add(ahead[1], s + 3 < steps);
   }
-  sums.deposit<kPacked>(p, columns, chunk, rows);
+  if (p.first) sums.gather_dc();
+  return sums;
 }
 
 }  // namespace fastseg::cuda::tensor

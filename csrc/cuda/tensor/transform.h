@@ -12,6 +12,11 @@ bool serves_synthesis(const Transform& t, int64_t planes);
 
 // p.real → `out`, over H and W.
 void analyse_planes(const TransformParams& p, const Spectrum& out);
+
+// The D axis of an analysis, from the spectra of planes: whether tensor cores take it, and the way to them.
+bool serves_depth_analysis(const Transform& t);
+void analyse_depth(const TransformParams& p, const float* planes, const Spectrum& out);
+
 // `in` → p.real, over H and W, with p.bias.
 void synthesise_planes(const TransformParams& p, const Spectrum& in);
 
