@@ -80,7 +80,8 @@ __device__ inline void sum_rows(const SharedRows& rows, const Plane& p, const Ro
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4, tiles = (p.frequencies + 3) / 4;
   for (int task = threadIdx.x / kWarp; task < tiles * w.mode_tiles; task += blockDim.x / kWarp) {
     const int tile = task % tiles, mode_tile = task / tiles;
-    const float* row = rows.data + (g % 2 * rows.sines + min(4 * tile + g / 2, p.frequencies - 1)) * rows.stride;
+    const int side = g % 2, k = min(max(4 * tile + g / 2, side), p.frequencies - 1);  // there may be no B[0], and nobody asks for it
+    const float* row = rows.data + (side * rows.sines + k) * rows.stride;
     const float *low = row + t, *high = row + p.width - t;
     FragmentTable table(w.table, w.mode_tiles, mode_tile, kTableParts<float>, lane);
     float sums[2][1][4] = {};
