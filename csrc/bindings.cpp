@@ -48,7 +48,8 @@ void check_pointers(const char* kernel, int64_t count, std::initializer_list<uin
     if (count > 0 && !address) throw Error(std::string(kernel) + ": null pointer");
 }
 
-Axis make_axis(uintptr_t cos, uintptr_t sin, int64_t size, int64_t positive, int64_t negative, int64_t padded, uintptr_t roots) {
+Axis make_axis(uintptr_t cos, uintptr_t sin, int64_t size, int64_t positive, int64_t negative, int64_t padded, uintptr_t roots,
+               uintptr_t fragments, uintptr_t halves) {
   if (size < 1 || positive < 1 || negative < 0 || padded % 16)
     throw Error("axis: size " + std::to_string(size) + ", kept " + std::to_string(positive) + " + " + std::to_string(negative));
   return {.cos = At{cos},
@@ -57,7 +58,9 @@ Axis make_axis(uintptr_t cos, uintptr_t sin, int64_t size, int64_t positive, int
           .positive = positive,
           .negative = negative,
           .padded = padded,
-          .roots = At{roots}};
+          .roots = At{roots},
+          .fragments = At{fragments},
+          .halves = At{halves}};
 }
 
 // The functions of a kernel table, as `_C.cpu` and `_C.cuda` show them; their arguments bear the names of the fields in ops.h.
@@ -173,8 +176,8 @@ void affine_relu(const Kernels& kernels, uintptr_t z, uintptr_t gradient, uintpt
                        .lane = make_lane(lane)});
 }
 
-GaussianParams make_gaussian(int64_t images, int64_t tap_images, int64_t d, int64_t h, int64_t w, int64_t radius, int padding,
-                             bool adjoint, bool symmetric, int dtype) {
+GaussianParams make_gaussian(int64_t images, int64_t tap_images, int64_t d, int64_t h, int64_t w, int64_t radius, int padding, bool adjoint,
+                             bool symmetric, int dtype) {
   if (tap_images != 1 && tap_images != images)
     throw Error("gaussian: taps of " + std::to_string(tap_images) + " images for " + std::to_string(images));
   GaussianParams p{};
@@ -183,8 +186,8 @@ GaussianParams make_gaussian(int64_t images, int64_t tap_images, int64_t d, int6
   return p;
 }
 
-void gaussian(const Kernels& kernels, const GaussianParams& of, uintptr_t x, uintptr_t low, uintptr_t high, uintptr_t taps,
-              uintptr_t radii, uintptr_t scratch, int64_t lane) {
+void gaussian(const Kernels& kernels, const GaussianParams& of, uintptr_t x, uintptr_t low, uintptr_t high, uintptr_t taps, uintptr_t radii,
+              uintptr_t scratch, int64_t lane) {
   check_pointers("gaussian", of.images, {x, taps, radii, low | high});
   GaussianParams p = of;
   p.x = At{x}, p.low = At{low}, p.high = At{high}, p.taps = At{taps}, p.radii = At{radii}, p.scratch = At{scratch};
@@ -298,16 +301,14 @@ void check_operands(const char* kernel, const Convolution& c, int64_t batch, std
 void bound_convolve(const Convolution& convolution, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y,
                     int64_t batch, int64_t lane) {
   check_operands("convolve", convolution, batch, {x}, {weight}, {y});
-  const Convolved tensors{
-      .x = At{x}, .weight = At{weight}, .skip = nullptr, .bias = At{bias}, .spectrum = At{spectrum}, .y = At{y}};
+  const Convolved tensors{.x = At{x}, .weight = At{weight}, .skip = nullptr, .bias = At{bias}, .spectrum = At{spectrum}, .y = At{y}};
   convolve(convolution, tensors, batch, checked(lane));
 }
 
-void bound_convolve_block(const Convolution& convolution, uintptr_t x, uintptr_t weight, uintptr_t skip, uintptr_t bias,
-                          uintptr_t spectrum, uintptr_t y, int64_t batch, int64_t lane) {
+void bound_convolve_block(const Convolution& convolution, uintptr_t x, uintptr_t weight, uintptr_t skip, uintptr_t bias, uintptr_t spectrum,
+                          uintptr_t y, int64_t batch, int64_t lane) {
   check_operands("convolve_block", convolution, batch, {x}, {weight, skip}, {y});
-  const Convolved tensors{
-      .x = At{x}, .weight = At{weight}, .skip = At{skip}, .bias = At{bias}, .spectrum = At{spectrum}, .y = At{y}};
+  const Convolved tensors{.x = At{x}, .weight = At{weight}, .skip = At{skip}, .bias = At{bias}, .spectrum = At{spectrum}, .y = At{y}};
   convolve_block(convolution, tensors, batch, checked(lane));
 }
 
@@ -387,15 +388,15 @@ void bind_compositions(py::module_& cpu) {
 void bind_structs(py::module_& m) {
   const py::kw_only named;
   py::class_<Axis>(m, "Axis").def(py::init(&make_axis), named, "cos"_a, "sin"_a, "size"_a, "positive"_a, "negative"_a, "padded"_a,
-                                  "roots"_a = 0);
+                                  "roots"_a = 0, "fragments"_a = 0, "halves"_a = 0);
   py::class_<Transform>(m, "Transform")
-      .def(py::init([](const Axis& d, const Axis& h, const Axis& w, double scale, bool weighted) {
-             return Transform{.d = d, .h = h, .w = w, .scale = scale, .weighted = weighted};
+      .def(py::init([](const Axis& d, const Axis& h, const Axis& w, double scale, bool weighted, bool tf32) {
+             return Transform{.d = d, .h = h, .w = w, .scale = scale, .weighted = weighted, .tf32 = tf32};
            }),
-           named, "d"_a, "h"_a, "w"_a, "scale"_a = 1.0, "weighted"_a = false);
-  py::class_<MixParams>(m, "Mix").def(py::init(&make_mix), named, "groups"_a, "p"_a, "q"_a, "r"_a, "modes"_a, "a_group"_a, "a_p"_a,
-                                      "a_r"_a, "b_group"_a, "b_r"_a, "b_q"_a, "out_group"_a, "out_p"_a, "out_q"_a, "conj_a"_a,
-                                      "conj_b"_a, "is_double"_a);
+           named, "d"_a, "h"_a, "w"_a, "scale"_a = 1.0, "weighted"_a = false, "tf32"_a = false);
+  py::class_<MixParams>(m, "Mix").def(py::init(&make_mix), named, "groups"_a, "p"_a, "q"_a, "r"_a, "modes"_a, "a_group"_a, "a_p"_a, "a_r"_a,
+                                      "b_group"_a, "b_r"_a, "b_q"_a, "out_group"_a, "out_p"_a, "out_q"_a, "conj_a"_a, "conj_b"_a,
+                                      "is_double"_a);
   py::class_<PointwiseParams>(m, "Pointwise")
       .def(py::init(&make_pointwise), named, "batch"_a, "groups"_a, "outputs"_a, "inputs"_a, "points"_a, "transposed"_a, "epilogue"_a,
            "in_dtype"_a, "out_dtype"_a);

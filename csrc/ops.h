@@ -17,6 +17,9 @@ struct Axis {
   int64_t negative;
   int64_t padded;               // row length of the tables of the last axis, a multiple of 16, and of CUDA's tables
   const void* roots = nullptr;  // CPU, where the spectrum is whole and an FFT serves every axis: e^(−2πi·k/size), [size, 2]
+  // CUDA's tensor cores, null where a device has none: tables in the order of mma fragments, as cuda/tensor/fragments.h says
+  const void* fragments = nullptr;  // in TF32, big and small parts
+  const void* halves = nullptr;     // outer axes of an analysis that reads 16 bits: in that dtype, several parts
 
   constexpr int64_t kept() const { return positive + negative; }
   constexpr int64_t distinct() const { return positive > negative + 1 ? positive : negative + 1; }
@@ -28,6 +31,7 @@ struct Transform {
   Axis d, h, w;
   double scale = 1;       // what the last axis's tables carry: a factor, and
   bool weighted = false;  // Hermitian weights: the FFT has no tables to carry them
+  bool tf32 = false;      // CUDA: a product may have TF32's 11 bits
 };
 
 // The processor's threads a CPU kernel may take, or the stream every launch of a CUDA kernel goes to.

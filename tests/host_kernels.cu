@@ -5,6 +5,7 @@
 
 #include "intrinsics.h"
 #include "launch.h"
+#include "tensor/fragments.h"
 
 namespace fastseg::cuda {
 namespace {
@@ -100,6 +101,54 @@ __global__ void deep_recursion(float* out) {
   out[0] = kept[17];
 }
 
+// Numbers of few bits, so that every product and sum is exact: A[i][k] = i − 2k, B[k][j] = k + 3j − 8.
+template <int depth>
+float product_at(int i, int j) {
+  float sum = 0;
+  for (int k = 0; k < depth; ++k) sum += float(i - 2 * k) * float(k + 3 * j - 8);
+  return sum;
+}
+
+// How far a lane's results are off, in all.
+template <int depth>
+__device__ void compare(const float (&d)[4], float* out) {
+  const int g = int(threadIdx.x) % 32 / 4, t = int(threadIdx.x) % 4;
+  float error = 0;
+  for (int i = 0; i < 4; ++i) error += std::fabs(d[i] - 1 - product_at<depth>(g + i / 2 * 8, 2 * t + i % 2));
+  out[threadIdx.x] = error;
+}
+
+__global__ void multiplies_tf32(float* out) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  const auto a = [&](int i, int k) { return as_bits(float(i - 2 * k)); };
+  const auto b = [&](int k) { return as_bits(float(k + 3 * g - 8)) | 0x1fffu; };  // the hardware does not look at these bits
+  float d[4] = {1, 1, 1, 1};
+  mma_tf32(d, {{a(g, t), a(g + 8, t), a(g, t + 4), a(g + 8, t + 4)}}, b(t), b(t + 4));
+  compare<8>(d, out);
+}
+
+template <class S>
+__global__ void multiplies_16(float* out) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  const auto pair = [](float x, float y) {
+    S low, high;
+    from_compute(x, low), from_compute(y, high);
+    return uint32_t{high.bits} << 16 | low.bits;
+  };
+  const auto a = [&](int i, int k) { return pair(float(i - 2 * k), float(i - 2 * k - 2)); };
+  const auto b = [&](int k) { return pair(float(k + 3 * g - 8), float(k + 3 * g - 7)); };
+  float d[4] = {1, 1, 1, 1};
+  mma_16(d, {{a(g, 2 * t), a(g + 8, 2 * t), a(g, 2 * t + 8), a(g + 8, 2 * t + 8)}}, b(2 * t), b(2 * t + 8), S{});
+  compare<16>(d, out);
+}
+
+__global__ void splits(float* out) {
+  const float x = (threadIdx.x % 2 ? -1.f : 1.f) * (1.f + float(threadIdx.x) * 0x1.2345p-9f);
+  const uint32_t big = to_tf32(x), rest = tf32_rest(x, big);
+  const bool short_enough = !(big & 0x1fffu) && std::fabs(as_float(rest)) <= 0x1p-11f;
+  out[threadIdx.x] = float(as_float(big) + as_float(rest) == x && short_enough) + saturate(float(threadIdx.x) - 31.5f);
+}
+
 struct Case {
   const char* name;
   void (*kernel)(float*);
@@ -116,6 +165,10 @@ constexpr Case kCases[] = {
     {"unwritten_shared", unwritten_shared},
     {"shuffles", shuffles},
     {"counts", counts},
+    {"multiplies_tf32", multiplies_tf32},
+    {"multiplies_half", multiplies_16<Half>},
+    {"multiplies_bfloat16", multiplies_16<BFloat16>},
+    {"splits", splits},
     {"leaves_early", leaves_early},
     {"two_barriers", two_barriers},
     {"lost_lane", lost_lane},

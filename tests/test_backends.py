@@ -2,6 +2,7 @@
 
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
 import fastseg
 from fastseg import ops, reference
 from fastseg.ops import context, dispatch, impl
-from fastseg.ops.impl import architectures, contract
+from fastseg.ops.impl import architectures, contract, native
 
 LIVE = [name for name, status in fastseg.backends().items() if status]
 DEAD = [name for name, status in fastseg.backends().items() if not status]
@@ -233,6 +234,26 @@ def test_a_default_build_says_what_serves_a_device(capability, cuda_12, cuda_13)
 def test_other_builds_serve_what_their_code_runs_on(built, capability, served):
     found = architectures.served_by(built, capability)
     assert found is None if served is None else found.startswith(served)
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "has"),
+    [
+        ("75-real 80-real 90", (8, 6), True),
+        ("75-real 80-real 90", (7, 5), False),
+        ("90", (10, 0), True),
+        ("75", (8, 0), False),  # PTX of before them
+        ("", (8, 0), False),
+    ],
+)
+def test_tensor_cores_want_a_device_and_code_of_sm_80(monkeypatch, built, capability, has):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(native, "TENSOR_CORES", True)
+    library = SimpleNamespace(cuda_architectures=built, Axis=lambda **fields: None)
+    spectral = native.CudaSpectral(library, None)
+    assert spectral.tensor_cores(torch.device("cuda", 0)) is has
+    monkeypatch.setattr(native, "TENSOR_CORES", False)
+    assert not spectral.tensor_cores(torch.device("cuda", 0))
 
 
 # what torch would say on a machine with one GPU, before fastseg asks

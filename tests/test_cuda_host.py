@@ -45,6 +45,10 @@ RIGHT = {
     "rotate_twice": ROTATED,
     "shuffles": [496 + 1000 * (lane // 8 * 8) + 1e5 * min(lane + 1, 31) for lane in LANES],
     "counts": [64.0] * 64,
+    "multiplies_tf32": [0.0] * 64,
+    "multiplies_half": [0.0] * 64,
+    "multiplies_bfloat16": [0.0] * 64,
+    "splits": [1.0] * 32 + [1.5] + [2.0] * 31,
     "positions": [],
     "refuse": [],
 }
@@ -108,12 +112,13 @@ def build(tmp_path_factory):
     return host_build.HostBuild(Path(kept) if kept else tmp_path_factory.mktemp("host_build"))
 
 
-def run_operators(module, selected: str, *arguments: str):
+def run_operators(module, selected: str, *arguments: str, cores: str = "1"):
     """Only what concerns kernels: the rest is Python that the CPU's go through too."""
     selected = f"({selected}) and (matches_float64 or empty_batch or results_repeat)"
     return host_build.run_tests(
-        module, "tests/test_operators.py", "-k", selected, *arguments, FASTSEG_TEST_FEW="1"
-    )
+        module, "tests/test_operators.py", "-k", selected, *arguments, FASTSEG_TEST_FEW="1",
+        FASTSEG_CUDA_TENSOR_CORES=cores,
+    )  # fmt: skip
 
 
 def test_every_operator_is_right_through_the_cuda_kernels(build):
@@ -133,19 +138,42 @@ def test_every_product_is_right_through_the_cuda_kernels(build):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-# slips of the hand: what is there, what is left of it, the operator that must notice
+def test_planes_are_right_without_tensor_cores_too(build):
+    """Where a device has none: the same sizes through the other kernels."""
+    done = run_operators(build.module, "truncated and cuda", cores="0")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_tf32_is_for_who_allows_it(build):
+    done = host_build.run_tests(build.module, "tests/test_spectral.py", "-k", "tf32")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# slips of the hand: where, what is there, what is left of it, the operator that must notice
 FAULTS = {
-    "no_barrier": (r"(fold_rows\(rows, .*\n) *__syncthreads\(\);", r"\1", "truncated_rfftn"),
-    "shifted": (r"high = row\[size - n\]", "high = row[size - n - 1]", "truncated_rfftn"),
-    "no_store": (r"if \(k > 0\) samples\.store_q\(.*", "", "truncated_irfftn"),
+    "no_barrier": (
+        "planes.h",
+        r"(fold_rows\(rows, .*\n) *__syncthreads\(\);",
+        r"\1",
+        "truncated_rfftn",
+    ),
+    "shifted": (
+        "planes.h",
+        r"high = row\[size - n\]",
+        "high = row[size - n - 1]",
+        "truncated_rfftn",
+    ),
+    "no_store": ("planes.h", r"if \(k > 0\) samples\.store_q\(.*", "", "truncated_irfftn"),
+    "no_tensor_barrier": ("tensor/analysis.cu", r"__syncthreads\(\);", "", "truncated_rfftn"),
+    "no_rest": ("tensor/fragments.h", r"mma_tf32\(sums\[j\], big, rest.*", ";", "truncated_rfftn"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(build, fault):
-    there, left, operator = FAULTS[fault]
+    file, there, left, operator = FAULTS[fault]
     edit = functools.partial(re.sub, there, left, count=1)
-    module = build.with_fault(fault, "csrc/cuda/planes.h", lambda text: edit(string=text))
+    module = build.with_fault(fault, f"csrc/cuda/{file}", lambda text: edit(string=text))
     done = run_operators(module, f"{operator}-cuda-torch.float32", "-x")
     seen = " failed" in done.stdout or "AddressSanitizer" in done.stderr
     assert done.returncode != 0

@@ -10,12 +10,24 @@ import pytest
 import torch
 from operators import LIVE, ROWS, check, device_of, run, saved_by, serves
 from rows_spectral import BY_CASE, NORMS, Case, CaseDraw, bins, block, conv, drawn
-from tolerances import ADJOINT, BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
+from tolerances import (
+    ADJOINT,
+    BACKWARD,
+    BF16,
+    F16,
+    F32,
+    F64,
+    FORWARD,
+    assert_near,
+    relative_error,
+    wide,
+)
 
 import fastseg
 from fastseg import ops, reference
 from fastseg.bench.accuracy import TOLERANCES
 from fastseg.ops import impl
+from fastseg.ops.impl import native
 from fastseg.ops.impl.contract import Geometry
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
@@ -550,3 +562,22 @@ def test_torch_func_and_forward_mode_are_served():
     torch.testing.assert_close(stacked[1], 2 * convolve(x))
     with fastseg.use_backend("cpu"), pytest.raises(RuntimeError, match="reverse-mode"):
         torch.func.vmap(convolve)(torch.stack([x, x]))
+
+
+@pytest.mark.skipif("cuda" not in LIVE, reason="tensor cores, or their host bodies")
+@pytest.mark.parametrize("sizes", [(40, 48), (33, 50), (18, 33, 35)])
+def test_products_are_rounded_to_tf32_only_where_torch_allows_it(sizes):
+    x = CaseDraw(Case(sizes, bins(sizes)), F32).x()
+    exact = reference.truncated_rfftn(x.double(), modes=bins(sizes))
+    errors = {}
+    for allowed in ("highest", "high"):
+        torch.set_float32_matmul_precision(allowed)
+        try:
+            with fastseg.use_backend("cuda"):
+                spectrum = ops.truncated_rfftn(x, modes=bins(sizes))
+        finally:
+            torch.set_float32_matmul_precision("highest")
+        errors[allowed] = relative_error(spectrum, exact)
+    assert errors["highest"] < FORWARD[F32]
+    low = 1e-5 if native.TENSOR_CORES else 0
+    assert low < errors["high"] < 1e-3

@@ -71,3 +71,41 @@ def test_a_capture_of_a_graph_asks_for_a_call_before_it(monkeypatch):
     assert table(7, device) is before
     with pytest.raises(RuntimeError, match="before the capture"):
         table(8, device)
+
+
+@pytest.mark.parametrize(("size", "modes"), [(9, 4), (24, 24), (37, 20), (64, 33)])
+@pytest.mark.parametrize("synthesis", [False, True])
+def test_fragments_hold_the_table_in_the_order_of_a_warp(size, modes, synthesis):
+    axis = tables.kept(modes, two_sided=True)
+    first = tables.first_in_tile(axis.distinct, 8 if synthesis else 16)
+    made = tables.outer_fragments(size, axis, synthesis, F32, tables.CPU).double().sum(3)
+    k, n = torch.arange(first, axis.distinct), torch.arange(size // 2 + 1)
+    weights = torch.ones(len(n), dtype=torch.float64)
+    weights[(n == 0) | (2 * n == size)] = 1 if synthesis else 0.5
+    for which, wanted in enumerate(tables.cos_sin(k, n, size)):
+        wanted = wanted * weights[:, None] if synthesis else (wanted * weights[:, None]).T
+        rows, depth = wanted.shape
+        got = torch.zeros(made.shape[1] * 16, made.shape[0] * 8, dtype=torch.float64)
+        for lane in range(32):
+            for number in range(4):
+                row, place = lane // 4 + number % 2 * 8, lane % 4 + number // 2 * 4
+                got[row::16, place::8] = made[:, :, which, lane, number].T
+        torch.testing.assert_close(got[:rows, :depth], wanted, rtol=0, atol=2.0**-24)
+        assert not got[rows:].any()
+        assert not got[:, depth:].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fragments_of_16_bits_take_every_fourth_sample(dtype):
+    size, axis = 37, tables.kept(20, two_sided=True)
+    made = tables.outer_fragments(size, axis, False, dtype, tables.CPU).double().sum(3)
+    for which, wanted in enumerate(tables.cos_sin(torch.arange(11), torch.arange(size), size)):
+        got = torch.zeros(16, 48, dtype=torch.float64)
+        for lane in range(32):
+            for number in range(8):
+                row = lane // 4 + number // 2 % 2 * 8
+                place = lane % 4 + number % 2 * 4 + number // 4 * 8
+                got[row, place::16] = made[:, 0, which, lane, number]
+        torch.testing.assert_close(got[:11, :size], wanted.T, rtol=0, atol=2.0**-24)
+        assert not got[11:].any()
+        assert not got[:, size:].any()

@@ -6,6 +6,7 @@
 #include <climits>
 
 #include "planes.h"
+#include "tensor/transform.h"
 #include "tiles.h"
 
 namespace fastseg::cuda {
@@ -19,6 +20,10 @@ constexpr int kStepsWorth = 4;            // rows a group of threads must sum to
 bool is_deep(const Transform& t) { return t.d.size > 1; }
 bool is_lines(const Transform& t) { return t.h.size == 1; }
 bool too_few(const Transform& t, int64_t planes) { return planes < kFewPlanes && t.h.size * t.w.size >= kLargePlane; }
+
+// Whether tensor cores take a transform over H and W.
+bool tensor_analysis(const Transform& t, int64_t planes) { return !too_few(t, planes) && tensor::serves_analysis(t, planes); }
+bool tensor_synthesis(const Transform& t, int64_t planes) { return !too_few(t, planes) && tensor::serves_synthesis(t, planes); }
 
 int64_t plane_spectrum_floats(const Transform& t) { return t.h.kept() * t.w.kept() * 2; }
 int64_t row_stride(const Transform& t) { return round_up(t.w.size, kColumns) + kColumns; }  // rows of a product fall on different banks
@@ -121,18 +126,21 @@ template <class S>
 void analysis_of(const TransformParams& p) {
   const Transform& t = p.t;
   const int64_t planes = p.images * t.d.size, plane_modes = t.h.kept() * t.w.kept();
-  const bool fused = analysis_fuses(t, planes);
+  const bool by_tensor_cores = tensor_analysis(t, planes), fused = by_tensor_cores || analysis_fuses(t, planes);
   const Scratch scratch(p, fused);
   const Spectrum whole = {static_cast<float*>(p.spectrum), t.d.kept() * plane_modes, p.planar};
   const Spectrum out = is_deep(t) ? Spectrum{scratch.planes, plane_modes, false} : whole;
   const S* x = static_cast<const S*>(p.real);
-  if (is_lines(t))
+  if (by_tensor_cores)
+    tensor::analyse_planes(p, out);
+  else if (is_lines(t))
     launch_rows(x, out, t, planes, p.lane.stream);
   else if (fused)
     analyse_whole_planes(x, out, t, planes, p.lane.stream);
   else
     analyse_plane_tiles(x, scratch.sums, out, t, planes, p.lane.stream);
   if (!is_deep(t)) return;
+  if (tensor::serves_depth_analysis(t)) return tensor::analyse_depth(p, scratch.planes, whole);
   const int64_t columns = 2 * plane_modes;
   const int chunks = column_chunks(t.d);
   launch(analyse_depth, grid_of(p.images * column_tiles(columns) * chunks), dim3(kTileThreads), kSumsBytes, p.lane.stream,
@@ -164,7 +172,7 @@ template <class S>
 void synthesis_of(const TransformParams& p) {
   const Transform& t = p.t;
   const int64_t planes = p.images * t.d.size, plane_modes = t.h.kept() * t.w.kept();
-  const bool fused = synthesis_fuses(t, planes);
+  const bool by_tensor_cores = tensor_synthesis(t, planes), fused = by_tensor_cores || synthesis_fuses(t, planes);
   const Scratch scratch(p, fused);
   const Spectrum whole = {static_cast<float*>(p.spectrum), t.d.kept() * plane_modes, p.planar};
   const Spectrum in = is_deep(t) ? Spectrum{scratch.planes, plane_modes, false} : whole;
@@ -173,6 +181,7 @@ void synthesis_of(const TransformParams& p) {
   void* stream = p.lane.stream;
   if (is_deep(t))
     launch_columns_back(SpectrumRows{whole, Pairing(t.d, plane_modes)}, scratch.planes, none, t.d, 2 * plane_modes, p.images, stream);
+  if (by_tensor_cores) return tensor::synthesise_planes(p, in);
   if (is_lines(t)) return launch_rows_back(in, y, bias, t, planes, stream);
   if (fused) return synthesise_whole_planes(in, y, bias, t, planes, stream);
   launch_rows_back(in, scratch.sums, none, t, planes, stream);
@@ -214,7 +223,8 @@ namespace fastseg {
 int64_t cuda_scratch(const Transform& t, int64_t images, bool synthesis) {
   using namespace cuda;
   const int64_t planes = images * t.d.size;
-  const bool fused = synthesis ? synthesis_fuses(t, planes) : analysis_fuses(t, planes);
+  const bool fused = synthesis ? tensor_synthesis(t, planes) || synthesis_fuses(t, planes)
+                               : tensor_analysis(t, planes) || analysis_fuses(t, planes);
   return (is_deep(t) ? planes * plane_spectrum_floats(t) : 0) + (fused || is_lines(t) ? 0 : planes * stage_rows(t.h) * t.w.size);
 }
 

@@ -18,7 +18,7 @@
 #define FASTSEG_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 inline void __syncthreads(FASTSEG_HERE) { fastseg::host::machine.barrier({file, line}); }
-inline void __syncwarp(unsigned mask = 0xffffffffu, FASTSEG_HERE) { fastseg::host::machine.exchange(mask, 0, {file, line}); }
+inline void __syncwarp(unsigned mask = 0xffffffffu, FASTSEG_HERE) { fastseg::host::machine.exchange(mask, {}, {file, line}); }
 inline void __threadfence() {}
 
 template <class T>
@@ -46,10 +46,10 @@ T __shfl_up_sync(unsigned mask, T value, unsigned lanes, int width = 32, FASTSEG
   return from_bits<T>(machine.read_lane(mask, to_bits(value), source < self / width * width ? self : source, {file, line}));
 }
 inline unsigned __ballot_sync(unsigned mask, int predicate, FASTSEG_HERE) {
-  const uint64_t* handed = fastseg::host::machine.exchange(mask, predicate != 0, {file, line});
+  const fastseg::host::Parcel* handed = fastseg::host::machine.exchange(mask, {{uint64_t(predicate != 0)}}, {file, line});
   unsigned ballot = 0;
   for (int lane = 0; lane < fastseg::host::kLanes; ++lane)
-    if (mask >> lane & 1) ballot |= unsigned(handed[lane]) << lane;
+    if (mask >> lane & 1) ballot |= unsigned(handed[lane].words[0]) << lane;
   return ballot;
 }
 inline int __any_sync(unsigned mask, int predicate, FASTSEG_HERE) { return __ballot_sync(mask, predicate, file, line) != 0; }

@@ -35,18 +35,23 @@ struct Site {
   bool operator==(const Site& other) const { return line == other.line && (file == other.file || !std::strcmp(file, other.file)); }
 };
 
+// What a lane gives the others in a warp operation: at most the operands of an mma.
+struct Parcel {
+  uint64_t words[3] = {};
+};
+
 struct Thread {
   enum State { kRunnable, kAtBarrier, kInWarp, kReturned };
   Fiber fiber;
   State state;
   Site site;
-  unsigned mask;       // the lanes it waits for in a warp operation
-  uint64_t hands_out;  // what it gives them
+  unsigned mask;     // the lanes it waits for in a warp operation
+  Parcel hands_out;  // what it gives them
 };
 
 struct Warp {
-  unsigned waiting = 0;     // lanes in a warp operation
-  uint64_t handed[kLanes];  // what each lane last gave
+  unsigned waiting = 0;   // lanes in a warp operation
+  Parcel handed[kLanes];  // what each lane last gave
 };
 
 [[noreturn]] inline void fail(const char* format, ...) {
@@ -86,17 +91,17 @@ class Machine {
 
   void barrier(Site site) { wait(Thread::kAtBarrier, site, 0); }
 
-  // Hands `value` to the lanes of `mask` and waits until each of them has done so; what lane i gave is at [i].
-  const uint64_t* exchange(unsigned mask, uint64_t value, Site site) {
+  // Hands `parcel` to the lanes of `mask` and waits until each of them has done so; what lane i gave is at [i].
+  const Parcel* exchange(unsigned mask, const Parcel& parcel, Site site) {
     if (!(mask >> lane() & 1)) fail("lane %d is at %s:%d but not in its mask %08x", lane(), site.file, site.line, mask);
-    threads_[current_].hands_out = value;
+    threads_[current_].hands_out = parcel;
     wait(Thread::kInWarp, site, mask);
     return warps_[current_ / kLanes].handed;
   }
 
   uint64_t read_lane(unsigned mask, uint64_t value, int source, Site site) {
     if (!(mask >> source & 1)) fail("%s:%d reads lane %d, which is not in mask %08x", site.file, site.line, source, mask);
-    return exchange(mask, value, site)[source];
+    return exchange(mask, {{value}}, site)[source].words[0];
   }
 
  private:

@@ -11,6 +11,28 @@ def served_by(built: str, capability: Capability) -> str | None:
     """Name the code that a device of `capability` runs, None where it runs none, of kernels that
     were built for `built`: architectures as CMake names them ("80-real 90").
 
+    >>> served_by("80-real 90", (8, 6))
+    'machine code for sm_80'
+    """
+    least, compiled = _code(built, capability)
+    name = f"sm_{least[0]}{least[1]}"
+    if not least[0]:
+        return None
+    return f"PTX for {name}, which its driver compiles" if compiled else f"machine code for {name}"
+
+
+def code_for(built: str, capability: Capability) -> Capability:
+    """Return the capability that the code of `served_by` was compiled for, (0, 0) for none.
+
+    >>> code_for("75", (8, 0))
+    (7, 5)
+    """
+    return _code(built, capability)[0]
+
+
+def _code(built: str, capability: Capability) -> tuple[Capability, bool]:
+    """What the code was compiled for, and whether it is PTX.
+
     Machine code serves the devices of its own major version from its minor version on; PTX, which
     "90" and "90-virtual" bring, serves every later device, whose driver compiles it.
     """
@@ -19,11 +41,11 @@ def served_by(built: str, capability: Capability) -> str | None:
     for least, kind, part in sorted(codes, reverse=True):
         fits = capability == least or (kind != "a" and _is_minor_of(capability, least))
         if part != "-virtual" and fits:
-            return f"machine code for sm_{least[0]}{least[1]}"
+            return least, False
     for least, kind, part in sorted(codes, reverse=True):
         if part != "-real" and not kind and capability >= least:
-            return f"PTX for sm_{least[0]}{least[1]}, which its driver compiles"
-    return None
+            return least, True
+    return (0, 0), False
 
 
 def _is_minor_of(capability: Capability, least: Capability) -> bool:

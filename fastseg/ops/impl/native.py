@@ -1,6 +1,7 @@
 """Tensors to addresses: the spectral kernels of `fastseg._C.cpu` and `fastseg._C.cuda`."""
 
 import math
+import os
 from contextlib import nullcontext
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastseg.ops import tables
-from fastseg.ops.impl import composed, contract, mixes
+from fastseg.ops.impl import architectures, composed, contract, mixes
 from fastseg.ops.impl.contract import BlockInputs, Geometry
 
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -71,10 +72,13 @@ class Spectral(composed.Convolution, contract.Spectral):
         )
 
     def _plan(
-        self, sizes, geometry: Geometry, synthesis: bool, dtype: torch.dtype, device: torch.device
-    ) -> _Plan:
-        """One direction of a geometry, between the grid `sizes` and the kept modes."""
-        modes, scale = geometry.modes, geometry.scales[synthesis]
+        self, sizes, geometry: Geometry, synthesis: bool, storage: torch.dtype,
+        device: torch.device, tf32: bool,
+    ) -> _Plan:  # fmt: skip
+        """One direction of a geometry, between the grid `sizes`, whose numbers are of `storage`,
+        and the kept modes.
+        """
+        modes, scale, dtype = geometry.modes, geometry.scales[synthesis], compute_dtype(storage)
         weighted = synthesis != geometry.adjoint
         kept = tables.kept_axes(modes, geometry.two_sided)
         last = tables.last_tables(sizes[-1], modes[-1], synthesis, scale, weighted, dtype, device)
@@ -83,23 +87,31 @@ class Spectral(composed.Convolution, contract.Spectral):
             for size, axis in zip(sizes[:-1], kept[:-1], strict=True)
         ]
         found.append((last, last[0].shape[1], sizes[-1], kept[-1]))
-        roots = self.roots(sizes, modes, dtype) or [None] * len(sizes)
-        axes = [self._axis(*axis, root) for axis, root in zip(found, roots, strict=True)]
+        more = self.more_tables(sizes, geometry, synthesis, storage, device)
+        axes = [self._axis(*axis, named) for axis, named in zip(found, more, strict=True)]
         d, h, w = [self._single] * (3 - len(axes)) + axes
-        transform = self.library.Transform(d=d, h=h, w=w, scale=scale, weighted=weighted)
-        return _Plan(transform, [found, roots])
+        transform = self.library.Transform(d=d, h=h, w=w, scale=scale, weighted=weighted, tf32=tf32)
+        return _Plan(transform, [found, more])
 
-    def _axis(self, pair: tuple, padded: int, size: int, kept: tables.Kept, roots: Tensor | None):
+    def _axis(self, pair: tuple, padded: int, size: int, kept: tables.Kept, more: dict):
         return self.library.Axis(
             cos=pair[0].data_ptr(), sin=pair[-1].data_ptr(), size=size, positive=kept.positive,
-            negative=kept.negative, padded=padded, roots=address(roots),
+            negative=kept.negative, padded=padded, **{name: address(t) for name, t in more.items()},
         )  # fmt: skip
 
-    def roots(self, sizes, modes, dtype) -> list[Tensor]:
-        """Return those of unity, for every axis, where the kernels have an FFT that serves this
-        spectrum.
+    def more_tables(
+        self, sizes, geometry: Geometry, synthesis: bool, storage: torch.dtype, device: torch.device
+    ) -> list[dict[str, Tensor]]:
+        """Return tables of every axis that not every transform has, by their names in `Axis`: the
+        roots of unity where the CPU has an FFT that serves this spectrum.
         """
-        return [tables.roots(n, dtype) for n in sizes] if tables.fft_serves(sizes, modes) else []
+        serves = tables.fft_serves(sizes, geometry.modes)
+        dtype = compute_dtype(storage)
+        return [{"roots": tables.roots(n, dtype)} if serves else {} for n in sizes]
+
+    def tf32(self) -> bool:
+        """Tell whether products may be rounded to TF32."""
+        return False
 
     def outer(self, *arguments) -> tuple[tuple[Tensor, ...], int]:
         """Return the tables of an axis other than the last, and the length of their rows where the
@@ -118,7 +130,7 @@ class Spectral(composed.Convolution, contract.Spectral):
         (x,), modes, sizes = dense(x), geometry.modes, x.shape[2:]
         batch, channels = x.shape[:2]
         dtype = compute_dtype(x.dtype)
-        native = self.plan(sizes, geometry, False, dtype, x.device)
+        native = self.plan(sizes, geometry, False, x.dtype, x.device, self.tf32())
         shape = (batch, 2 * channels, *modes) if planar else (batch, channels, *modes, 2)
         spectrum, images = torch.empty(shape, dtype=dtype, device=x.device), batch * channels
         planes = self.scratch(spectrum, native.transform, images, sizes, modes, synthesis=False)
@@ -137,7 +149,7 @@ class Spectral(composed.Convolution, contract.Spectral):
         bias = None if bias is None else bias.to(spectrum.dtype)
         (spectrum, bias), sizes = dense(spectrum, bias), geometry.sizes
         batch, channels = spectrum.shape[0], spectrum.shape[1] // (2 if planar else 1)
-        native = self.plan(sizes, geometry, True, spectrum.dtype, spectrum.device)
+        native = self.plan(sizes, geometry, True, dtype, spectrum.device, self.tf32())
         y = torch.empty((batch, channels, *sizes), dtype=dtype, device=spectrum.device)
         images, modes = batch * channels, geometry.modes
         planes = self.scratch(spectrum, native.transform, images, sizes, modes, synthesis=True)
@@ -192,8 +204,8 @@ class CpuSpectral(Spectral):
     def _convolution(self, shape, weight_shape, geometry: Geometry, dtype: torch.dtype):
         wide, groups = compute_dtype(dtype), geometry.groups
         plans = (
-            self.plan(shape[2:], geometry, False, wide, tables.CPU),
-            self.plan(geometry.sizes, geometry, True, wide, tables.CPU),
+            self.plan(shape[2:], geometry, False, wide, tables.CPU, False),
+            self.plan(geometry.sizes, geometry, True, wide, tables.CPU, False),
         )
         outputs = weight_shape[1]
         native = self.library.Convolution(
@@ -266,10 +278,22 @@ class CpuBlock(contract.Block):
         return dx, grad_mixed, dskip.sum(0) if wants_skip else None
 
 
+# "0": the kernels without tensor cores on every device; read once
+TENSOR_CORES = os.environ.get("FASTSEG_CUDA_TENSOR_CORES", "1") != "0"
+
+
 class CudaSpectral(Spectral):
     """Run the CUDA kernels, whose tables are laid out for reads of 16 bytes, and whose scratch
     depends on which of them are taken.
     """
+
+    def tensor_cores(self, device: torch.device) -> bool:
+        """Tell whether a device, or the host in a build for tests, runs the kernels of those."""
+        built = self.library.cuda_architectures
+        return TENSOR_CORES and (
+            device.type != "cuda"
+            or architectures.code_for(built, torch.cuda.get_device_capability(device)) >= (8, 0)
+        )
 
     def outer(self, *arguments) -> tuple[tuple[Tensor, ...], int]:
         table = tables.packed_table(*arguments)
@@ -280,5 +304,28 @@ class CudaSpectral(Spectral):
             floats = self.table.scratch(transform=transform, images=images, synthesis=synthesis)
         return spectrum.new_empty(floats) if floats else None
 
-    def roots(self, sizes, modes, dtype) -> list[Tensor]:
-        return []
+    def more_tables(
+        self, sizes, geometry: Geometry, synthesis: bool, storage: torch.dtype, device: torch.device
+    ) -> list[dict[str, Tensor]]:
+        if not self.tensor_cores(device):
+            return [{} for _ in sizes]
+        *outer, _ = tables.kept_axes(geometry.modes, geometry.two_sided)
+        found = []
+        for size, axis in zip(sizes[:-1], outer, strict=True):
+            at = (size, axis, synthesis)
+            named = {"fragments": tables.outer_fragments(*at, torch.float32, device)}
+            if not synthesis and storage.itemsize == 2:
+                named["halves"] = tables.outer_fragments(*at, storage, device)
+            found.append(named)
+        last = tables.last_fragments(
+            sizes[-1], geometry.modes[-1], synthesis, geometry.scales[synthesis],
+            synthesis != geometry.adjoint, device,
+        )  # fmt: skip
+        return [*found, {"fragments": last}]
+
+    def tf32(self) -> bool:
+        matmul = torch.backends.cuda.matmul
+        # torch before 2.9 has the one, later ones may refuse the other
+        if hasattr(matmul, "fp32_precision"):
+            return matmul.fp32_precision == "tf32"
+        return matmul.allow_tf32

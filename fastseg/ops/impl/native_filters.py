@@ -143,7 +143,8 @@ class CpuFilter(composed.Filter):
         geometry = whole(sizes)
         (gain,) = dense(gain.expand(*gain.shape[:2], *geometry.modes, gain.shape[-1]))
         gain_batch, gain_channel = (gain.stride(i) if gain.shape[i] > 1 else 0 for i in (0, 1))
-        plan = self.spectral.plan(geometry.sizes, geometry, False, compute_dtype(x.dtype), x.device)
+        wide = compute_dtype(x.dtype)
+        plan = self.spectral.plan(geometry.sizes, geometry, False, wide, x.device, False)
         self.table.spectral_filter(
             transform=plan.transform, x=x.data_ptr(), gain=gain.data_ptr(), y=address(y),
             seen=address(seen), sums=address(sums), batch=batch, channels=channels,
