@@ -16,7 +16,7 @@ struct Axis {
   int64_t positive;
   int64_t negative;
   int64_t padded;               // row length of the tables of the last axis, a multiple of 16, and of CUDA's tables
-  const void* roots = nullptr;  // CPU, where the spectrum is whole and an FFT serves every axis: e^(−2πi·k/size), [size, 2]
+  const void* roots = nullptr;  // where the spectrum is whole and an FFT serves every axis: e^(−2πi·k/size), [size, 2]
 
   constexpr int64_t kept() const { return positive + negative; }
   constexpr int64_t distinct() const { return positive > negative + 1 ? positive : negative + 1; }
@@ -183,7 +183,7 @@ struct GateBackwardParams {
   void* partial;          // [moment_blocks(batch, points), cond_channels + 1] compute type, scratch
 };
 
-// y = irfft(rfft(x) · gain) over H and W, every bin kept, where the FFT serves them (CPU). Backward: x is the gradient of y, `conjugate` is
+// y = irfft(rfft(x) · gain) over H and W, every bin kept, where the FFT serves them. Backward: x is the gradient of y, `conjugate` is
 // set, y becomes the gradient of x, and sums that of the gain, from `seen`, what the forward read.
 struct FilterParams {
   Transform t;

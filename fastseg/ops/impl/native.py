@@ -37,6 +37,14 @@ def dense(*tensors: Tensor | None) -> list[Tensor | None]:
     return found
 
 
+def aligned(x: Tensor) -> Tensor:
+    """Return x where pairs of its numbers can be read at once, dense and from a place that is a
+    multiple of theirs.
+    """
+    (x,) = dense(x)
+    return x if x.storage_offset() % 2 == 0 else x.clone()
+
+
 def address(tensor: Tensor | None) -> int:
     """Return where a tensor's numbers lie, 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
@@ -83,7 +91,7 @@ class Spectral(composed.Convolution, contract.Spectral):
             for size, axis in zip(sizes[:-1], kept[:-1], strict=True)
         ]
         found.append((last, last[0].shape[1], sizes[-1], kept[-1]))
-        roots = self.roots(sizes, modes, dtype) or [None] * len(sizes)
+        roots = self.roots(sizes, modes, dtype, device) or [None] * len(sizes)
         axes = [self._axis(*axis, root) for axis, root in zip(found, roots, strict=True)]
         d, h, w = [self._single] * (3 - len(axes)) + axes
         transform = self.library.Transform(d=d, h=h, w=w, scale=scale, weighted=weighted)
@@ -95,7 +103,7 @@ class Spectral(composed.Convolution, contract.Spectral):
             negative=kept.negative, padded=padded, roots=address(roots),
         )  # fmt: skip
 
-    def roots(self, sizes, modes, dtype) -> list[Tensor]:
+    def roots(self, sizes, modes, dtype, device) -> list[Tensor]:
         """Return those of unity, for every axis, where the kernels have an FFT that serves this
         spectrum.
         """
@@ -280,5 +288,9 @@ class CudaSpectral(Spectral):
             floats = self.table.scratch(transform=transform, images=images, synthesis=synthesis)
         return spectrum.new_empty(floats) if floats else None
 
-    def roots(self, sizes, modes, dtype) -> list[Tensor]:
-        return []
+    def roots(self, sizes, modes, dtype, device) -> list[Tensor]:
+        whole = tuple(modes) == tables.half_spectrum(sizes) and tables.fft_serves_on_cuda(sizes)
+        return [tables.roots(n, dtype, device) for n in sizes] if whole else []
+
+    def analysis(self, x: Tensor, geometry: Geometry, planar: bool = False) -> Tensor:
+        return super().analysis(aligned(x), geometry, planar)
