@@ -73,8 +73,8 @@ __device__ void filter_images(const Filter<S>& p, const Tile& t, const Positions
       if (!p.y) return;
       const float* gain = p.gain + image * p.gain_batch + (share.channel + channel) * p.gain_channel;
       const int row = t.bins() * p.parts;
-      multiply_by_gain(ends, GainRow{gain + ends.r.outer * row, p.parts, p.turn}, GainRow{gain + ends.r.opposite_outer * row, p.parts, p.turn},
-                       p.scale);
+      multiply_by_gain(ends, GainRow{gain + ends.r.outer * row, p.parts, p.turn},
+                       GainRow{gain + ends.r.opposite_outer * row, p.parts, p.turn}, p.scale);
       ends.from_bins(), ends.store();
     });
     __syncthreads();
@@ -117,9 +117,20 @@ void filter(const FilterParams& p) {
   if (p.t.d.size > 1 || !make_tile(p.t, t) || !fill_tile(t, p.channels, chunks, kStackThreads, largest_shared(), tiles))
     throw Error("spectral_filter: want planes that the FFT serves");
   const int64_t groups = ceil_div(p.channels, t.images);
-  const Filter<S> of = {static_cast<const S*>(p.x), static_cast<const S*>(p.seen), static_cast<S*>(p.y), static_cast<const float*>(p.gain),
-                        static_cast<float*>(p.sums), int(p.batch), int(p.channels), int(chunk), int(groups), p.parts,
-                        p.gain_batch, p.gain_channel, float(0.5 / double(p.t.h.size * p.t.w.size)), p.conjugate ? -1.f : 1.f};
+  const Filter<S> of = {static_cast<const S*>(p.x),
+                        static_cast<const S*>(p.seen),
+                        static_cast<S*>(p.y),
+                        static_cast<const float*>(p.gain),
+                        static_cast<float*>(p.sums),
+                        int(p.batch),
+                        int(p.channels),
+                        int(chunk),
+                        int(groups),
+                        p.parts,
+                        p.gain_batch,
+                        p.gain_channel,
+                        float(0.5 / double(p.t.h.size * p.t.w.size)),
+                        p.conjugate ? -1.f : 1.f};
   launch(filter_planes<S>, grid_of(groups * chunks), dim3(threads_of(t, kFilterThreads)), t.bytes(tiles), p.lane.stream, of, t);
 }
 

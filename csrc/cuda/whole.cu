@@ -1,13 +1,12 @@
 // Analysis and synthesis of spectra with every bin: a block transforms a volume, or some planes, in shared memory.
-#include "whole/whole.h"
-
 #include "whole/plan.h"
 #include "whole/rows.h"
+#include "whole/whole.h"
 
 namespace fastseg::cuda {
 namespace {
 
-constexpr int kWholeThreads = 576;  // at most: the row pairs of 32³
+constexpr int kWholeThreads = 512;  // at most
 constexpr int kStackThreads = 128;  // of small planes that share a block
 
 // Factors of the first and last column, and of those between.
@@ -16,7 +15,8 @@ struct Factors {
 };
 
 template <class S>
-__global__ void __launch_bounds__(kWholeThreads) analyse_tiles(const S* x, Spectrum out, const __grid_constant__ Tile t, int64_t images, Factors factors) {
+__global__ void __launch_bounds__(kWholeThreads)
+    analyse_tiles(const S* x, Spectrum out, const __grid_constant__ Tile t, int64_t images, Factors factors) {
   Bin* cells = shared_memory<Bin>();
   const Positions at(t, cells + t.cells);
   const int64_t first = int64_t{blockIdx.x} * t.images;
@@ -39,7 +39,8 @@ __device__ Bin real_mean(const Spectrum& in, int64_t image, int a, int b, float 
   return 0.5f * factor * Bin{x.re + y.re, x.im - y.im};
 }
 
-__device__ void load_tile(const Spectrum& in, const Tile& t, const Positions& at, int64_t first, int here, const Factors& factors, Bin* cells) {
+__device__ void load_tile(const Spectrum& in, const Tile& t, const Positions& at, int64_t first, int here, const Factors& factors,
+                          Bin* cells) {
   const int m = t.row.size;
   for_bins(t, at, here, t.by_row, [&](int image, int row, int k, const RowPair& r) {
     const int a = row * t.bins(), b = (r.opposite_outer * t.inner.size + r.opposite_inner) * t.bins();
@@ -60,7 +61,8 @@ __device__ void load_tile(const Spectrum& in, const Tile& t, const Positions& at
 }
 
 template <class S>
-__global__ void __launch_bounds__(kWholeThreads) synthesise_tiles(Spectrum in, S* y, Bias bias, const __grid_constant__ Tile t, int64_t images, Factors factors) {
+__global__ void __launch_bounds__(kWholeThreads)
+    synthesise_tiles(Spectrum in, S* y, Bias bias, const __grid_constant__ Tile t, int64_t images, Factors factors) {
   Bin* cells = shared_memory<Bin>();
   const Positions at(t, cells + t.cells);
   const int64_t first = int64_t{blockIdx.x} * t.images;

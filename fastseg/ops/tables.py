@@ -130,12 +130,15 @@ def fft_serves(sizes, modes) -> bool:
 
 
 def fft_serves_on_cuda(sizes) -> bool:
-    """Tell whether CUDA's FFT in shared memory computes a whole spectrum of this grid: two axes or
-    three, the last size even and more than 2, planes that fit a block of every GPU.
+    """Tell whether CUDA's FFT in shared memory computes the whole spectrum of a grid: two or three
+    axes, the last size even and more than 2, planes that fit a block of any GPU since Volta. Of
+    volumes that do not, a matrix takes the first axis, which must not be long.
     """
-    if sizes[-1] % 2 or sizes[-1] < 4 or math.prod(sizes[:-1]) == 1:
+    if sizes[-1] % 2 or sizes[-1] < 4 or math.prod(sizes[:-1]) == 1 or len(sizes) > 3:
         return False
-    return math.prod(half_spectrum(sizes)[-2:]) <= CUDA_FFT_BINS and all(_smooth(n) for n in sizes)
+    if math.prod(half_spectrum(sizes)[-2:]) > CUDA_FFT_BINS or math.prod(sizes[:-2]) > 64:
+        return False
+    return all(_smooth(n) for n in sizes)
 
 
 def filter_serves_on_cuda(sizes) -> bool:

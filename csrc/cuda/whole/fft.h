@@ -146,10 +146,13 @@ struct Radix {
   static constexpr int value = kValue;
 };
 
-// body(Radix<radix>{})
-template <class Body>
+constexpr int kMaxColumnRadix = 16, kMaxRowRadix = 8;  // rows are taken in pairs
+
+// body(Radix<radix>{}) for a radix up to kMost
+template <int kMost, class Body>
 __device__ inline void by_radix(int radix, const Body& body) {
-  if (radix == 16) return body(Radix<16>{});
+  if constexpr (kMost == 16)
+    if (radix == 16) return body(Radix<16>{});
   if (radix == 8) return body(Radix<8>{});
   if (radix == 5) return body(Radix<5>{});
   if (radix == 4) return body(Radix<4>{});

@@ -5,8 +5,8 @@
 
 namespace fastseg::cuda {
 
-// The largest radix first; false where size has factors other than 2, 3 and 5, or too many of them.
-inline bool factorise(int size, int (&radices)[kMaxPasses], int& count) {
+// The largest radix first, of powers of two up to `most`; false where size has factors other than 2, 3 and 5, or too many of them.
+inline bool factorise(int size, int most, int (&radices)[kMaxPasses], int& count) {
   count = 0;
   const auto take = [&](int radix) {
     size /= radix;
@@ -14,8 +14,9 @@ inline bool factorise(int size, int (&radices)[kMaxPasses], int& count) {
   };
   int twos = 0;
   while (size % (2 << twos) == 0) ++twos;
-  for (; twos > 0;) {
-    const int digits = twos % 3 == 1 && twos > 1 ? 4 : twos == 8 ? 4 : twos >= 3 ? 3 : twos;
+  while (twos > 0) {
+    const bool sixteen = most == 16 && ((twos % 3 == 1 && twos > 1) || twos == 8);  // fewer passes
+    const int digits = sixteen ? 4 : twos >= 3 ? 3 : twos;
     if (!take(1 << digits)) return false;
     twos -= digits;
   }
@@ -27,12 +28,12 @@ inline bool factorise(int size, int (&radices)[kMaxPasses], int& count) {
 }
 
 // `step`: the roots' table is of size · step; false where the passes do not serve.
-inline bool make_line(int64_t size, const void* roots, int step, bool largest_first, Line& line) {
+inline bool make_line(int64_t size, const void* roots, int step, bool is_row, Line& line) {
   line = {};
   line.size = int(size), line.roots = static_cast<const Bin*>(roots);
   int radices[kMaxPasses];
-  if (size > 1024 || !factorise(int(size), radices, line.passes)) return false;
-  if (!largest_first) std::reverse(radices, radices + line.passes);
+  if (size > 1024 || !factorise(int(size), is_row ? kMaxRowRadix : kMaxColumnRadix, radices, line.passes)) return false;
+  if (is_row) std::reverse(radices, radices + line.passes);
   int done = 1;
   for (int i = 0; i < line.passes; ++i) {
     const int apart = int(size) / (done * radices[i]);
@@ -53,12 +54,12 @@ inline bool make_tile(const Transform& transform, Tile& t) {
   if (!w.roots || w.size < 4 || w.size % 2) return false;
   if (outer->size == 1) std::swap(outer, inner);
   if (outer->size == 1) return false;
-  if (!make_line(outer->size, outer->roots, 1, true, t.outer) || !make_line(inner->size, inner->roots, 1, true, t.inner) ||
-      !make_line(w.size / 2, w.roots, 2, false, t.row))
+  if (!make_line(outer->size, outer->roots, 1, false, t.outer) || !make_line(inner->size, inner->roots, 1, false, t.inner) ||
+      !make_line(w.size / 2, w.roots, 2, true, t.row))
     return false;
   t.roots = static_cast<const Bin*>(w.roots);
   const int m = t.row.size;
-  t.pitch = (m + 1) | 1;  // rows begin on different banks
+  t.pitch = (m + 1) | 1;                                                                               // rows begin on different banks
   const auto beside = [&](int cells) { return m < 16 ? cells + (m + 16 - cells % 16) % 16 : cells; };  // so do short rows of neighbours
   t.outer_stride = t.inner.size > 1 ? beside(t.inner.size * t.pitch) : t.pitch;
   t.image_stride = beside(t.outer.size * t.outer_stride);

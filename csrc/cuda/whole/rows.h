@@ -10,8 +10,8 @@
 namespace fastseg::cuda {
 
 struct RowPair {
-  int a, b;     // first cells
-  int kept;     // of what stands for b between the passes: b, or a copy
+  int a, b;                                          // first cells
+  int kept;                                          // of what stands for b between the passes: b, or a copy
   int outer, inner, opposite_outer, opposite_inner;  // frequencies of the two
 };
 
@@ -44,7 +44,7 @@ __device__ inline void for_row_pairs(const Tile& t, const Positions& at, int ima
 template <bool kInverse>
 __device__ inline void transform_rows(const Tile& t, const Positions& at, Bin* cells, int images, int i) {
   const Pass& pass = t.row.at[i];
-  by_radix(pass.radix, [&](auto radix) {
+  by_radix<kMaxRowRadix>(pass.radix, [&](auto radix) {
     constexpr int kRadix = decltype(radix)::value;
     for_row_pairs(t, at, images, pass.steps, [&](int, const RowPair& r, int step) {
       const int block = pass.by_apart.quotient(step), p = step - block * pass.apart, first = block * pass.apart * kRadix + p;
@@ -152,7 +152,7 @@ struct Ends {
 template <class Body>
 __device__ inline void for_ends(const Tile& t, const Positions& at, Bin* cells, int images, const Body& body) {
   const Pass& pass = t.row.at[t.row.passes - 1];
-  by_radix(pass.radix, [&](auto radix) {
+  by_radix<kMaxRowRadix>(pass.radix, [&](auto radix) {
     for_row_pairs(t, at, images, pass.steps, [&](int image, const RowPair& r, int step) {
       Ends<decltype(radix)::value> ends(t, at, cells, r, step);
       body(ends, image);

@@ -19,13 +19,13 @@ struct Columns {
 struct Tile {
   Line outer, inner, row;  // inner is 1 where there are two axes
   Columns along_outer, along_inner;
-  int images, image_stride;             // as many as a block has, cells from one to the next
-  int pitch, outer_stride;              // cells from row to row
-  int copies;                           // first cell of copies of rows, see rows.h; four an image
-  int cells;                            // all of them
-  int pairs;                            // of rows of an image
+  int images, image_stride;  // as many as a block has, cells from one to the next
+  int pitch, outer_stride;   // cells from row to row
+  int copies;                // first cell of copies of rows, see rows.h; four an image
+  int cells;                 // all of them
+  int pairs;                 // of rows of an image
   Divider by_row, by_bins, by_inner, by_pairs, by_rows, by_image_pairs;
-  const Bin* roots;                     // e^(−2πi·k/W)
+  const Bin* roots;  // e^(−2πi·k/W)
 
   size_t bytes(int tiles) const { return size_t(tiles) * cells * sizeof(Bin) + round_up(positions() * sizeof(short), 16); }
   __host__ __device__ int positions() const { return outer.size + inner.size + row.size; }
@@ -37,7 +37,8 @@ struct Tile {
 struct Positions {
   short *outer, *inner, *row;
 
-  __device__ Positions(const Tile& t, Bin* after) : outer(reinterpret_cast<short*>(after)), inner(outer + t.outer.size), row(inner + t.inner.size) {}
+  __device__ Positions(const Tile& t, Bin* after)
+      : outer(reinterpret_cast<short*>(after)), inner(outer + t.outer.size), row(inner + t.inner.size) {}
   __device__ void fill(const Tile& t) const {
     for (int k = threadIdx.x; k < t.outer.size; k += blockDim.x) outer[k] = short(t.outer.position(k));
     for (int k = threadIdx.x; k < t.inner.size; k += blockDim.x) inner[k] = short(t.inner.position(k));
@@ -72,7 +73,7 @@ struct Samples {
 template <bool kInverse, class Source, class Target>
 __device__ inline void transform_columns(const Columns& columns, const Line& line, const Pass& pass, int images, const Source& source,
                                          const Target& target) {
-  by_radix(pass.radix, [&](auto radix) {
+  by_radix<kMaxColumnRadix>(pass.radix, [&](auto radix) {
     constexpr int kRadix = decltype(radix)::value;
     const int tasks = columns.all * pass.steps;
     for (int task = threadIdx.x; task < tasks; task += blockDim.x) {
