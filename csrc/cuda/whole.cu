@@ -43,8 +43,8 @@ __device__ void load_tile(const Spectrum& in, const Tile& t, const Positions& at
                           Bin* cells) {
   const int m = t.row.size;
   for_bins(t, at, here, t.by_row, [&](int image, int row, int k, const RowPair& r) {
-    const int a = row * t.bins(), b = (r.opposite_outer * t.inner.size + r.opposite_inner) * t.bins();
-    const bool leading = leads(t, r);
+    const int a = row * t.bins(), b = (r.opposite_outer * t.line[1].size + r.opposite_inner) * t.bins();
+    const bool leading = leads(r);
     if (k == 0) {
       if (!leading) return;
       cells[r.a] = real_mean(in, first + image, a, b, factors.ends);

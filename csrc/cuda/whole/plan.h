@@ -54,17 +54,17 @@ inline bool make_tile(const Transform& transform, Tile& t) {
   if (!w.roots || w.size < 4 || w.size % 2) return false;
   if (outer->size == 1) std::swap(outer, inner);
   if (outer->size == 1) return false;
-  if (!make_line(outer->size, outer->roots, 1, false, t.outer) || !make_line(inner->size, inner->roots, 1, false, t.inner) ||
+  if (!make_line(outer->size, outer->roots, 1, false, t.line[0]) || !make_line(inner->size, inner->roots, 1, false, t.line[1]) ||
       !make_line(w.size / 2, w.roots, 2, true, t.row))
     return false;
   t.roots = static_cast<const Bin*>(w.roots);
   const int m = t.row.size;
   t.pitch = (m + 1) | 1;                                                                               // rows begin on different banks
   const auto beside = [&](int cells) { return m < 16 ? cells + (m + 16 - cells % 16) % 16 : cells; };  // so do short rows of neighbours
-  t.outer_stride = t.inner.size > 1 ? beside(t.inner.size * t.pitch) : t.pitch;
-  t.image_stride = beside(t.outer.size * t.outer_stride);
-  t.pairs = (t.outer.size / 2 + 1) * t.inner.size;
-  t.by_row = Divider(m), t.by_bins = Divider(m + 1), t.by_inner = Divider(t.inner.size), t.by_rows = Divider(t.rows());
+  t.outer_stride = t.line[1].size > 1 ? beside(t.line[1].size * t.pitch) : t.pitch;
+  t.image_stride = beside(t.line[0].size * t.outer_stride);
+  t.pairs = (t.line[0].size / 2 + 1) * t.line[1].size;
+  t.by_row = Divider(m), t.by_bins = Divider(m + 1), t.by_inner = Divider(t.line[1].size), t.by_rows = Divider(t.rows());
   t.by_pairs = Divider(t.pairs);
   return true;
 }
@@ -72,8 +72,8 @@ inline bool make_tile(const Transform& transform, Tile& t) {
 inline void set_images(Tile& t, int images) {
   const int m = t.row.size;
   t.images = images;
-  t.along_outer = make_columns(images, t.inner.size, m, t.pitch, t.outer_stride);
-  t.along_inner = make_columns(images, t.outer.size, m, t.outer_stride, t.pitch);
+  t.along[0] = make_columns(images, t.line[1].size, m, t.pitch, t.outer_stride);
+  t.along[1] = make_columns(images, t.line[0].size, m, t.outer_stride, t.pitch);
   t.copies = images * t.image_stride;
   t.cells = t.copies + (t.row.passes > 1 ? images * 4 * t.pitch : 0);
   t.by_image_pairs = Divider(images * t.pairs);
@@ -97,7 +97,7 @@ inline bool fill_tile(Tile& t, int64_t images, int64_t parts, int threads, size_
 
 // So many threads that the tasks of a row pass are done in equal rounds.
 inline unsigned threads_of(const Tile& t, int most) {
-  const int64_t tasks = std::max<int64_t>(row_tasks(t), int64_t{t.along_outer.all} * t.outer.at[0].steps);
+  const int64_t tasks = std::max<int64_t>(row_tasks(t), int64_t{t.along[0].all} * t.line[0].at[0].steps);
   const int64_t rounds = ceil_div(tasks, most);
   return unsigned(round_up(ceil_div(tasks, rounds), kWarp));
 }

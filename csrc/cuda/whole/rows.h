@@ -19,7 +19,7 @@ __device__ inline int opposite(int k, const Line& line) { return k ? line.size -
 
 __device__ inline RowPair row_pair(const Tile& t, const Positions& at, int image, int outer, int inner) {
   RowPair r;
-  r.outer = outer, r.inner = inner, r.opposite_outer = opposite(outer, t.outer), r.opposite_inner = opposite(inner, t.inner);
+  r.outer = outer, r.inner = inner, r.opposite_outer = opposite(outer, t.line[0]), r.opposite_inner = opposite(inner, t.line[1]);
   const int first = image * t.image_stride;
   r.a = first + at.outer[outer] * t.outer_stride + at.inner[inner] * t.pitch;
   r.b = first + at.outer[r.opposite_outer] * t.outer_stride + at.inner[r.opposite_inner] * t.pitch;
@@ -34,8 +34,8 @@ __device__ inline void for_row_pairs(const Tile& t, const Positions& at, int ima
   const int together = t.images * t.pairs;
   for (int task = threadIdx.x; task < together * steps; task += blockDim.x) {
     const int step = t.by_image_pairs.quotient(task), rest = task - step * together, image = t.by_pairs.quotient(rest);
-    const int pair = rest - image * t.pairs, outer = t.by_inner.quotient(pair), inner = pair - outer * t.inner.size;
-    const bool repeats = outer == opposite(outer, t.outer) && 2 * inner > t.inner.size;
+    const int pair = rest - image * t.pairs, outer = t.by_inner.quotient(pair), inner = pair - outer * t.line[1].size;
+    const bool repeats = outer == opposite(outer, t.line[0]) && 2 * inner > t.line[1].size;
     if (image < images && !repeats) body(image, row_pair(t, at, image, outer, inner), step);
   }
 }
@@ -161,14 +161,14 @@ __device__ inline void for_ends(const Tile& t, const Positions& at, Bin* cells, 
 }
 
 // Whether row (outer, inner) is the `a` of its pair.
-__device__ inline bool leads(const Tile& t, const RowPair& r) {
+__device__ inline bool leads(const RowPair& r) {
   return r.outer < r.opposite_outer || (r.outer == r.opposite_outer && r.inner <= r.opposite_inner);
 }
 
 // Bin k of the row that r.a is, from a tile of bins.
 __device__ inline Bin bin_of(const Tile& t, const Positions& at, const Bin* cells, const RowPair& r, int k) {
   const int m = t.row.size;
-  if (leads(t, r)) return cells[r.a + (k < m ? at.row[k] : m)];
+  if (leads(r)) return cells[r.a + (k < m ? at.row[k] : m)];
   const int cell = k == 0 ? r.b : k == m ? r.b + m : r.a + at.row[m - k];
   return conj(cells[cell]);
 }
@@ -179,7 +179,7 @@ __device__ inline void for_bins(const Tile& t, const Positions& at, int images, 
   for (int i = threadIdx.x; i < images * t.rows() * by_columns.divisor; i += blockDim.x) {
     const int all = by_columns.quotient(i), image = t.by_rows.quotient(all), row = all - image * t.rows();
     const int outer = t.by_inner.quotient(row);
-    body(image, row, i - all * by_columns.divisor, row_pair(t, at, image, outer, row - outer * t.inner.size));
+    body(image, row, i - all * by_columns.divisor, row_pair(t, at, image, outer, row - outer * t.line[1].size));
   }
 }
 

@@ -17,8 +17,8 @@ struct Columns {
 };
 
 struct Tile {
-  Line outer, inner, row;  // inner is 1 where there are two axes
-  Columns along_outer, along_inner;
+  Line line[2], row;  // the outer axis, the inner one, which is 1 where there are two in all, and the last
+  Columns along[2];
   int images, image_stride;  // as many as a block has, cells from one to the next
   int pitch, outer_stride;   // cells from row to row
   int copies;                // first cell of copies of rows, see rows.h; four an image
@@ -28,8 +28,8 @@ struct Tile {
   const Bin* roots;  // e^(−2πi·k/W)
 
   size_t bytes(int tiles) const { return size_t(tiles) * cells * sizeof(Bin) + round_up(positions() * sizeof(short), 16); }
-  __host__ __device__ int positions() const { return outer.size + inner.size + row.size; }
-  __host__ __device__ int rows() const { return outer.size * inner.size; }
+  __host__ __device__ int positions() const { return line[0].size + line[1].size + row.size; }
+  __host__ __device__ int rows() const { return line[0].size * line[1].size; }
   __host__ __device__ int bins() const { return row.size + 1; }
 };
 
@@ -38,10 +38,10 @@ struct Positions {
   short *outer, *inner, *row;
 
   __device__ Positions(const Tile& t, Bin* after)
-      : outer(reinterpret_cast<short*>(after)), inner(outer + t.outer.size), row(inner + t.inner.size) {}
+      : outer(reinterpret_cast<short*>(after)), inner(outer + t.line[0].size), row(inner + t.line[1].size) {}
   __device__ void fill(const Tile& t) const {
-    for (int k = threadIdx.x; k < t.outer.size; k += blockDim.x) outer[k] = short(t.outer.position(k));
-    for (int k = threadIdx.x; k < t.inner.size; k += blockDim.x) inner[k] = short(t.inner.position(k));
+    for (int k = threadIdx.x; k < t.line[0].size; k += blockDim.x) outer[k] = short(t.line[0].position(k));
+    for (int k = threadIdx.x; k < t.line[1].size; k += blockDim.x) inner[k] = short(t.line[1].position(k));
     for (int k = threadIdx.x; k < t.row.size; k += blockDim.x) row[k] = short(t.row.position(k));
   }
 };
@@ -95,9 +95,10 @@ __device__ inline void transform_columns(const Columns& columns, const Line& lin
 // The columns of a tile as sources and targets.
 struct InTile {
   const Tile& t;
-  const Columns& columns;
+  int axis;
   Bin* cells;
   __device__ Cells operator()(int image, int column) const {
+    const Columns& columns = t.along[axis];
     const int row = t.by_row.quotient(column);
     return {cells + image * t.image_stride + row * columns.step + column - row * t.row.size, columns.stride};
   }
@@ -111,39 +112,34 @@ struct InMemory {
   Bias bias;
 
   __device__ InMemory(const Tile& t, S* data, int64_t first, const Bias& bias = {nullptr, 1, 1})
-      : data(data), first(first), stride(2 * t.row.size * t.inner.size), volume(stride * t.outer.size), bias(bias) {}
+      : data(data), first(first), stride(2 * t.row.size * t.line[1].size), volume(stride * t.line[0].size), bias(bias) {}
   __device__ Samples<S> operator()(int image, int column) const {
     return {data + (first + image) * volume + 2 * column, stride, bias.of_plane(first + image)};
   }
 };
 
+// Pass i of the outer axis, or, once that has no more, of the inner one.
+template <bool kInverse>
+__device__ inline void transform_inside(const Tile& t, int i, Bin* cells, int images) {
+  const int axis = i < t.line[0].passes ? 0 : 1;
+  const InTile columns = {t, axis, cells};
+  transform_columns<kInverse>(t.along[axis], t.line[axis], t.line[axis].at[axis ? i - t.line[0].passes : i], images, columns, columns);
+  __syncthreads();
+}
+
 // Samples → the tile, transformed along all axes but the last; ends with a barrier.
 template <class Source>
 __device__ inline void forward_columns(const Tile& t, const Source& x, Bin* cells, int images) {
-  const InTile outer = {t, t.along_outer, cells}, inner = {t, t.along_inner, cells};
-  transform_columns<false>(t.along_outer, t.outer, t.outer.at[0], images, x, outer);
+  transform_columns<false>(t.along[0], t.line[0], t.line[0].at[0], images, x, InTile{t, 0, cells});
   __syncthreads();
-  for (int i = 1; i < t.outer.passes + t.inner.passes; ++i) {
-    const bool is_outer = i < t.outer.passes;
-    const InTile& columns = is_outer ? outer : inner;
-    const Line& line = is_outer ? t.outer : t.inner;
-    transform_columns<false>(columns.columns, line, line.at[is_outer ? i : i - t.outer.passes], images, columns, columns);
-    __syncthreads();
-  }
+  for (int i = 1; i < t.line[0].passes + t.line[1].passes; ++i) transform_inside<false>(t, i, cells, images);
 }
 
 // The mirror; begins after a barrier.
 template <class Target>
 __device__ inline void inverse_columns(const Tile& t, Bin* cells, const Target& y, int images) {
-  const InTile outer = {t, t.along_outer, cells}, inner = {t, t.along_inner, cells};
-  for (int i = t.outer.passes + t.inner.passes - 1; i > 0; --i) {
-    const bool is_outer = i < t.outer.passes;
-    const InTile& columns = is_outer ? outer : inner;
-    const Line& line = is_outer ? t.outer : t.inner;
-    transform_columns<true>(columns.columns, line, line.at[is_outer ? i : i - t.outer.passes], images, columns, columns);
-    __syncthreads();
-  }
-  transform_columns<true>(t.along_outer, t.outer, t.outer.at[0], images, outer, y);
+  for (int i = t.line[0].passes + t.line[1].passes - 1; i > 0; --i) transform_inside<true>(t, i, cells, images);
+  transform_columns<true>(t.along[0], t.line[0], t.line[0].at[0], images, InTile{t, 0, cells}, y);
 }
 
 }  // namespace fastseg::cuda
