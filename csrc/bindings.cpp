@@ -65,9 +65,11 @@ Axis make_axis(uintptr_t cos, uintptr_t sin, int64_t size, int64_t positive, int
 
 // The functions of a kernel table, as `_C.cpu` and `_C.cuda` show them; their arguments bear the names of the fields in ops.h.
 
-void check_transform(const TransformParams& p) {
+// CUDA's scratch may be null: which kernels need some is for `scratch` to say.
+void check_transform(const Kernels& kernels, const TransformParams& p) {
   if (p.images < 0 || p.channels < 1) throw Error("transform: images and channels must be positive");
-  if (p.images > 0 && (!p.real || !p.spectrum || (p.t.d.size > 1 && !p.planes))) throw Error("transform: null pointer");
+  const bool scratch = p.planes || p.t.d.size == 1 || &kernels != &cpu_kernels();
+  if (p.images > 0 && (!p.real || !p.spectrum || !scratch)) throw Error("transform: null pointer");
 }
 
 void analysis(const Kernels& kernels, const Transform& transform, uintptr_t real, uintptr_t spectrum, uintptr_t planes, int64_t images,
@@ -82,7 +84,7 @@ void analysis(const Kernels& kernels, const Transform& transform, uintptr_t real
                           .dtype = make_dtype(dtype),
                           .planar = planar,
                           .lane = make_lane(lane)};
-  check_transform(p);
+  check_transform(kernels, p);
   kernels.analysis(p);
 }
 
@@ -98,7 +100,7 @@ void synthesis(const Kernels& kernels, const Transform& transform, uintptr_t spe
                           .dtype = make_dtype(dtype),
                           .planar = planar,
                           .lane = make_lane(lane)};
-  check_transform(p);
+  check_transform(kernels, p);
   kernels.synthesis(p);
 }
 
@@ -260,15 +262,13 @@ void gate_backward(const Kernels& kernels, uintptr_t low, uintptr_t cond, uintpt
                          .partial = At{partial}});
 }
 
-// What only the CPU has.
-
-void spectral_filter(const Transform& transform, uintptr_t x, uintptr_t gain, uintptr_t y, uintptr_t seen, uintptr_t sums, int64_t batch,
+void spectral_filter(const Kernels& kernels, const Transform& transform, uintptr_t x, uintptr_t gain, uintptr_t y, uintptr_t seen, uintptr_t sums, int64_t batch,
                      int64_t channels, int64_t chunk, int64_t gain_batch, int64_t gain_channel, int parts, bool conjugate, int dtype,
                      int64_t lane) {
   if (batch < 0 || channels < 0 || chunk < 1 || (parts != 1 && parts != 2)) throw Error("spectral_filter: extents");
   if (!transform.w.roots || transform.d.size > 1) throw Error("spectral_filter: want two axes that the FFT serves");
   check_pointers("spectral_filter", batch * channels, {x, y | seen, y ? gain : seen, seen ? sums : y});
-  cpu_kernels().spectral_filter({.t = transform,
+  kernels.spectral_filter({.t = transform,
                                  .x = At{x},
                                  .gain = At{gain},
                                  .y = At{y},
@@ -284,6 +284,8 @@ void spectral_filter(const Transform& transform, uintptr_t x, uintptr_t gain, ui
                                  .dtype = make_dtype(dtype),
                                  .lane = make_lane(lane)});
 }
+
+// What only the CPU has.
 
 int checked(int64_t threads) {
   if (threads < 1) throw Error("convolve: threads must be positive");
@@ -369,13 +371,13 @@ py::module_ bind(py::module_& parent, const char* name, Table table) {
   m.def("gate_backward", with(table, gate_backward), no_gil, named, "low"_a, "cond"_a, "weight"_a, "bias"_a, "feat"_a, "logits"_a,
         "gradient"_a, "dlow"_a, "dcond"_a, "dfeat"_a, "dlogits"_a, "dweight"_a, "dbias"_a, "partial"_a, "batch"_a, "cond_channels"_a,
         "channels"_a, "points"_a, "dtype"_a, "lane"_a);
+  m.def("spectral_filter", with(table, spectral_filter), no_gil, named, "transform"_a, "x"_a, "gain"_a, "y"_a, "seen"_a, "sums"_a,
+        "batch"_a, "channels"_a, "chunk"_a, "gain_batch"_a, "gain_channel"_a, "parts"_a, "conjugate"_a, "dtype"_a, "lane"_a);
   return m;
 }
 
 void bind_compositions(py::module_& cpu) {
   const py::kw_only named;
-  cpu.def("spectral_filter", &spectral_filter, no_gil, named, "transform"_a, "x"_a, "gain"_a, "y"_a, "seen"_a, "sums"_a, "batch"_a,
-          "channels"_a, "chunk"_a, "gain_batch"_a, "gain_channel"_a, "parts"_a, "conjugate"_a, "dtype"_a, "lane"_a);
   cpu.def("convolve", &bound_convolve, no_gil, named, "convolution"_a, "x"_a, "weight"_a, "bias"_a, "spectrum"_a, "y"_a, "batch"_a,
           "lane"_a);
   cpu.def("convolve_block", &bound_convolve_block, no_gil, named, "convolution"_a, "x"_a, "weight"_a, "skip"_a, "bias"_a, "spectrum"_a,

@@ -16,7 +16,7 @@ struct Axis {
   int64_t positive;
   int64_t negative;
   int64_t padded;               // row length of the tables of the last axis, a multiple of 16, and of CUDA's tables
-  const void* roots = nullptr;  // CPU, where the spectrum is whole and an FFT serves every axis: e^(−2πi·k/size), [size, 2]
+  const void* roots = nullptr;  // where the spectrum is whole and an FFT serves every axis: e^(−2πi·k/size), [size, 2]
   // CUDA's tensor cores, null where a device has none: tables in the order of mma fragments, as cuda/tensor/fragments.h says
   const void* fragments = nullptr;  // in TF32, big and small parts
   const void* halves = nullptr;     // outer axes of an analysis that reads 16 bits: in that dtype, several parts
@@ -187,7 +187,7 @@ struct GateBackwardParams {
   void* partial;          // [moment_blocks(batch, points), cond_channels + 1] compute type, scratch
 };
 
-// y = irfft(rfft(x) · gain) over H and W, every bin kept, where the FFT serves them (CPU). Backward: x is the gradient of y, `conjugate` is
+// y = irfft(rfft(x) · gain) over H and W, every bin kept, where the FFT serves them. Backward: x is the gradient of y, `conjugate` is
 // set, y becomes the gradient of x, and sums that of the gain, from `seen`, what the forward read.
 struct FilterParams {
   Transform t;

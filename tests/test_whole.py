@@ -1,4 +1,4 @@
-"""Whole spectra on the CPU, which an FFT computes where the sizes have the factors 2, 3 and 5."""
+"""Whole spectra, which an FFT computes where the sizes have the factors 2, 3 and 5."""
 
 import itertools
 
@@ -8,12 +8,10 @@ from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
 
 import fastseg
 from fastseg import ops, reference
-from fastseg.ops import tables
+from fastseg.ops import impl, tables
 
-pytestmark = [
-    pytest.mark.usefixtures("poisoned_memory"),
-    pytest.mark.skipif(not fastseg.backends()["cpu"], reason="needs the C++ kernels"),
-]
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+BACKENDS = [name for name in ("cpu", "cuda") if fastseg.backends()[name]]
 
 # every radix alone and with others, odd and single outer sizes, rows that fill no vector
 SIZES = [
@@ -31,16 +29,35 @@ def test_which_spectra_an_fft_serves():
     assert not tables.fft_serves((8, 8), (7, 5))
 
 
+def test_which_spectra_an_fft_serves_on_cuda():
+    served = [sizes for sizes in SIZES if len(sizes) > 1 and sizes != (1, 12)]
+    assert all(map(tables.fft_serves_on_cuda, served))
+    for sizes in [(16,), (1, 12), (7, 8), (8, 9), (8, 2), (256, 256), (128, 8, 8), (2, 2, 4, 4)]:
+        assert not tables.fft_serves_on_cuda(sizes)
+    assert tables.filter_serves_on_cuda((64, 64))
+    assert not tables.filter_serves_on_cuda((80, 64))
+    assert not tables.filter_serves_on_cuda((4, 8, 8))
+
+
+def on(backend, dtype):
+    device = impl.SERVES[backend]
+    if reason := impl.unable(backend, device, dtype):
+        pytest.skip(reason)
+    return device
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [F32, F64, F16, BF16], ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_transforms_and_their_adjoints(sizes, dtype):
+def test_transforms_and_their_adjoints(backend, sizes, dtype):
+    device = on(backend, dtype)
     modes = tables.half_spectrum(sizes)
     for images, (norm, two_sided) in itertools.product(
         IMAGES, (("ortho", True), ("forward", False))
     ):
-        x = torch.randn(*images, *sizes).to(dtype).requires_grad_()
+        x = torch.randn(*images, *sizes).to(device, dtype).requires_grad_()
         exact = wide(x.detach()).requires_grad_()
-        with fastseg.use_backend("cpu"):
+        with fastseg.use_backend(backend):
             spectrum = ops.truncated_rfftn(x, modes, norm, two_sided)
             gradient = torch.randn_like(spectrum.detach())
             (dx,) = torch.autograd.grad(spectrum, x, gradient)
@@ -55,21 +72,25 @@ def test_transforms_and_their_adjoints(sizes, dtype):
         assert_near(y, back, FORWARD, sizes)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [F32, F64, BF16], ids=str)
 @pytest.mark.parametrize("kind", ["real", "complex"])
 @pytest.mark.parametrize("images", [(9, 32), (2, 19), (1, 11), (10, 27)], ids=str)
-def test_filters_in_one_visit(images, kind, dtype):
-    """Batches of more than a chunk, channels that fill vectors and that do not."""
-    sizes = (6, 10)
-    x, gradient = torch.randn(2, *images, *sizes).to(dtype).unbind()
+@pytest.mark.parametrize("sizes", [(6, 10), (8, 32), (27, 4)], ids=str)
+def test_filters_in_one_visit(backend, sizes, images, kind, dtype):
+    """Batches of more than a chunk, channels that fill vectors and that do not; rows of one pass
+    and of several.
+    """
+    device = on(backend, dtype)
+    x, gradient = torch.randn(2, *images, *sizes).to(device, dtype).unbind()
     full = (*images, *tables.half_spectrum(sizes))
     for whole in itertools.product((True, False), repeat=2):
         gain = torch.randn(
             *(n if w else 1 for n, w in zip(images, whole, strict=True)), *full[2:], 2
         )
-        gain = gain.to(F64 if dtype == F64 else F32)
+        gain = gain.to(device, F64 if dtype == F64 else F32)
         gain = torch.view_as_complex(gain) if kind == "complex" else gain[..., 0]
-        with fastseg.use_backend("cpu"):
+        with fastseg.use_backend(backend):
             actual = _run(ops.spectral_filter, x, gain, gradient)
         for have, want in zip(
             actual,
@@ -77,6 +98,16 @@ def test_filters_in_one_visit(images, kind, dtype):
             strict=True,
         ):
             assert_near(have, want, BACKWARD, gain.shape)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("sizes", [(8, 12), (4, 8, 12)], ids=str)
+def test_samples_that_start_between_two_pairs(backend, sizes):
+    x, gain = torch.randn(1, 3, *sizes, device=on(backend, F32)), torch.randn(sizes[-1] // 2 + 1)
+    shifted = torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+    with fastseg.use_backend(backend):
+        y = ops.spectral_filter(shifted, gain.to(x.device))
+        assert torch.equal(y, ops.spectral_filter(x, gain.to(x.device)))
 
 
 def _run(function, x, gain, gradient):

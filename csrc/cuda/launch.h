@@ -17,6 +17,7 @@ namespace fastseg::cuda {
 
 constexpr size_t kDefaultSharedBytes = 48 << 10;  // more must be asked for
 constexpr size_t kMaxSharedBytes = 96 << 10;      // what every architecture from sm_70 on has, but sm_75's 64 KB
+constexpr size_t kHostSharedBytes = 163 << 10;    // of the device that the host build stands for
 
 // The dynamic shared memory of the block, aligned to 16 bytes.
 #ifdef FASTSEG_CUDA_HOST
@@ -32,17 +33,23 @@ __device__ T* shared_memory() {
 }
 #endif
 
-// How much shared memory a block can have on the current device.
-inline size_t shared_limit() {
+// The most shared memory that a block may ask for on the current device.
+inline size_t largest_shared() {
 #ifdef FASTSEG_CUDA_HOST
-  return kMaxSharedBytes;
+  return kHostSharedBytes;
 #else
   int device = 0, bytes = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||
       cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
     return kDefaultSharedBytes;
-  return size_t(bytes) < kMaxSharedBytes ? size_t(bytes) : kMaxSharedBytes;
+  return size_t(bytes);
 #endif
+}
+
+// How much of it a kernel takes that wants more than one block on a multiprocessor.
+inline size_t shared_limit() {
+  const size_t bytes = largest_shared();
+  return bytes < kMaxSharedBytes ? bytes : kMaxSharedBytes;
 }
 
 // Extents of a grid: any number of blocks along x, up to 65535 along y and z.
@@ -60,7 +67,7 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, vo
   (void)stream;
   grid_of(grid.x, grid.y, grid.z);
   if (size_t(block.x) * block.y * block.z - 1 >= 1024) throw Error("launch: a block has 1 to 1024 threads");
-  if (shared_bytes > kMaxSharedBytes) throw Error("launch: " + std::to_string(shared_bytes) + " bytes of shared memory");
+  if (shared_bytes > kHostSharedBytes) throw Error("launch: " + std::to_string(shared_bytes) + " bytes of shared memory");
   auto call = [&] { kernel(args...); };
   host::machine.run(grid, block, shared_bytes, [](void* closure) { (*static_cast<decltype(call)*>(closure))(); }, &call);
 #else

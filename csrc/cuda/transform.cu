@@ -8,6 +8,7 @@
 #include "planes.h"
 #include "tensor/transform.h"
 #include "tiles.h"
+#include "whole/whole.h"
 
 namespace fastseg::cuda {
 namespace {
@@ -126,12 +127,16 @@ template <class S>
 void analysis_of(const TransformParams& p) {
   const Transform& t = p.t;
   const int64_t planes = p.images * t.d.size, plane_modes = t.h.kept() * t.w.kept();
-  const bool by_tensor_cores = tensor_analysis(t, planes), fused = by_tensor_cores || analysis_fuses(t, planes);
-  const Scratch scratch(p, fused);
+  const bool whole_planes = whole_serves(planes_of(t)), by_tensor_cores = !whole_planes && tensor_analysis(t, planes),
+             fused = whole_planes || by_tensor_cores || analysis_fuses(t, planes);
   const Spectrum whole = {static_cast<float*>(p.spectrum), t.d.kept() * plane_modes, p.planar};
+  if (whole_serves(t)) return analyse_whole(p.real, p.dtype, whole, t, p.images, p.lane.stream);
+  const Scratch scratch(p, fused);
   const Spectrum out = is_deep(t) ? Spectrum{scratch.planes, plane_modes, false} : whole;
   const S* x = static_cast<const S*>(p.real);
-  if (by_tensor_cores)
+  if (whole_planes)
+    analyse_whole(x, p.dtype, out, planes_of(t), planes, p.lane.stream);
+  else if (by_tensor_cores)
     tensor::analyse_planes(p, out);
   else if (is_lines(t))
     launch_rows(x, out, t, planes, p.lane.stream);
@@ -172,15 +177,18 @@ template <class S>
 void synthesis_of(const TransformParams& p) {
   const Transform& t = p.t;
   const int64_t planes = p.images * t.d.size, plane_modes = t.h.kept() * t.w.kept();
-  const bool by_tensor_cores = tensor_synthesis(t, planes), fused = by_tensor_cores || synthesis_fuses(t, planes);
-  const Scratch scratch(p, fused);
+  const bool whole_planes = whole_serves(planes_of(t)), by_tensor_cores = !whole_planes && tensor_synthesis(t, planes),
+             fused = whole_planes || by_tensor_cores || synthesis_fuses(t, planes);
   const Spectrum whole = {static_cast<float*>(p.spectrum), t.d.kept() * plane_modes, p.planar};
-  const Spectrum in = is_deep(t) ? Spectrum{scratch.planes, plane_modes, false} : whole;
   const Bias none = {nullptr, 1, 1}, bias = {static_cast<const float*>(p.bias), p.channels, t.d.size};
   S* y = static_cast<S*>(p.real);
   void* stream = p.lane.stream;
+  if (whole_serves(t)) return synthesise_whole(whole, y, p.dtype, {bias.values, bias.channels, 1}, t, p.images, stream);
+  const Scratch scratch(p, fused);
+  const Spectrum in = is_deep(t) ? Spectrum{scratch.planes, plane_modes, false} : whole;
   if (is_deep(t))
     launch_columns_back(SpectrumRows{whole, Pairing(t.d, plane_modes)}, scratch.planes, none, t.d, 2 * plane_modes, p.images, stream);
+  if (whole_planes) return synthesise_whole(in, y, p.dtype, bias, planes_of(t), planes, stream);
   if (by_tensor_cores) return tensor::synthesise_planes(p, in);
   if (is_lines(t)) return launch_rows_back(in, y, bias, t, planes, stream);
   if (fused) return synthesise_whole_planes(in, y, bias, t, planes, stream);
@@ -222,9 +230,10 @@ namespace fastseg {
 
 int64_t cuda_scratch(const Transform& t, int64_t images, bool synthesis) {
   using namespace cuda;
+  if (whole_serves(t)) return 0;
   const int64_t planes = images * t.d.size;
-  const bool fused = synthesis ? tensor_synthesis(t, planes) || synthesis_fuses(t, planes)
-                               : tensor_analysis(t, planes) || analysis_fuses(t, planes);
+  const bool fused = whole_serves(planes_of(t)) || (synthesis ? tensor_synthesis(t, planes) || synthesis_fuses(t, planes)
+                                                              : tensor_analysis(t, planes) || analysis_fuses(t, planes));
   return (is_deep(t) ? planes * plane_spectrum_floats(t) : 0) + (fused || is_lines(t) ? 0 : planes * stage_rows(t.h) * t.w.size);
 }
 

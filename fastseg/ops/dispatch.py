@@ -95,18 +95,29 @@ def full_spectra_win(device_type: str, sizes, images: int) -> bool:
     64² to 256² takes 1.1 to 1.5 ns a sample on AVX2, torch's 1.6 to 2.4, its inverse more.
     """
     bins = tables.half_spectrum(sizes)
+    if device_type == "cuda":
+        return _fft_serves(device_type, sizes, bins)
     most = (64, 64, 96, 148)[sum(size > 1 for size in sizes)]
     work, samples = _multiply_adds(sizes, bins)
     if work <= most * samples:
         return True
     filled = images * math.prod(sizes[:-2]) >= 8
-    return device_type == "cpu" and filled and tables.fft_serves(sizes, bins)
+    return filled and _fft_serves(device_type, sizes, bins)
 
 
 def transforms_win(device_type: str, sizes, modes) -> bool:
     """Tell whether the kernels beat torch.fft at truncated transforms."""
-    if short_matrices_win(sizes, modes):
+    whole = tuple(modes) == tables.half_spectrum(sizes)
+    # of whole spectra on CUDA, matrices reach a third to eight tenths of torch.fft's speed (model)
+    if short_matrices_win(sizes, modes) and not (whole and device_type == "cuda"):
         return True
+    return _fft_serves(device_type, sizes, modes)
+
+
+def _fft_serves(device_type: str, sizes, modes) -> bool:
+    """Tell whether the kernels of a device have an FFT for this spectrum."""
+    if device_type == "cuda":
+        return tuple(modes) == tables.half_spectrum(sizes) and tables.fft_serves_on_cuda(sizes)
     return device_type == "cpu" and tables.fft_serves(sizes, modes)
 
 

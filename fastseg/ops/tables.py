@@ -19,7 +19,8 @@ from fastseg.ops.context import traced
 CPU = torch.device("cpu")
 # a default device that the caller has set is for the caller's tensors
 _arange, _full = partial(torch.arange, device=CPU), partial(torch.full, device=CPU)
-FFT_SIZE, FFT_BINS = 1024, 256 * 129
+FFT_SIZE, FFT_BINS, CUDA_FFT_BINS = 1024, 256 * 129, 96 * 96
+CUDA_FILTER_BINS = 64 * 33
 TABLE_PADDING = 16  # last-axis rows are a whole number of vectors of every instruction set
 # an mma takes so many rows of a table, and so much of its depth by the bytes of a number
 MMA_ROWS, MMA_DEPTH = 16, {4: 8, 2: 16}
@@ -132,6 +133,24 @@ def fft_serves(sizes, modes) -> bool:
     return math.prod(modes[-2:]) <= FFT_BINS and all(_smooth(n) for n in sizes)
 
 
+def fft_serves_on_cuda(sizes) -> bool:
+    """Tell whether CUDA's FFT in shared memory computes the whole spectrum of a grid: two or three
+    axes, the last size even and more than 2, planes that fit a block of any GPU since Volta. Of
+    volumes that do not, a matrix takes the first axis, which must not be long.
+    """
+    if sizes[-1] % 2 or sizes[-1] < 4 or math.prod(sizes[:-1]) == 1 or len(sizes) > 3:
+        return False
+    if math.prod(half_spectrum(sizes)[-2:]) > CUDA_FFT_BINS or math.prod(sizes[:-2]) > 64:
+        return False
+    return all(_smooth(n) for n in sizes)
+
+
+def filter_serves_on_cuda(sizes) -> bool:
+    """Tell whether CUDA filters planes of this grid in one launch: three of them fit a block."""
+    bins = math.prod(half_spectrum(sizes))
+    return len(sizes) == 2 and bins <= CUDA_FILTER_BINS and fft_serves_on_cuda(sizes)
+
+
 def _smooth(size: int) -> bool:
     if not 1 <= size <= FFT_SIZE:
         return False
@@ -142,10 +161,10 @@ def _smooth(size: int) -> bool:
 
 
 @cached
-def roots(size: int, dtype: torch.dtype) -> Tensor:
+def roots(size: int, dtype: torch.dtype, device: torch.device = CPU) -> Tensor:
     """Return e^(−2πi·k/size), k = 0 … size−1, as (size, 2) real numbers."""
     cos, sin = cos_sin(_full((1,), 1), _arange(size), size)
-    return torch.cat([cos, -sin], dim=1).to(dtype)
+    return torch.cat([cos, -sin], dim=1).to(device, dtype)
 
 
 def hermitian_weights(columns: int, size: int) -> Tensor:

@@ -12,6 +12,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __grid_constant__
 #define __launch_bounds__(...)
 
 // The names CUDA gives them. A call's own line is where it waits, so that two barriers are never taken for one.

@@ -104,7 +104,7 @@ if _C is not None:
         SPECTRAL["cuda"] = native.CudaSpectral(_C, _C.cuda)
         POINTWISE["cuda"] = native_pointwise.Pointwise(_C, _C.cuda)
         BLOCK["cuda"] = composed.Block(SPECTRAL["cuda"], POINTWISE["cuda"])
-        FILTER["cuda"] = composed.Filter(SPECTRAL["cuda"])
+        FILTER["cuda"] = native_filters.CudaFilter(_C.cuda, SPECTRAL["cuda"])
         GAUSSIAN["cuda"] = native_filters.Gaussian(_C, _C.cuda)
         GATE["cuda"] = native_filters.Gate(_C, _C.cuda)
 # Fourier units are made of both

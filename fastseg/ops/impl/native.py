@@ -38,6 +38,14 @@ def dense(*tensors: Tensor | None) -> list[Tensor | None]:
     return found
 
 
+def aligned(x: Tensor) -> Tensor:
+    """Return x where pairs of its numbers can be read at once, dense and from a place that is a
+    multiple of theirs.
+    """
+    (x,) = dense(x)
+    return x if x.storage_offset() % 2 == 0 else x.clone()
+
+
 def address(tensor: Tensor | None) -> int:
     """Return where a tensor's numbers lie, 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
@@ -103,7 +111,7 @@ class Spectral(composed.Convolution, contract.Spectral):
         self, sizes, geometry: Geometry, synthesis: bool, storage: torch.dtype, device: torch.device
     ) -> list[dict[str, Tensor]]:
         """Return tables of every axis that not every transform has, by their names in `Axis`: the
-        roots of unity where the CPU has an FFT that serves this spectrum.
+        roots of unity where the kernels have an FFT that serves this spectrum.
         """
         serves = tables.fft_serves(sizes, geometry.modes)
         dtype = compute_dtype(storage)
@@ -307,6 +315,15 @@ class CudaSpectral(Spectral):
     def more_tables(
         self, sizes, geometry: Geometry, synthesis: bool, storage: torch.dtype, device: torch.device
     ) -> list[dict[str, Tensor]]:
+        named = self._fragments(sizes, geometry, synthesis, storage, device)
+        if geometry.modes == tables.half_spectrum(sizes) and tables.fft_serves_on_cuda(sizes):
+            named = [
+                n | {"roots": tables.roots(size, torch.float32, device)}
+                for n, size in zip(named, sizes, strict=True)
+            ]
+        return named
+
+    def _fragments(self, sizes, geometry, synthesis, storage, device) -> list[dict[str, Tensor]]:
         if not self.tensor_cores(device):
             return [{} for _ in sizes]
         *outer, _ = tables.kept_axes(geometry.modes, geometry.two_sided)
@@ -329,3 +346,6 @@ class CudaSpectral(Spectral):
         if hasattr(matmul, "fp32_precision"):
             return matmul.fp32_precision == "tf32"
         return matmul.allow_tf32
+
+    def analysis(self, x: Tensor, geometry: Geometry, planar: bool = False) -> Tensor:
+        return super().analysis(aligned(x), geometry, planar)

@@ -11,7 +11,15 @@ from torch import Tensor
 from fastseg.ops import tables
 from fastseg.ops.impl import composed, contract
 from fastseg.ops.impl.contract import GateInputs, SeparableFilter, whole
-from fastseg.ops.impl.native import DTYPE_CODES, address, compute_dtype, dense, lane, on_device_of
+from fastseg.ops.impl.native import (
+    DTYPE_CODES,
+    address,
+    aligned,
+    compute_dtype,
+    dense,
+    lane,
+    on_device_of,
+)
 
 PADDINGS = {"circular": 0, "reflect": 1, "zeros": 2}
 
@@ -93,11 +101,7 @@ def _three(shape) -> tuple:
     return (1,) * (5 - len(shape)) + tuple(shape[2:])
 
 
-_LANES = 16  # of the widest vectors: channels side by side
-_MOST_BINS = 64 * 65  # of planes: two in every lane stay in a core's cache
-
-
-class CpuFilter(composed.Filter):
+class Filter(composed.Filter):
     """Apply a gain to whole spectra of small planes in one visit, composed for the others."""
 
     def __init__(self, table, spectral: contract.Spectral):
@@ -106,18 +110,12 @@ class CpuFilter(composed.Filter):
 
     def serves(self, x: Tensor) -> bool:
         """Tell whether the one visit serves tensors of x's shape."""
-        sizes, channels = tuple(x.shape[2:]), x.shape[1]
-        bins = tables.half_spectrum(sizes)
-        filled = 3 * channels >= 2 * (-(-channels // _LANES) * _LANES)
-        return (
-            len(sizes) == 2 and filled and math.prod(bins) <= _MOST_BINS
-            and tables.fft_serves(sizes, bins)
-        )  # fmt: skip
+        raise NotImplementedError
 
     def forward(self, x: Tensor, gain: Tensor) -> Tensor:
         if not self.serves(x):
             return super().forward(x, gain)
-        (x,) = dense(x)
+        x = aligned(x)
         y = torch.empty_like(x)
         self._run(x, gain, False, y, None, None)
         return y
@@ -127,7 +125,7 @@ class CpuFilter(composed.Filter):
     ) -> tuple[Tensor | None, Tensor | None]:
         if not self.serves(grad):
             return super().backward(grad, x, gain, wanted)
-        grad, x = dense(grad, x)
+        grad = aligned(grad)
         dx = torch.empty_like(grad) if wanted[0] else None
         if not wanted[1]:
             self._run(grad, gain, True, dx, None, None)
@@ -135,7 +133,7 @@ class CpuFilter(composed.Filter):
         batch, channels, *sizes = grad.shape
         shape = (-(-batch // _chunk(gain)), channels, *tables.half_spectrum(sizes), gain.shape[-1])
         sums = gain.new_empty(shape)
-        self._run(grad, gain, True, dx, x, sums)
+        self._run(grad, gain, True, dx, aligned(x), sums)
         return dx, sums.sum_to_size(gain.shape)
 
     def _run(self, x: Tensor, gain: Tensor, conjugate: bool, y, seen, sums) -> None:
@@ -145,12 +143,40 @@ class CpuFilter(composed.Filter):
         gain_batch, gain_channel = (gain.stride(i) if gain.shape[i] > 1 else 0 for i in (0, 1))
         wide = compute_dtype(x.dtype)
         plan = self.spectral.plan(geometry.sizes, geometry, False, wide, x.device, False)
-        self.table.spectral_filter(
-            transform=plan.transform, x=x.data_ptr(), gain=gain.data_ptr(), y=address(y),
-            seen=address(seen), sums=address(sums), batch=batch, channels=channels,
-            chunk=_chunk(gain), gain_batch=gain_batch, gain_channel=gain_channel,
-            parts=gain.shape[-1], conjugate=conjugate, dtype=DTYPE_CODES[x.dtype], lane=lane(x),
+        if not x.numel():
+            return
+        with on_device_of(x):
+            self.table.spectral_filter(
+                transform=plan.transform, x=x.data_ptr(), gain=gain.data_ptr(), y=address(y),
+                seen=address(seen), sums=address(sums), batch=batch, channels=channels,
+                chunk=_chunk(gain), gain_batch=gain_batch, gain_channel=gain_channel,
+                parts=gain.shape[-1], conjugate=conjugate, dtype=DTYPE_CODES[x.dtype],
+                lane=lane(x),
+            )  # fmt: skip
+
+
+_LANES = 16  # of the widest vectors: channels side by side
+_MOST_BINS = 64 * 65  # of planes: two in every lane stay in a core's cache
+
+
+class CpuFilter(Filter):
+    """Take as many channels at once as a vector has lanes."""
+
+    def serves(self, x: Tensor) -> bool:
+        sizes, channels = tuple(x.shape[2:]), x.shape[1]
+        bins = tables.half_spectrum(sizes)
+        filled = 3 * channels >= 2 * (-(-channels // _LANES) * _LANES)
+        return (
+            len(sizes) == 2 and filled and math.prod(bins) <= _MOST_BINS
+            and tables.fft_serves(sizes, bins)
         )  # fmt: skip
+
+
+class CudaFilter(Filter):
+    """Take a plane, or several, in a block."""
+
+    def serves(self, x: Tensor) -> bool:
+        return tables.filter_serves_on_cuda(tuple(x.shape[2:]))
 
 
 def _chunk(gain: Tensor) -> int:
