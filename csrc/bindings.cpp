@@ -11,6 +11,9 @@
 #include "cpu/convolution.h"
 #include "ops.h"
 #include "parallel.h"
+#ifdef FASTSEG_CUDA
+#include "cuda/convolution.h"
+#endif
 
 namespace py = pybind11;
 using namespace fastseg;
@@ -51,13 +54,7 @@ void check_pointers(const char* kernel, int64_t count, std::initializer_list<uin
 Axis make_axis(uintptr_t cos, uintptr_t sin, int64_t size, int64_t positive, int64_t negative, int64_t padded, uintptr_t roots) {
   if (size < 1 || positive < 1 || negative < 0 || padded % 16)
     throw Error("axis: size " + std::to_string(size) + ", kept " + std::to_string(positive) + " + " + std::to_string(negative));
-  return {.cos = At{cos},
-          .sin = At{sin},
-          .size = size,
-          .positive = positive,
-          .negative = negative,
-          .padded = padded,
-          .roots = At{roots}};
+  return {.cos = At{cos}, .sin = At{sin}, .size = size, .positive = positive, .negative = negative, .padded = padded, .roots = At{roots}};
 }
 
 // The functions of a kernel table, as `_C.cpu` and `_C.cuda` show them; their arguments bear the names of the fields in ops.h.
@@ -173,8 +170,8 @@ void affine_relu(const Kernels& kernels, uintptr_t z, uintptr_t gradient, uintpt
                        .lane = make_lane(lane)});
 }
 
-GaussianParams make_gaussian(int64_t images, int64_t tap_images, int64_t d, int64_t h, int64_t w, int64_t radius, int padding,
-                             bool adjoint, bool symmetric, int dtype) {
+GaussianParams make_gaussian(int64_t images, int64_t tap_images, int64_t d, int64_t h, int64_t w, int64_t radius, int padding, bool adjoint,
+                             bool symmetric, int dtype) {
   if (tap_images != 1 && tap_images != images)
     throw Error("gaussian: taps of " + std::to_string(tap_images) + " images for " + std::to_string(images));
   GaussianParams p{};
@@ -183,8 +180,8 @@ GaussianParams make_gaussian(int64_t images, int64_t tap_images, int64_t d, int6
   return p;
 }
 
-void gaussian(const Kernels& kernels, const GaussianParams& of, uintptr_t x, uintptr_t low, uintptr_t high, uintptr_t taps,
-              uintptr_t radii, uintptr_t scratch, int64_t lane) {
+void gaussian(const Kernels& kernels, const GaussianParams& of, uintptr_t x, uintptr_t low, uintptr_t high, uintptr_t taps, uintptr_t radii,
+              uintptr_t scratch, int64_t lane) {
   check_pointers("gaussian", of.images, {x, taps, radii, low | high});
   GaussianParams p = of;
   p.x = At{x}, p.low = At{low}, p.high = At{high}, p.taps = At{taps}, p.radii = At{radii}, p.scratch = At{scratch};
@@ -257,6 +254,59 @@ void gate_backward(const Kernels& kernels, uintptr_t low, uintptr_t cond, uintpt
                          .partial = At{partial}});
 }
 
+// Whole convolutions; a block has a skip weight.
+
+using Convolve = void (*)(const Convolution&, const Convolved&, int64_t, Lane);
+
+// Tensors of input channels, of both, of output channels; without channels they have no address.
+void check_operands(const char* kernel, const Convolution& c, int64_t batch, std::initializer_list<uintptr_t> inputs,
+                    std::initializer_list<uintptr_t> weights, std::initializer_list<uintptr_t> outputs) {
+  check_pointers(kernel, batch * c.inputs, inputs);
+  check_pointers(kernel, batch * c.inputs * c.outputs, weights);
+  check_pointers(kernel, batch * c.outputs, outputs);
+}
+
+auto convolution_by(Convolve convolve) {
+  return [convolve](const Convolution& convolution, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y,
+                    uintptr_t workspace, int64_t batch, int64_t lane) {
+    check_operands("convolve", convolution, batch, {x}, {weight}, {y});
+    const Convolved tensors{.x = At{x},
+                            .weight = At{weight},
+                            .skip = nullptr,
+                            .bias = At{bias},
+                            .spectrum = At{spectrum},
+                            .y = At{y},
+                            .workspace = At{workspace}};
+    convolve(convolution, tensors, batch, make_lane(lane));
+  };
+}
+
+auto block_by(Convolve convolve) {
+  return [convolve](const Convolution& convolution, uintptr_t x, uintptr_t weight, uintptr_t skip, uintptr_t bias, uintptr_t spectrum,
+                    uintptr_t y, uintptr_t workspace, int64_t batch, int64_t lane) {
+    check_operands("convolve_block", convolution, batch, {x}, {weight, skip}, {y});
+    const Convolved tensors{.x = At{x},
+                            .weight = At{weight},
+                            .skip = At{skip},
+                            .bias = At{bias},
+                            .spectrum = At{spectrum},
+                            .y = At{y},
+                            .workspace = At{workspace}};
+    convolve(convolution, tensors, batch, make_lane(lane));
+  };
+}
+
+Convolution make_convolution(const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs,
+                             int64_t modes, int dtype) {
+  return {.analysis = analysis,
+          .synthesis = synthesis,
+          .groups = groups,
+          .inputs = inputs,
+          .outputs = outputs,
+          .modes = modes,
+          .dtype = make_dtype(dtype)};
+}
+
 // What only the CPU has.
 
 void spectral_filter(const Transform& transform, uintptr_t x, uintptr_t gain, uintptr_t y, uintptr_t seen, uintptr_t sums, int64_t batch,
@@ -282,35 +332,6 @@ void spectral_filter(const Transform& transform, uintptr_t x, uintptr_t gain, ui
                                  .lane = make_lane(lane)});
 }
 
-int checked(int64_t threads) {
-  if (threads < 1) throw Error("convolve: threads must be positive");
-  return int(threads);
-}
-
-// Tensors of input channels, of both, of output channels; without channels they have no address.
-void check_operands(const char* kernel, const Convolution& c, int64_t batch, std::initializer_list<uintptr_t> inputs,
-                    std::initializer_list<uintptr_t> weights, std::initializer_list<uintptr_t> outputs) {
-  check_pointers(kernel, batch * c.inputs, inputs);
-  check_pointers(kernel, batch * c.inputs * c.outputs, weights);
-  check_pointers(kernel, batch * c.outputs, outputs);
-}
-
-void bound_convolve(const Convolution& convolution, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y,
-                    int64_t batch, int64_t lane) {
-  check_operands("convolve", convolution, batch, {x}, {weight}, {y});
-  const Convolved tensors{
-      .x = At{x}, .weight = At{weight}, .skip = nullptr, .bias = At{bias}, .spectrum = At{spectrum}, .y = At{y}};
-  convolve(convolution, tensors, batch, checked(lane));
-}
-
-void bound_convolve_block(const Convolution& convolution, uintptr_t x, uintptr_t weight, uintptr_t skip, uintptr_t bias,
-                          uintptr_t spectrum, uintptr_t y, int64_t batch, int64_t lane) {
-  check_operands("convolve_block", convolution, batch, {x}, {weight, skip}, {y});
-  const Convolved tensors{
-      .x = At{x}, .weight = At{weight}, .skip = At{skip}, .bias = At{bias}, .spectrum = At{spectrum}, .y = At{y}};
-  convolve_block(convolution, tensors, batch, checked(lane));
-}
-
 void bound_convolve_block_backward(const Convolution& convolution, const Convolution& adjoint, uintptr_t x, uintptr_t weight,
                                    uintptr_t skip, uintptr_t bias, uintptr_t spectrum, uintptr_t gradient, uintptr_t dx,
                                    uintptr_t grad_mixed, uintptr_t dskip, int64_t batch, int64_t lane) {
@@ -324,18 +345,7 @@ void bound_convolve_block_backward(const Convolution& convolution, const Convolu
                                  .dx = At{dx},
                                  .grad_mixed = At{grad_mixed},
                                  .dskip = At{dskip}};
-  convolve_block_backward(convolution, adjoint, gradients, batch, checked(lane));
-}
-
-Convolution make_convolution(const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs,
-                             int64_t modes, int dtype) {
-  return {.analysis = analysis,
-          .synthesis = synthesis,
-          .groups = groups,
-          .inputs = inputs,
-          .outputs = outputs,
-          .modes = modes,
-          .dtype = make_dtype(dtype)};
+  convolve_block_backward(convolution, adjoint, gradients, batch, make_lane(lane));
 }
 
 const py::call_guard<py::gil_scoped_release> no_gil;
@@ -371,18 +381,32 @@ py::module_ bind(py::module_& parent, const char* name, Table table) {
   return m;
 }
 
-void bind_compositions(py::module_& cpu) {
+void bind_convolutions(py::module_& m, Convolve convolve, Convolve block) {
   const py::kw_only named;
+  m.def("convolve", convolution_by(convolve), no_gil, named, "convolution"_a, "x"_a, "weight"_a, "bias"_a, "spectrum"_a, "y"_a,
+        "workspace"_a, "batch"_a, "lane"_a);
+  m.def("convolve_block", block_by(block), no_gil, named, "convolution"_a, "x"_a, "weight"_a, "skip"_a, "bias"_a, "spectrum"_a, "y"_a,
+        "workspace"_a, "batch"_a, "lane"_a);
+}
+
+void bind_cpu(py::module_& cpu) {
+  const py::kw_only named;
+  bind_convolutions(cpu, cpu_convolve, cpu_convolve_block);
   cpu.def("spectral_filter", &spectral_filter, no_gil, named, "transform"_a, "x"_a, "gain"_a, "y"_a, "seen"_a, "sums"_a, "batch"_a,
           "channels"_a, "chunk"_a, "gain_batch"_a, "gain_channel"_a, "parts"_a, "conjugate"_a, "dtype"_a, "lane"_a);
-  cpu.def("convolve", &bound_convolve, no_gil, named, "convolution"_a, "x"_a, "weight"_a, "bias"_a, "spectrum"_a, "y"_a, "batch"_a,
-          "lane"_a);
-  cpu.def("convolve_block", &bound_convolve_block, no_gil, named, "convolution"_a, "x"_a, "weight"_a, "skip"_a, "bias"_a, "spectrum"_a,
-          "y"_a, "batch"_a, "lane"_a);
   cpu.def("convolve_block_backward", &bound_convolve_block_backward, no_gil, named, "convolution"_a, "adjoint"_a, "x"_a, "weight"_a,
           "skip"_a, "bias"_a, "spectrum"_a, "gradient"_a, "dx"_a, "grad_mixed"_a, "dskip"_a, "batch"_a, "lane"_a);
   cpu.def("convolve_block_chunks", &convolve_block_chunks, named, "convolution"_a, "batch"_a);
 }
+
+#ifdef FASTSEG_CUDA
+void bind_cuda(py::module_& cuda) {
+  const py::kw_only named;
+  bind_convolutions(cuda, cuda_convolve, cuda_convolve_block);
+  cuda.def("scratch", &cuda_scratch, named, "transform"_a, "images"_a, "synthesis"_a);
+  cuda.def("workspace", &cuda_workspace, named, "convolution"_a, "batch"_a, "keeps"_a, "block"_a);
+}
+#endif
 
 void bind_structs(py::module_& m) {
   const py::kw_only named;
@@ -393,9 +417,9 @@ void bind_structs(py::module_& m) {
              return Transform{.d = d, .h = h, .w = w, .scale = scale, .weighted = weighted};
            }),
            named, "d"_a, "h"_a, "w"_a, "scale"_a = 1.0, "weighted"_a = false);
-  py::class_<MixParams>(m, "Mix").def(py::init(&make_mix), named, "groups"_a, "p"_a, "q"_a, "r"_a, "modes"_a, "a_group"_a, "a_p"_a,
-                                      "a_r"_a, "b_group"_a, "b_r"_a, "b_q"_a, "out_group"_a, "out_p"_a, "out_q"_a, "conj_a"_a,
-                                      "conj_b"_a, "is_double"_a);
+  py::class_<MixParams>(m, "Mix").def(py::init(&make_mix), named, "groups"_a, "p"_a, "q"_a, "r"_a, "modes"_a, "a_group"_a, "a_p"_a, "a_r"_a,
+                                      "b_group"_a, "b_r"_a, "b_q"_a, "out_group"_a, "out_p"_a, "out_q"_a, "conj_a"_a, "conj_b"_a,
+                                      "is_double"_a);
   py::class_<PointwiseParams>(m, "Pointwise")
       .def(py::init(&make_pointwise), named, "batch"_a, "groups"_a, "outputs"_a, "inputs"_a, "points"_a, "transposed"_a, "epilogue"_a,
            "in_dtype"_a, "out_dtype"_a);
@@ -412,9 +436,10 @@ PYBIND11_MODULE(_C, m) {
   py::register_exception<Error>(m, "Error", PyExc_RuntimeError);
   bind_structs(m);
   py::module_ cpu = bind(m, "cpu", cpu_kernels);
-  bind_compositions(cpu);
+  bind_cpu(cpu);
 #ifdef FASTSEG_CUDA
-  bind(m, "cuda", cuda_kernels).def("scratch", &cuda_scratch, py::kw_only(), "transform"_a, "images"_a, "synthesis"_a);
+  py::module_ cuda = bind(m, "cuda", cuda_kernels);
+  bind_cuda(cuda);
   // where the pointers it takes point to: host memory in the build that executes the kernels on the host
 #ifdef FASTSEG_CUDA_HOST
   m.attr("cuda_device") = "cpu";
