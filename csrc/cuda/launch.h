@@ -2,8 +2,11 @@
 #pragma once
 
 #include <climits>
+#include <map>
+#include <mutex>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "../common.h"
 
@@ -32,18 +35,52 @@ __device__ T* shared_memory() {
 }
 #endif
 
+#ifdef FASTSEG_CUDA_HOST
+inline size_t shared_limit() { return kMaxSharedBytes; }
+#else
+inline void check(cudaError_t status) {
+  if (status != cudaSuccess) throw Error(std::string("launch: ") + cudaGetErrorString(status));
+}
+
+// What was found out about something once for each device: the driver's answers take as long as the rest of a launch.
+template <class Key, class Value>
+class Remembered {
+ public:
+  // The value of a key on the current device; found(value, device) says whether it will do, or makes it do.
+  template <class Found>
+  Value of(Key key, Found&& found) {
+    int device = 0;
+    check(cudaGetDevice(&device));
+    const std::lock_guard<std::mutex> hold(mutex_);
+    Value& value = values_[{key, device}];
+    found(value, device);
+    return value;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::pair<Key, int>, Value> values_;
+};
+
 // How much shared memory a block can have on the current device.
 inline size_t shared_limit() {
-#ifdef FASTSEG_CUDA_HOST
-  return kMaxSharedBytes;
-#else
-  int device = 0, bytes = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
-    return kDefaultSharedBytes;
+  static Remembered<int, int> limits;
+  const int bytes = limits.of(0, [](int& known, int device) {
+    if (!known) check(cudaDeviceGetAttribute(&known, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  });
   return size_t(bytes) < kMaxSharedBytes ? size_t(bytes) : kMaxSharedBytes;
-#endif
 }
+
+// Lets a kernel have more shared memory on the current device than any may without asking.
+inline void allow_shared(const void* kernel, size_t bytes) {
+  static Remembered<const void*, size_t> allowed;
+  allowed.of(kernel, [&](size_t& known, int) {
+    if (known >= bytes) return;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
+    known = bytes;
+  });
+}
+#endif
 
 // Extents of a grid: any number of blocks along x, up to 65535 along y and z.
 inline dim3 grid_of(int64_t x, int64_t y = 1, int64_t z = 1) {
@@ -64,11 +101,7 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, vo
   auto call = [&] { kernel(args...); };
   host::machine.run(grid, block, shared_bytes, [](void* closure) { (*static_cast<decltype(call)*>(closure))(); }, &call);
 #else
-  const auto check = [](cudaError_t status) {
-    if (status != cudaSuccess) throw Error(std::string("launch: ") + cudaGetErrorString(status));
-  };
-  if (shared_bytes > kDefaultSharedBytes)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
+  if (shared_bytes > kDefaultSharedBytes) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
   cudaLaunchConfig_t config = {};
   config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);
