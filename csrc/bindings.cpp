@@ -11,6 +11,9 @@
 #include "cpu/convolution.h"
 #include "ops.h"
 #include "parallel.h"
+#ifdef FASTSEG_CUDA
+#include "cuda/convolution.h"
+#endif
 
 namespace py = pybind11;
 using namespace fastseg;
@@ -262,35 +265,9 @@ void gate_backward(const Kernels& kernels, uintptr_t low, uintptr_t cond, uintpt
                          .partial = At{partial}});
 }
 
-void spectral_filter(const Kernels& kernels, const Transform& transform, uintptr_t x, uintptr_t gain, uintptr_t y, uintptr_t seen, uintptr_t sums, int64_t batch,
-                     int64_t channels, int64_t chunk, int64_t gain_batch, int64_t gain_channel, int parts, bool conjugate, int dtype,
-                     int64_t lane) {
-  if (batch < 0 || channels < 0 || chunk < 1 || (parts != 1 && parts != 2)) throw Error("spectral_filter: extents");
-  if (!transform.w.roots || transform.d.size > 1) throw Error("spectral_filter: want two axes that the FFT serves");
-  check_pointers("spectral_filter", batch * channels, {x, y | seen, y ? gain : seen, seen ? sums : y});
-  kernels.spectral_filter({.t = transform,
-                                 .x = At{x},
-                                 .gain = At{gain},
-                                 .y = At{y},
-                                 .seen = At{seen},
-                                 .sums = At{sums},
-                                 .batch = batch,
-                                 .channels = channels,
-                                 .chunk = chunk,
-                                 .gain_batch = gain_batch,
-                                 .gain_channel = gain_channel,
-                                 .parts = parts,
-                                 .conjugate = conjugate,
-                                 .dtype = make_dtype(dtype),
-                                 .lane = make_lane(lane)});
-}
+// Whole convolutions; a block has a skip weight.
 
-// What only the CPU has.
-
-int checked(int64_t threads) {
-  if (threads < 1) throw Error("convolve: threads must be positive");
-  return int(threads);
-}
+using Convolve = void (*)(const Convolution&, const Convolved&, int64_t, Lane);
 
 // Tensors of input channels, of both, of output channels; without channels they have no address.
 void check_operands(const char* kernel, const Convolution& c, int64_t batch, std::initializer_list<uintptr_t> inputs,
@@ -300,19 +277,71 @@ void check_operands(const char* kernel, const Convolution& c, int64_t batch, std
   check_pointers(kernel, batch * c.outputs, outputs);
 }
 
-void bound_convolve(const Convolution& convolution, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y,
-                    int64_t batch, int64_t lane) {
-  check_operands("convolve", convolution, batch, {x}, {weight}, {y});
-  const Convolved tensors{.x = At{x}, .weight = At{weight}, .skip = nullptr, .bias = At{bias}, .spectrum = At{spectrum}, .y = At{y}};
-  convolve(convolution, tensors, batch, checked(lane));
+auto convolution_by(Convolve convolve) {
+  return [convolve](const Convolution& convolution, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t spectrum, uintptr_t y,
+                    uintptr_t workspace, int64_t batch, int64_t lane) {
+    check_operands("convolve", convolution, batch, {x}, {weight}, {y});
+    const Convolved tensors{.x = At{x},
+                            .weight = At{weight},
+                            .skip = nullptr,
+                            .bias = At{bias},
+                            .spectrum = At{spectrum},
+                            .y = At{y},
+                            .workspace = At{workspace}};
+    convolve(convolution, tensors, batch, make_lane(lane));
+  };
 }
 
-void bound_convolve_block(const Convolution& convolution, uintptr_t x, uintptr_t weight, uintptr_t skip, uintptr_t bias, uintptr_t spectrum,
-                          uintptr_t y, int64_t batch, int64_t lane) {
-  check_operands("convolve_block", convolution, batch, {x}, {weight, skip}, {y});
-  const Convolved tensors{.x = At{x}, .weight = At{weight}, .skip = At{skip}, .bias = At{bias}, .spectrum = At{spectrum}, .y = At{y}};
-  convolve_block(convolution, tensors, batch, checked(lane));
+auto block_by(Convolve convolve) {
+  return [convolve](const Convolution& convolution, uintptr_t x, uintptr_t weight, uintptr_t skip, uintptr_t bias, uintptr_t spectrum,
+                    uintptr_t y, uintptr_t workspace, int64_t batch, int64_t lane) {
+    check_operands("convolve_block", convolution, batch, {x}, {weight, skip}, {y});
+    const Convolved tensors{.x = At{x},
+                            .weight = At{weight},
+                            .skip = At{skip},
+                            .bias = At{bias},
+                            .spectrum = At{spectrum},
+                            .y = At{y},
+                            .workspace = At{workspace}};
+    convolve(convolution, tensors, batch, make_lane(lane));
+  };
 }
+
+Convolution make_convolution(const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs,
+                             int64_t modes, int dtype) {
+  return {.analysis = analysis,
+          .synthesis = synthesis,
+          .groups = groups,
+          .inputs = inputs,
+          .outputs = outputs,
+          .modes = modes,
+          .dtype = make_dtype(dtype)};
+}
+
+void spectral_filter(const Kernels& kernels, const Transform& transform, uintptr_t x, uintptr_t gain, uintptr_t y, uintptr_t seen,
+                     uintptr_t sums, int64_t batch, int64_t channels, int64_t chunk, int64_t gain_batch, int64_t gain_channel, int parts,
+                     bool conjugate, int dtype, int64_t lane) {
+  if (batch < 0 || channels < 0 || chunk < 1 || (parts != 1 && parts != 2)) throw Error("spectral_filter: extents");
+  if (!transform.w.roots || transform.d.size > 1) throw Error("spectral_filter: want two axes that the FFT serves");
+  check_pointers("spectral_filter", batch * channels, {x, y | seen, y ? gain : seen, seen ? sums : y});
+  kernels.spectral_filter({.t = transform,
+                           .x = At{x},
+                           .gain = At{gain},
+                           .y = At{y},
+                           .seen = At{seen},
+                           .sums = At{sums},
+                           .batch = batch,
+                           .channels = channels,
+                           .chunk = chunk,
+                           .gain_batch = gain_batch,
+                           .gain_channel = gain_channel,
+                           .parts = parts,
+                           .conjugate = conjugate,
+                           .dtype = make_dtype(dtype),
+                           .lane = make_lane(lane)});
+}
+
+// What only the CPU has.
 
 void bound_convolve_block_backward(const Convolution& convolution, const Convolution& adjoint, uintptr_t x, uintptr_t weight,
                                    uintptr_t skip, uintptr_t bias, uintptr_t spectrum, uintptr_t gradient, uintptr_t dx,
@@ -327,18 +356,7 @@ void bound_convolve_block_backward(const Convolution& convolution, const Convolu
                                  .dx = At{dx},
                                  .grad_mixed = At{grad_mixed},
                                  .dskip = At{dskip}};
-  convolve_block_backward(convolution, adjoint, gradients, batch, checked(lane));
-}
-
-Convolution make_convolution(const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs,
-                             int64_t modes, int dtype) {
-  return {.analysis = analysis,
-          .synthesis = synthesis,
-          .groups = groups,
-          .inputs = inputs,
-          .outputs = outputs,
-          .modes = modes,
-          .dtype = make_dtype(dtype)};
+  convolve_block_backward(convolution, adjoint, gradients, batch, make_lane(lane));
 }
 
 const py::call_guard<py::gil_scoped_release> no_gil;
@@ -376,16 +394,30 @@ py::module_ bind(py::module_& parent, const char* name, Table table) {
   return m;
 }
 
-void bind_compositions(py::module_& cpu) {
+void bind_convolutions(py::module_& m, Convolve convolve, Convolve block) {
   const py::kw_only named;
-  cpu.def("convolve", &bound_convolve, no_gil, named, "convolution"_a, "x"_a, "weight"_a, "bias"_a, "spectrum"_a, "y"_a, "batch"_a,
-          "lane"_a);
-  cpu.def("convolve_block", &bound_convolve_block, no_gil, named, "convolution"_a, "x"_a, "weight"_a, "skip"_a, "bias"_a, "spectrum"_a,
-          "y"_a, "batch"_a, "lane"_a);
+  m.def("convolve", convolution_by(convolve), no_gil, named, "convolution"_a, "x"_a, "weight"_a, "bias"_a, "spectrum"_a, "y"_a,
+        "workspace"_a, "batch"_a, "lane"_a);
+  m.def("convolve_block", block_by(block), no_gil, named, "convolution"_a, "x"_a, "weight"_a, "skip"_a, "bias"_a, "spectrum"_a, "y"_a,
+        "workspace"_a, "batch"_a, "lane"_a);
+}
+
+void bind_cpu(py::module_& cpu) {
+  const py::kw_only named;
+  bind_convolutions(cpu, cpu_convolve, cpu_convolve_block);
   cpu.def("convolve_block_backward", &bound_convolve_block_backward, no_gil, named, "convolution"_a, "adjoint"_a, "x"_a, "weight"_a,
           "skip"_a, "bias"_a, "spectrum"_a, "gradient"_a, "dx"_a, "grad_mixed"_a, "dskip"_a, "batch"_a, "lane"_a);
   cpu.def("convolve_block_chunks", &convolve_block_chunks, named, "convolution"_a, "batch"_a);
 }
+
+#ifdef FASTSEG_CUDA
+void bind_cuda(py::module_& cuda) {
+  const py::kw_only named;
+  bind_convolutions(cuda, cuda_convolve, cuda_convolve_block);
+  cuda.def("scratch", &cuda_scratch, named, "transform"_a, "images"_a, "synthesis"_a);
+  cuda.def("workspace", &cuda_workspace, named, "convolution"_a, "batch"_a, "keeps"_a, "block"_a);
+}
+#endif
 
 void bind_structs(py::module_& m) {
   const py::kw_only named;
@@ -415,9 +447,10 @@ PYBIND11_MODULE(_C, m) {
   py::register_exception<Error>(m, "Error", PyExc_RuntimeError);
   bind_structs(m);
   py::module_ cpu = bind(m, "cpu", cpu_kernels);
-  bind_compositions(cpu);
+  bind_cpu(cpu);
 #ifdef FASTSEG_CUDA
-  bind(m, "cuda", cuda_kernels).def("scratch", &cuda_scratch, py::kw_only(), "transform"_a, "images"_a, "synthesis"_a);
+  py::module_ cuda = bind(m, "cuda", cuda_kernels);
+  bind_cuda(cuda);
   // where the pointers it takes point to: host memory in the build that executes the kernels on the host
 #ifdef FASTSEG_CUDA_HOST
   m.attr("cuda_device") = "cpu";

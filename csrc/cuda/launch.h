@@ -2,8 +2,11 @@
 #pragma once
 
 #include <climits>
+#include <map>
+#include <mutex>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "../common.h"
 
@@ -33,18 +36,51 @@ __device__ T* shared_memory() {
 }
 #endif
 
+#ifdef FASTSEG_CUDA_HOST
+inline size_t largest_shared() { return kHostSharedBytes; }
+#else
+inline void check(cudaError_t status) {
+  if (status != cudaSuccess) throw Error(std::string("launch: ") + cudaGetErrorString(status));
+}
+
+// What was found out about something once for each device: the driver's answers take as long as the rest of a launch.
+template <class Key, class Value>
+class Remembered {
+ public:
+  // The value of a key on the current device; found(value, device) says whether it will do, or makes it do.
+  template <class Found>
+  Value of(Key key, Found&& found) {
+    int device = 0;
+    check(cudaGetDevice(&device));
+    const std::lock_guard<std::mutex> hold(mutex_);
+    Value& value = values_[{key, device}];
+    found(value, device);
+    return value;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::pair<Key, int>, Value> values_;
+};
+
 // The most shared memory that a block may ask for on the current device.
 inline size_t largest_shared() {
-#ifdef FASTSEG_CUDA_HOST
-  return kHostSharedBytes;
-#else
-  int device = 0, bytes = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
-    return kDefaultSharedBytes;
-  return size_t(bytes);
-#endif
+  static Remembered<int, int> limits;
+  return size_t(limits.of(0, [](int& known, int device) {
+    if (!known) check(cudaDeviceGetAttribute(&known, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  }));
 }
+
+// Lets a kernel have more shared memory on the current device than any may without asking.
+inline void allow_shared(const void* kernel, size_t bytes) {
+  static Remembered<const void*, size_t> allowed;
+  allowed.of(kernel, [&](size_t& known, int) {
+    if (known >= bytes) return;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
+    known = bytes;
+  });
+}
+#endif
 
 // How much of it a kernel takes that wants more than one block on a multiprocessor.
 inline size_t shared_limit() {
@@ -71,11 +107,7 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, vo
   auto call = [&] { kernel(args...); };
   host::machine.run(grid, block, shared_bytes, [](void* closure) { (*static_cast<decltype(call)*>(closure))(); }, &call);
 #else
-  const auto check = [](cudaError_t status) {
-    if (status != cudaSuccess) throw Error(std::string("launch: ") + cudaGetErrorString(status));
-  };
-  if (shared_bytes > kDefaultSharedBytes)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
+  if (shared_bytes > kDefaultSharedBytes) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
   cudaLaunchConfig_t config = {};
   config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);

@@ -16,6 +16,7 @@ from fastseg.ops.impl import (
     architectures,
     composed,
     native,
+    native_block,
     native_filters,
     native_pointwise,
     triton,
@@ -94,16 +95,16 @@ BLOCK = {"triton": triton.Block(SPECTRAL["triton"], POINTWISE["triton"])}
 FILTER = {"triton": composed.Filter(SPECTRAL["triton"])}
 GAUSSIAN, GATE = {}, {}
 if _C is not None:
-    SPECTRAL["cpu"] = native.CpuSpectral(_C, _C.cpu)
+    SPECTRAL["cpu"] = native.Whole(_C, _C.cpu)
     POINTWISE["cpu"] = native_pointwise.Pointwise(_C, _C.cpu)
-    BLOCK["cpu"] = native.CpuBlock(SPECTRAL["cpu"])
+    BLOCK["cpu"] = native_block.CpuBlock(SPECTRAL["cpu"])
     FILTER["cpu"] = native_filters.CpuFilter(_C.cpu, SPECTRAL["cpu"])
     GAUSSIAN["cpu"] = native_filters.CpuGaussian(_C, _C.cpu)
     GATE["cpu"] = native_filters.Gate(_C, _C.cpu)
     if hasattr(_C, "cuda"):
         SPECTRAL["cuda"] = native.CudaSpectral(_C, _C.cuda)
         POINTWISE["cuda"] = native_pointwise.Pointwise(_C, _C.cuda)
-        BLOCK["cuda"] = composed.Block(SPECTRAL["cuda"], POINTWISE["cuda"])
+        BLOCK["cuda"] = native_block.CudaBlock(SPECTRAL["cuda"], POINTWISE["cuda"])
         FILTER["cuda"] = native_filters.CudaFilter(_C.cuda, SPECTRAL["cuda"])
         GAUSSIAN["cuda"] = native_filters.Gaussian(_C, _C.cuda)
         GATE["cuda"] = native_filters.Gate(_C, _C.cuda)

@@ -1,9 +1,10 @@
 """Tensors to addresses: the spectral kernels of `fastseg._C.cpu` and `fastseg._C.cuda`."""
 
+import itertools
 import math
 import os
 from contextlib import nullcontext
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -11,10 +12,20 @@ from torch import Tensor
 
 from fastseg.ops import tables
 from fastseg.ops.impl import architectures, composed, contract, mixes
-from fastseg.ops.impl.contract import BlockInputs, Geometry
+from fastseg.ops.impl.contract import Geometry
 
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 _HERE = nullcontext()
+
+
+def _public_stream(index: int) -> int:
+    return torch.cuda.current_stream(index).cuda_stream
+
+
+# what torch's own generated code asks: the public functions make objects, which takes as long as
+# the rest of a call
+_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _public_stream)
+_current_device = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -53,14 +64,14 @@ def address(tensor: Tensor | None) -> int:
 
 def lane(x: Tensor) -> int:
     """Return what a kernel of x's device runs on: a number of threads, or a stream's handle."""
-    if x.device.type == "cuda":
-        return torch.cuda.current_stream(x.device).cuda_stream
-    return torch.get_num_threads()
+    index = x.get_device()
+    return torch.get_num_threads() if index < 0 else _stream(index)
 
 
 def on_device_of(x: Tensor):
     """Make x's device CUDA's current one, which kernels go to, inside a `with`."""
-    return torch.cuda.device(x.device) if x.is_cuda else _HERE
+    index = x.get_device()
+    return _HERE if index < 0 or index == _current_device() else torch.cuda.device(index)
 
 
 class _Plan(NamedTuple):
@@ -193,27 +204,31 @@ class Spectral(composed.Convolution, contract.Spectral):
 
 
 class _Convolution(NamedTuple):
-    """A convolution of tensors of given shapes, as `csrc/cpu/convolution.h` takes it."""
+    """A convolution of tensors of given shapes, as `csrc/convolution.h` takes it."""
 
     native: object
     shape: tuple  # of the result
     spectrum_shape: tuple
     keeps_shape: bool  # whether the result has x's
     plans: tuple  # kept alive
+    rooms: dict  # floats of the workspace, by whether the spectrum is kept and it is a block
 
 
-class CpuSpectral(Spectral):
+class Whole(Spectral):
     """Run a whole convolution in one call: on small tensors three cost more than the arithmetic."""
 
     def __init__(self, library, table):
         super().__init__(library, table)
         self.convolution = lru_cache(maxsize=1024)(self._convolution)
 
-    def _convolution(self, shape, weight_shape, geometry: Geometry, dtype: torch.dtype):
-        wide, groups = compute_dtype(dtype), geometry.groups
+    def _convolution(
+        self, shape, weight_shape, geometry: Geometry, dtype: torch.dtype, device: torch.device,
+        tf32: bool = False,
+    ) -> _Convolution:  # fmt: skip
+        groups = geometry.groups
         plans = (
-            self.plan(shape[2:], geometry, False, wide, tables.CPU, False),
-            self.plan(geometry.sizes, geometry, True, wide, tables.CPU, False),
+            self.plan(shape[2:], geometry, False, dtype, device, tf32),
+            self.plan(geometry.sizes, geometry, True, dtype, device, tf32),
         )
         outputs = weight_shape[1]
         native = self.library.Convolution(
@@ -223,74 +238,50 @@ class CpuSpectral(Spectral):
         )  # fmt: skip
         result = (shape[0], outputs, *geometry.sizes)
         return _Convolution(
-            native, result, (*shape[:2], *weight_shape[2:]), result == tuple(shape), plans
-        )
+            native, result, (*shape[:2], *weight_shape[2:]), result == tuple(shape), plans,
+            self.rooms(native, shape[0]),
+        )  # fmt: skip
+
+    def rooms(self, native, batch: int) -> dict:
+        """Return how large a workspace the kernels want, none where they find it themselves."""
+        return {}
 
     def convolve(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, keep: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         return self.call(self.table.convolve, x, weight, bias, geometry, keep)
 
-    def call(self, kernel, x: Tensor, weight: Tensor, bias, geometry: Geometry, keep: bool):
+    def call(
+        self, kernel, x: Tensor, weight: Tensor, bias, geometry: Geometry, keep: bool,
+        block: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Return the result of a kernel of whole convolutions, and the kept spectrum."""
+        index = x.get_device()
+        if index >= 0 and index != _current_device():
+            with torch.cuda.device(index):
+                return self.call(kernel, x, weight, bias, geometry, keep, block)
         if bias is not None and bias.dtype is not weight.dtype:
             bias = bias.to(weight.dtype)
         x, weight, bias = dense(x, weight, bias)
-        made = self.convolution(x.shape, weight.shape, geometry, x.dtype)
+        made = self.convolution(x.shape, weight.shape, geometry, x.dtype, x.device, self.tf32())
         # the quickest of torch's ways to an uninitialised tensor
         y = torch.empty_like(x) if made.keeps_shape else x.new_empty(made.shape)
         spectrum = weight.new_empty(made.spectrum_shape) if keep else None
+        workspace = weight.new_empty(made.rooms[keep, block]) if made.rooms else None
         kernel(
             convolution=made.native, x=x.data_ptr(), weight=weight.data_ptr(),
             bias=0 if bias is None else bias.data_ptr(), spectrum=address(spectrum) if keep else 0,
-            y=y.data_ptr(), batch=x.shape[0], lane=torch.get_num_threads(),
+            y=y.data_ptr(), workspace=0 if workspace is None else workspace.data_ptr(),
+            batch=x.shape[0], lane=torch.get_num_threads() if index < 0 else _stream(index),
         )  # fmt: skip
         return y, spectrum
-
-
-class CpuBlock(contract.Block):
-    """Run the whole block, and all of its backward that reads x, in one call each."""
-
-    def __init__(self, spectral: CpuSpectral):
-        self.spectral, self.table = spectral, spectral.table
-
-    def forward(
-        self, x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None,
-        geometry: Geometry, keep: bool = True,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        (skip_weight,) = dense(skip_weight)
-        kernel = partial(self.table.convolve_block, skip=skip_weight.data_ptr())
-        return self.spectral.call(kernel, x, weight, bias, geometry, keep)
-
-    def backward(
-        self, grad: Tensor, inputs: BlockInputs, geometry: Geometry, wants_x: bool, wants_skip: bool
-    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        *tensors, bias = inputs
-        grad, x, spectrum, weight, skip = dense(grad, *tensors)
-        bias = None if bias is None else dense(bias.to(weight.dtype))[0]
-        convolution, adjoint = (
-            self.spectral.convolution(x.shape, weight.shape, direction, x.dtype).native
-            for direction in (geometry, geometry.transposed(x.shape[2:]))
-        )
-        batch, outputs = grad.shape[:2]
-        dx = torch.empty_like(x) if wants_x else None
-        grad_mixed = weight.new_empty((batch, outputs, *weight.shape[2:]))
-        chunks = self.table.convolve_block_chunks(convolution=convolution, batch=batch)
-        dskip = weight.new_empty((chunks, *skip.shape)) if wants_skip else None
-        self.table.convolve_block_backward(
-            convolution=convolution, adjoint=adjoint, x=x.data_ptr(), weight=weight.data_ptr(),
-            skip=skip.data_ptr(), bias=address(bias), spectrum=spectrum.data_ptr(),
-            gradient=grad.data_ptr(), dx=address(dx), grad_mixed=grad_mixed.data_ptr(),
-            dskip=address(dskip), batch=batch, lane=torch.get_num_threads(),
-        )  # fmt: skip
-        return dx, grad_mixed, dskip.sum(0) if wants_skip else None
 
 
 # "0": the kernels without tensor cores on every device; read once
 TENSOR_CORES = os.environ.get("FASTSEG_CUDA_TENSOR_CORES", "1") != "0"
 
 
-class CudaSpectral(Spectral):
+class CudaSpectral(Whole):
     """Run the CUDA kernels, whose tables are laid out for reads of 16 bytes, and whose scratch
     depends on which of them are taken.
     """
@@ -302,6 +293,15 @@ class CudaSpectral(Spectral):
             device.type != "cuda"
             or architectures.code_for(built, torch.cuda.get_device_capability(device)) >= (8, 0)
         )
+
+    def rooms(self, native, batch: int) -> dict:
+        asked = itertools.product((False, True), repeat=2)
+        return {
+            (keeps, block): self.table.workspace(
+                convolution=native, batch=batch, keeps=keeps, block=block
+            )
+            for keeps, block in asked
+        }
 
     def outer(self, *arguments) -> tuple[tuple[Tensor, ...], int]:
         table = tables.packed_table(*arguments)
@@ -349,3 +349,6 @@ class CudaSpectral(Spectral):
 
     def analysis(self, x: Tensor, geometry: Geometry, planar: bool = False) -> Tensor:
         return super().analysis(aligned(x), geometry, planar)
+
+    def call(self, kernel, x: Tensor, *arguments) -> tuple[Tensor, Tensor | None]:
+        return super().call(kernel, aligned(x), *arguments)
