@@ -168,6 +168,50 @@ def test_long_rows_go_to_the_fft():
     assert not win((240, 240), torch.tensor([[1.0], [1.2]]))
 
 
+def test_a_bound_decides_where_sigma_is_hidden():
+    x = torch.empty(16, 4, 240, 240, device="meta")
+    sigma = torch.empty(16, 1, 1, device="meta")
+
+    def win(max_sigma, offset=None):
+        options = taps.Options(max_sigma=max_sigma)
+        design = gaussian.prepare("x", x, sigma, offset, options)[2]
+        assert design.radius == 120  # some may be narrow, and fill their rows
+        return gaussian.taps_win(design)
+
+    assert win(8.0)
+    assert win(8.0, 2.0)
+    assert win(8.0, torch.empty(1, 1, 2, device="meta"))
+    assert not win(20.0)
+    assert not win(1.5)
+    assert not win(None)
+
+
+@pytest.mark.skipif("cpu" not in KERNELS, reason="needs the CPU kernels")
+def test_a_bound_keeps_compiled_filters_off_the_fft():
+    called = []
+
+    def backend(graph, inputs):
+        called.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    x, sigma = randn(2, 1, 240, 240), torch.tensor([2.0, 6.0]).view(2, 1, 1)
+    compiled = torch.compile(ops.gaussian_filter, backend=backend, fullgraph=True)
+    y = compiled(x, sigma, max_sigma=6.0)
+    assert any("fastseg" in name for name in called)
+    assert not any("fft" in name for name in called)
+    assert_near(y, reference.gaussian_filter(x.double(), sigma.double()), FORWARD, "bounded")
+
+
+@pytest.mark.parametrize("offset", [None, 0.4, torch.tensor([[[0.3]], [[-0.6]]])], ids=str)
+def test_radii_are_read_in_one_go(offset):
+    sigma = torch.tensor([0.0, 1.0, 2.0, 5.0]).view(2, 2, 1)
+    design = gaussian.prepare("x", torch.empty(2, 2, 100, 60), sigma, offset)[2]
+    shift = 0.0 if offset is None else float(torch.as_tensor(offset).abs().max())
+    radii = [0, 50, *(int(taps.COMPACT_RADIUS * s + shift + 0.5) for s in (2.0, 5.0))]
+    assert design.radius == max(radii)
+    assert math.isclose(design.mean_radius, sum(radii) / 4)
+
+
 def test_one_number_makes_its_taps_once():
     design = taps.Design((16, 16), "circular", "exact", 8, None, True, 8)
     arguments = 2.625, None, design, F32, torch.device("cpu")
