@@ -414,7 +414,9 @@ PYBIND11_MODULE(_C, m) {
   py::module_ cpu = bind(m, "cpu", cpu_kernels);
   bind_compositions(cpu);
 #ifdef FASTSEG_CUDA
-  bind(m, "cuda", cuda_kernels).def("scratch", &cuda_scratch, py::kw_only(), "transform"_a, "images"_a, "synthesis"_a);
+  bind(m, "cuda", cuda_kernels)
+      .def("scratch", &cuda_scratch, py::kw_only(), "transform"_a, "images"_a, "synthesis"_a)
+      .def("gaussian_scratch", &cuda_gaussian_scratch, py::kw_only(), "of"_a);
   // where the pointers it takes point to: host memory in the build that executes the kernels on the host
 #ifdef FASTSEG_CUDA_HOST
   m.attr("cuda_device") = "cpu";

@@ -114,6 +114,27 @@ def test_backward_is_the_adjoint(backend, padding, dtype):
             assert error <= ADJOINT[dtype], (sizes, offset)
 
 
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("padding", gaussian.PADDINGS)
+@pytest.mark.parametrize(
+    ("sizes", "most"), [((70, 81), 8.0), ((66, 68), 12.0), ((5, 70, 12), 1.0), ((3, 67, 72), 9.0)],
+    ids=str,
+)  # fmt: skip
+def test_narrow_and_wide_images_in_one_call(backend, padding, sizes, most):
+    """Some halos fit a tile and some do not; volumes exceed what the walk does at a time."""
+    x, y = randn(3, 2, *sizes).requires_grad_(), randn(3, 2, *sizes, seed=1)
+    most = min(most, (min(sizes) - 1) / 4) if padding == "reflect" else most
+    sigma = torch.linspace(0.1, most, 6).view(3, 2, 1)
+    options = {"padding": padding, "truncate": 4.0, "offset": 0.2, "max_sigma": most}
+    low, high = filtered(backend, x, sigma.to(device_of(backend)), "both", **options)
+    exact = reference.gaussian_filter(x.detach().double(), sigma.double(), **options)
+    assert_near(low, exact, FORWARD, "low")
+    assert_near(high, x.detach() - exact, FORWARD, "high", x.norm().item())
+    (aty,) = torch.autograd.grad(low, x, y)
+    error = ((low * y).sum() - (x * aty).sum()).abs() / (low.norm() * y.norm())
+    assert error <= ADJOINT[F32]
+
+
 @pytest.mark.skipif("cpu" not in KERNELS, reason="needs the CPU kernels")
 @pytest.mark.parametrize("padding", gaussian.PADDINGS)
 def test_gradcheck_of_the_cpu_kernels(padding):
