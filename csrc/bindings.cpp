@@ -415,6 +415,7 @@ void bind_cuda(py::module_& cuda) {
   const py::kw_only named;
   bind_convolutions(cuda, cuda_convolve, cuda_convolve_block);
   cuda.def("scratch", &cuda_scratch, named, "transform"_a, "images"_a, "synthesis"_a);
+  cuda.def("gaussian_scratch", &cuda_gaussian_scratch, named, "of"_a);
   cuda.def("workspace", &cuda_workspace, named, "convolution"_a, "batch"_a, "keeps"_a, "block"_a);
 }
 #endif

@@ -134,7 +134,7 @@ struct GaussianParams {
   const void* taps;  // [tap_images, 3, 2·radius + 1] compute type, axes D, H, W
   const int32_t*
       radii;  // [tap_images, 3]: taps further out are zero; ≤ N/2 where circular, else ≤ N − 1; 0 with a centre tap of 1 is the identity
-  void* scratch;               // compute type; CUDA: [2, images·D·H·W]; CPU: [D, gaussian_pitch(H, W)] where D > 1
+  void* scratch;               // compute type; CUDA: cuda_gaussian_scratch floats; CPU: [D, gaussian_pitch(H, W)] where D > 1
   int64_t images, tap_images;  // tap_images is `images`, or 1
   int64_t d, h, w, radius;
   Padding padding;
@@ -227,5 +227,7 @@ const char* cpu_kernels_built();
 const Kernels& cuda_kernels();
 // How many floats `planes` of a CUDA transform must hold; none: it may be null.
 int64_t cuda_scratch(const Transform& transform, int64_t images, bool synthesis);
+// How many floats the scratch of a CUDA filter must hold on the current device; none: it may be null. Pointers are not read.
+int64_t cuda_gaussian_scratch(const GaussianParams& p);
 
 }  // namespace fastseg

@@ -114,6 +114,27 @@ def test_backward_is_the_adjoint(backend, padding, dtype):
             assert error <= ADJOINT[dtype], (sizes, offset)
 
 
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("padding", gaussian.PADDINGS)
+@pytest.mark.parametrize(
+    ("sizes", "most"), [((70, 81), 8.0), ((66, 68), 12.0), ((5, 70, 12), 1.0), ((3, 67, 72), 9.0)],
+    ids=str,
+)  # fmt: skip
+def test_narrow_and_wide_images_in_one_call(backend, padding, sizes, most):
+    """Some halos fit a tile and some do not; volumes exceed what the walk does at a time."""
+    x, y = randn(3, 2, *sizes).requires_grad_(), randn(3, 2, *sizes, seed=1)
+    most = min(most, (min(sizes) - 1) / 4) if padding == "reflect" else most
+    sigma = torch.linspace(0.1, most, 6).view(3, 2, 1)
+    options = {"padding": padding, "truncate": 4.0, "offset": 0.2, "max_sigma": most}
+    low, high = filtered(backend, x, sigma.to(device_of(backend)), "both", **options)
+    exact = reference.gaussian_filter(x.detach().double(), sigma.double(), **options)
+    assert_near(low, exact, FORWARD, "low")
+    assert_near(high, x.detach() - exact, FORWARD, "high", x.norm().item())
+    (aty,) = torch.autograd.grad(low, x, y)
+    error = ((low * y).sum() - (x * aty).sum()).abs() / (low.norm() * y.norm())
+    assert error <= ADJOINT[F32]
+
+
 @pytest.mark.skipif("cpu" not in KERNELS, reason="needs the CPU kernels")
 @pytest.mark.parametrize("padding", gaussian.PADDINGS)
 def test_gradcheck_of_the_cpu_kernels(padding):
@@ -166,6 +187,50 @@ def test_long_rows_go_to_the_fft():
     assert win((64, 64), 1.0)
     assert not win((421, 421), 1.0)
     assert not win((240, 240), torch.tensor([[1.0], [1.2]]))
+
+
+def test_a_bound_decides_where_sigma_is_hidden():
+    x = torch.empty(16, 4, 240, 240, device="meta")
+    sigma = torch.empty(16, 1, 1, device="meta")
+
+    def win(max_sigma, offset=None):
+        options = taps.Options(max_sigma=max_sigma)
+        design = gaussian.prepare("x", x, sigma, offset, options)[2]
+        assert design.radius == 120  # some may be narrow, and fill their rows
+        return gaussian.taps_win(design)
+
+    assert win(8.0)
+    assert win(8.0, 2.0)
+    assert win(8.0, torch.empty(1, 1, 2, device="meta"))
+    assert not win(20.0)
+    assert not win(1.5)
+    assert not win(None)
+
+
+@pytest.mark.skipif("cpu" not in KERNELS, reason="needs the CPU kernels")
+def test_a_bound_keeps_compiled_filters_off_the_fft():
+    called = []
+
+    def backend(graph, inputs):
+        called.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    x, sigma = randn(2, 1, 240, 240), torch.tensor([2.0, 6.0]).view(2, 1, 1)
+    compiled = torch.compile(ops.gaussian_filter, backend=backend, fullgraph=True)
+    y = compiled(x, sigma, max_sigma=6.0)
+    assert any("fastseg" in name for name in called)
+    assert not any("fft" in name for name in called)
+    assert_near(y, reference.gaussian_filter(x.double(), sigma.double()), FORWARD, "bounded")
+
+
+@pytest.mark.parametrize("offset", [None, 0.4, torch.tensor([[[0.3]], [[-0.6]]])], ids=str)
+def test_radii_are_read_in_one_go(offset):
+    sigma = torch.tensor([0.0, 1.0, 2.0, 5.0]).view(2, 2, 1)
+    design = gaussian.prepare("x", torch.empty(2, 2, 100, 60), sigma, offset)[2]
+    shift = 0.0 if offset is None else float(torch.as_tensor(offset).abs().max())
+    radii = [0, 50, *(int(taps.COMPACT_RADIUS * s + shift + 0.5) for s in (2.0, 5.0))]
+    assert design.radius == max(radii)
+    assert math.isclose(design.mean_radius, sum(radii) / 4)
 
 
 def test_one_number_makes_its_taps_once():

@@ -88,6 +88,18 @@ inline size_t shared_limit() {
   return bytes < kMaxSharedBytes ? bytes : kMaxSharedBytes;
 }
 
+// Bytes of the current device's L2 cache; on the host few, so that tests walk as on large inputs.
+inline size_t l2_bytes() {
+#ifdef FASTSEG_CUDA_HOST
+  return 16 << 10;
+#else
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || cudaDeviceGetAttribute(&bytes, cudaDevAttrL2CacheSize, device) != cudaSuccess)
+    return 4 << 20;
+  return size_t(bytes);
+#endif
+}
+
 // Extents of a grid: any number of blocks along x, up to 65535 along y and z.
 inline dim3 grid_of(int64_t x, int64_t y = 1, int64_t z = 1) {
   if (x < 1 || x > INT_MAX || y < 1 || y > 65535 || z < 1 || z > 65535)

@@ -42,9 +42,12 @@ def gaussian_filter(
     and wants R below every size. offset: like sigma, moves the kernel's centre: y[n] weighs x
     around n + offset.
 
-    With `truncate`, a sigma whose values the host cannot see (a tensor on a GPU, or under
-    torch.compile) needs `max_sigma`, a bound on it. First derivatives with respect to x, sigma and
-    offset; "matmul" and "reference" have all.
+    `max_sigma` is a bound on a sigma whose values the host cannot see, a tensor on a GPU or under
+    torch.compile. With `truncate` it is needed. Without both, kernels whose taps are those of
+    max_sigma are weighed against an FFT; where it is missing, the radii are reduced on the GPU and
+    read, which waits for the stream once a call, and under torch.compile and in the capture of a
+    CUDA graph, which cannot wait, rows are taken to be whole: long ones then go to torch.fft. First
+    derivatives with respect to x, sigma and offset; "matmul" and "reference" have all.
 
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
@@ -58,7 +61,7 @@ def gaussian_filter(
         raise ValueError(f"mode: got {mode!r}, want one of {', '.join(MODES)}")
     options = Options(padding, truncate, radius, taps, max_sigma)
     sigma, offset, design = prepare("x", x, sigma, offset, options)
-    backend = dispatch.select(impl.GAUSSIAN, context.setting(), x.device, x.dtype, taps_win(design))
+    backend = select(context.setting(), x.device, x.dtype, design)
     if backend == "reference":
         return reference.gaussian_filter(
             x, sigma, mode, padding, truncate, radius, taps, offset, max_sigma
@@ -152,6 +155,11 @@ def taps_win(design: Design) -> bool:
     do not. Spatial kernels have no such rival.
     """
     return design.kind != "exact" or design.mean_radius * len(design.sizes) <= FFT_RADIUS
+
+
+def select(setting: str, device: torch.device | str, dtype: torch.dtype, design: Design) -> str:
+    """Return the backend that filters tensors of a device and dtype by taps of this design."""
+    return dispatch.select(impl.GAUSSIAN, setting, device, dtype, taps_win(design))
 
 
 def _constant(x: Tensor, sigma, offset, design: Design) -> tuple | None:

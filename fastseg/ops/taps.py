@@ -221,7 +221,7 @@ def design_of(x, sigma, offset, options: Options) -> Design:
     sizes, compact = tuple(x.shape[2:]), x.dtype != torch.float64
     largest = _largest(sigma, max_sigma)
     if truncate is None and radius is None:
-        reach, mean = _exact_reach(sigma, offset, sizes, compact)
+        reach, mean = _exact_reach(sigma, offset, sizes, compact, max_sigma)
         return Design(sizes, padding, "exact", reach, None, compact, mean)
     if radius is None:
         if largest is None:
@@ -258,20 +258,50 @@ def _visible(value) -> bool:
     return plain and type(value) in (Tensor, torch.nn.Parameter) and value.device.type == "cpu"
 
 
-def _exact_reach(sigma, offset, sizes, compact: bool) -> tuple[int, float]:
-    """The radius of the widest of the exact kernels and their mean, as far as the host can see."""
+def _readable(value) -> bool:
+    """Whether the host can read a tensor's numbers, though it may have to wait for a GPU."""
+    if _visible(value):
+        return True
+    on_gpu = isinstance(value, Tensor) and value.device.type == "cuda"
+    if not on_gpu or traced() or torch._C._len_torch_dispatch_stack():
+        return False
+    plain = torch._C._functorch.peek_interpreter_stack() is None
+    return plain and not torch.cuda.is_current_stream_capturing()
+
+
+def _exact_reach(sigma, offset, sizes, compact: bool, max_sigma: float | None) -> tuple[int, float]:
+    """The radius of the widest of the exact kernels, and their mean as far as the host can see.
+
+    Below COMPACT_SIGMA taps fill their rows, so a bound on hidden sigmas bounds the mean alone.
+    """
     widest = max(sizes) // 2
-    if not (compact and _visible(sigma) and _visible(offset)):
+    if not compact:
         return widest, widest
+    if not (_visible(sigma) and _visible(offset)):
+        if max_sigma is not None:
+            shift = 0.0 if offset is None or isinstance(offset, Tensor) else abs(offset)
+            return widest, exact_reach(max_sigma, shift, widest)
+        if not (_readable(sigma) and _readable(offset)):
+            return widest, widest
     if isinstance(sigma, float) and not isinstance(offset, Tensor):
         reach = exact_reach(sigma, abs(offset or 0.0), widest)
         return reach, reach
-    if isinstance(sigma, float):
-        sigma = torch.tensor(sigma, dtype=torch.float64, device="cpu")
-    if not sigma.numel() or (isinstance(offset, Tensor) and not offset.numel()):
+    return _read_reach(sigma, offset, widest)
+
+
+def _read_reach(sigma, offset, widest: int) -> tuple[int, float]:
+    """The largest and the mean radius of exact kernels; numbers on a GPU are reduced there and cost
+    one wait.
+    """
+    if not all(value.numel() for value in (sigma, offset) if isinstance(value, Tensor)):
         return 0, 0
-    shift = (
-        0.0 if offset is None else float(torch.as_tensor(offset, device="cpu").detach().abs().max())
+    device = next(value.device for value in (sigma, offset) if isinstance(value, Tensor))
+    sigma, shift = (
+        torch.as_tensor(value or 0.0, dtype=torch.float64, device=device)
+        if not isinstance(value, Tensor)
+        else value.detach().to(device, torch.float64)
+        for value in (sigma, offset)
     )
-    radii = exact_radius(sigma.detach().double(), shift, 2 * widest, True)
-    return int(radii.max()), float(radii.mean())
+    radii = exact_radius(sigma, shift.abs().max(), 2 * widest, True)
+    most, mean = torch.stack((radii.max(), radii.mean())).tolist()
+    return int(most), mean

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fastseg.bench.cases import DEFINITIONS, GaussianCase
 from fastseg.bench.layers import Family, Inputs, Layer, Unavailable, normal, wide_of
-from fastseg.ops import dispatch, impl
+from fastseg.ops import gaussian
+from fastseg.ops.taps import Options
 
 
 def _draw(case: GaussianCase, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
@@ -28,7 +29,14 @@ def _filter(namespace, case: GaussianCase, constants):
 
 
 def _picks(setting: str, case: GaussianCase, device: str, dtype: torch.dtype) -> str:
-    return dispatch.select(impl.GAUSSIAN, setting, device, dtype)
+    x, options = torch.empty(case.shape, dtype=dtype, device="meta"), DEFINITIONS[case.definition]
+    sigma = case.sigma
+    if isinstance(sigma, tuple):  # on a GPU as hidden as a tensor without numbers
+        options = options | {"max_sigma": max(sigma)}
+        place = "cpu" if device == "cpu" else "meta"
+        sigma = torch.tensor(case.sigmas, device=place).view(-1, 1, 1)
+    design = gaussian.prepare("x", x, sigma, None, Options(**options))[2]
+    return gaussian.select(setting, device, dtype, design)
 
 
 def _with_high(low) -> Layer:

@@ -47,9 +47,9 @@ class Gaussian(contract.Gaussian):
         low = torch.empty_like(x) if mode != "high" else None
         high = torch.empty_like(x) if mode != "low" else None
         if x.numel():
-            scratch = self.scratch(x)
             made = self.shaped(x.shape, taps.shape, by.padding, adjoint, by.symmetric, x.dtype)
             with on_device_of(x):
+                scratch = self.scratch(x, made)
                 self.table.gaussian(
                     of=made, x=x.data_ptr(), low=address(low), high=address(high),
                     taps=taps.data_ptr(), radii=radii.data_ptr(), scratch=address(scratch),
@@ -57,9 +57,10 @@ class Gaussian(contract.Gaussian):
                 )  # fmt: skip
         return x.new_empty(0) if low is None else low, x.new_empty(0) if high is None else high
 
-    def scratch(self, x: Tensor) -> Tensor | None:
-        """Return the room for what lies between two axes."""
-        return torch.empty((2, x.numel()), dtype=compute_dtype(x.dtype), device=x.device)
+    def scratch(self, x: Tensor, made) -> Tensor | None:
+        """Return the room for what lies between two axes, as much as the device's L2 holds."""
+        count = self.table.gaussian_scratch(of=made)
+        return torch.empty(count, dtype=torch.float32, device=x.device) if count else None
 
     def taps_gradient(
         self, x: Tensor, gradient: Tensor, axis: int, radius: int, padding: str
@@ -86,7 +87,7 @@ class Gaussian(contract.Gaussian):
 class CpuGaussian(Gaussian):
     """Run the CPU's filters, which need less room."""
 
-    def scratch(self, x: Tensor) -> Tensor | None:
+    def scratch(self, x: Tensor, made) -> Tensor | None:
         # an image between its planes and its depth, rows of planes a few numbers further apart
         if x.dim() < 5 or x.shape[2] == 1:
             return None
