@@ -10,6 +10,9 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cstring>
+#include <type_traits>
+
 #include "../common.h"
 #endif
 
@@ -68,6 +71,19 @@ __device__ inline void store_pack(S* p, const Pack<S, n>& values) {
 #endif
   *reinterpret_cast<Pack<S, n>*>(p) = values;
 }
+// The same to device memory, by one instruction for certain: a plain store that shares a branch with stores of single numbers is split up.
+template <int n, class S>
+__device__ inline void store_global(S* p, const Pack<S, n>& values) {
+#ifdef FASTSEG_CUDA_HOST
+  store_pack(p, values);
+#else
+  using Words = std::conditional_t<n * sizeof(S) == 16, uint4, std::conditional_t<n * sizeof(S) == 8, uint2, unsigned> >;
+  static_assert(sizeof(Words) == n * sizeof(S));
+  Words words;
+  memcpy(&words, &values, sizeof words);
+  __stwb(reinterpret_cast<Words*>(p), words);
+#endif
+}
 
 // `n` neighbours of which the first `valid` exist, the others zero: one access where all do and `wide` says that packs align.
 template <int n, class S>
@@ -84,7 +100,7 @@ __device__ inline void store_valid(S* p, const float (&values)[n], int64_t valid
   Pack<S, n> stored;
   FASTSEG_UNROLL
   for (int i = 0; i < n; ++i) from_compute(values[i], stored.at[i]);
-  if (wide && valid >= n) return store_pack(p, stored);
+  if (wide && valid >= n) return store_global(p, stored);
   FASTSEG_UNROLL
   for (int i = 0; i < n; ++i)
     if (i < valid) p[i] = stored.at[i];
