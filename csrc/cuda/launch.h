@@ -2,6 +2,7 @@
 #pragma once
 
 #include <climits>
+#include <mutex>
 #include <string>
 #include <type_traits>
 
@@ -32,18 +33,48 @@ __device__ T* shared_memory() {
 }
 #endif
 
-// How much shared memory a block can have on the current device.
-inline size_t shared_limit() {
+// What a multiprocessor of a device has for its blocks, and how much shared memory one of them may take.
+struct Device {
+  size_t shared_bytes, block_shared_bytes;
+  int registers, threads;
+
+  // How many blocks it keeps at a time; those of shared memory have 1 KB beside it from sm_80 on.
+  int resident(int block_threads, int thread_registers, size_t block_bytes) const {
+    const int64_t by_registers = registers / (round_up(thread_registers, 8) * block_threads), by_threads = threads / block_threads;
+    const int64_t by_shared = int64_t(shared_bytes / (block_bytes + 1024)), blocks = by_registers < by_threads ? by_registers : by_threads;
+    return int(by_shared < blocks ? by_shared : blocks);
+  }
+};
+
+// The current device, asked once.
+inline const Device& device() {
 #ifdef FASTSEG_CUDA_HOST
-  return kMaxSharedBytes;
+  static const Device host = {kMaxSharedBytes, kMaxSharedBytes, 1 << 16, 2048};
+  return host;
 #else
-  int device = 0, bytes = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
-    return kDefaultSharedBytes;
-  return size_t(bytes) < kMaxSharedBytes ? size_t(bytes) : kMaxSharedBytes;
+  constexpr int kDevices = 64;
+  static const Device unknown = {kMaxSharedBytes, kDefaultSharedBytes, 1 << 16, 1024};
+  static Device known[kDevices];
+  static std::once_flag asked[kDevices];
+  int current = 0;
+  if (cudaGetDevice(&current) != cudaSuccess || current >= kDevices) return unknown;
+  std::call_once(asked[current], [&] {
+    const auto fact = [&](cudaDeviceAttr attribute, int64_t otherwise) {
+      int value = 0;
+      return cudaDeviceGetAttribute(&value, attribute, current) == cudaSuccess ? int64_t{value} : otherwise;
+    };
+    const size_t block_bytes = size_t(fact(cudaDevAttrMaxSharedMemoryPerBlockOptin, kDefaultSharedBytes));
+    known[current] = {size_t(fact(cudaDevAttrMaxSharedMemoryPerMultiprocessor, kMaxSharedBytes)),
+                      block_bytes < kMaxSharedBytes ? block_bytes : kMaxSharedBytes,
+                      int(fact(cudaDevAttrMaxRegistersPerMultiprocessor, 1 << 16)),
+                      int(fact(cudaDevAttrMaxThreadsPerMultiProcessor, 1024))};
+  });
+  return known[current];
 #endif
 }
+
+// How much shared memory a block can have on the current device.
+inline size_t shared_limit() { return device().block_shared_bytes; }
 
 // Extents of a grid: any number of blocks along x, up to 65535 along y and z.
 inline dim3 grid_of(int64_t x, int64_t y = 1, int64_t z = 1) {
