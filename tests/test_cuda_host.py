@@ -136,7 +136,7 @@ def test_every_product_is_right_through_the_cuda_kernels(build):
 # slips of the hand: what is there, what is left of it, the operator that must notice
 FAULTS = {
     "no_barrier": (r"(fold_rows\(rows, .*\n) *__syncthreads\(\);", r"\1", "truncated_rfftn"),
-    "shifted": (r"high = row\[size - n\]", "high = row[size - n - 1]", "truncated_rfftn"),
+    "shifted": (r"high \? row\[size - n\]", "high ? row[size - n - 1]", "truncated_rfftn"),
     "no_store": (r"if \(k > 0\) samples\.store_q\(.*", "", "truncated_irfftn"),
 }
 
