@@ -34,7 +34,7 @@ __device__ void sum_columns(const S* plane, const Axis& h, int width, const Plan
   }
   rows += column;
   for (int turn = 0; turn < t.groups; ++turn) {
-    const int stride = forgotten(t.stride);
+    const int stride = forgotten(t.stride);  // or the addresses of all rows would fill registers
     if (group == turn)
       sums.template deposit<kWide>(chunk == 0 ? rows : nullptr, rows + (1 + first) * stride, rows + (k_count + first) * stride, stride,
                                    pairs, valid, turn == 0);
