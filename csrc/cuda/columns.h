@@ -14,7 +14,9 @@ namespace fastseg::cuda {
 
 constexpr int kSumColumns = 2;  // a thread sums: fewer sums leave registers for more threads, and those for more loads in flight
 constexpr int kSpread = 16;     // from a column of a thread to its next, without packs: half a warp reads neighbours
-constexpr int kMaxPairs = 16;   // frequencies ±k a thread can sum at a time; tables are padded to a multiple of it
+// Frequencies ±k a thread can sum at a time: columns that lie apart take registers too. Whole multiples of it stay within the rows of the
+// tables, which are padded to a multiple of 16.
+constexpr int max_pairs(int64_t all, bool wide) { return wide ? 16 : all > 12 ? 8 : 12; }
 
 // Sums of rows 0 … K−1 (cosines), then of rows K … 2K−2 (sines).
 constexpr int stage_rows(const Axis& axis) { return int(2 * axis.distinct() - 1); }

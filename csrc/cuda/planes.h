@@ -9,8 +9,7 @@
 
 namespace fastseg::cuda {
 
-// At most: the sums of 16 frequencies and what is on its way fill 128 registers, a few more where columns lie apart.
-constexpr int analysis_threads(bool wide) { return wide ? 512 : 384; }
+constexpr int kAnalysisThreads = 512;  // at most: 128 registers for each hold the sums of its frequencies and what is on its way
 constexpr int kAnalysisRegisters = 128;
 constexpr int kSynthesisThreads = 256;
 constexpr int kMinThreads = 64;  // the last axis keeps more threads busy than a small plane has columns
@@ -85,7 +84,7 @@ __device__ void analyse_folded(const float* rows, const PlaneTiling& t, const Ax
 }
 
 template <int kPairs, bool kWide, class S>
-__global__ void __launch_bounds__(analysis_threads(kWide), 1) analyse_planes(const S* x, Spectrum out, Axis h, Axis w, PlaneTiling t) {
+__global__ void __launch_bounds__(kAnalysisThreads, 1) analyse_planes(const S* x, Spectrum out, Axis h, Axis w, PlaneTiling t) {
   float* rows = shared_memory<float>();
   const int64_t plane = blockIdx.x;
   sum_columns<kPairs, kWide>(x + plane * h.size * w.size, h, int(w.size), t, rows);

@@ -19,7 +19,7 @@ constexpr int kTileModes = 32;  // last-axis columns
 constexpr int kTileSplits = kTileThreads / (kTilePairs * kTileModes / kModes);
 constexpr int kTileSamples = 64;  // of a row, at a time
 constexpr int kTileStage = 16;    // frequencies of a column, at a time
-static_assert(kMaxPairs % kTilePairs == 0 && kTilePairs % 4 == 0, "chunks of frequencies are whole packs of the table");
+static_assert(16 % kTilePairs == 0 && kTilePairs % 4 == 0, "chunks of frequencies are whole packs of the table");
 static_assert(kTileStage % 2 == 0, "every stage of a synthesis begins with an odd frequency");
 
 // Where a block of analyse_columns or synthesise_columns is: tiles vary fastest, so that neighbours share what they read.

@@ -26,9 +26,9 @@ int64_t row_stride(const Transform& t) { return round_up(t.w.size, kColumns) + k
 // The frequencies of an axis in as few passes over x as registers allow.
 struct Passes {
   int count, pairs;
-  explicit Passes(const Axis& axis) {
-    const int64_t all = axis.distinct() - 1;
-    count = int(all > kMaxPairs ? ceil_div(all, kMaxPairs) : 1);
+  Passes(const Axis& axis, bool wide) {
+    const int64_t all = axis.distinct() - 1, most = max_pairs(all, wide);
+    count = int(all > most ? ceil_div(all, most) : 1);
     pairs = int(all > 4 ? round_up(ceil_div(all, count), 4) : 4);
   }
 };
@@ -37,8 +37,8 @@ size_t sums_bytes(const Transform& t) { return size_t(stage_rows(t.h) * row_stri
 size_t synthesis_shared_bytes(const Transform& t) { return sums_bytes(t) + size_t(t.h.distinct() * t.w.positive) * sizeof(Coefficients); }
 
 bool analysis_fuses(const Transform& t, int64_t planes) {
-  const int64_t threads = ColumnPlace<kSumColumns, false>::lanes(t.w.size) * Passes(t.h).count;
-  return !is_lines(t) && !too_few(t, planes) && sums_bytes(t) <= shared_limit() && threads <= analysis_threads(false);
+  const int64_t threads = ColumnPlace<kSumColumns, false>::lanes(t.w.size) * Passes(t.h, false).count;
+  return !is_lines(t) && !too_few(t, planes) && sums_bytes(t) <= shared_limit() && threads <= kAnalysisThreads;
 }
 bool synthesis_fuses(const Transform& t, int64_t planes) {
   return !is_lines(t) && !too_few(t, planes) && synthesis_shared_bytes(t) <= shared_limit();
@@ -64,11 +64,11 @@ void by_packs(const S* data, int64_t columns, Run&& run) {
 // As many groups of rows as keep most threads of a multiprocessor busy; in two blocks rather than in one, where there are planes for that,
 // so that one sums over H while the other sums over W.
 PlaneTiling plane_tiling(const Transform& t, int64_t planes, int64_t lanes, bool wide) {
-  const Passes passes(t.h);
+  const Passes passes(t.h, wide);
   const int units = int(lanes) * passes.count;
   PlaneTiling best = {int(lanes), passes.count, 1, int(row_stride(t)), 1};
   int most_busy = 0, best_blocks = 0;
-  for (int groups = 1; groups * units <= analysis_threads(wide) && (groups - 1) * kStepsWorth < folded_rows(t.h.size); ++groups) {
+  for (int groups = 1; groups * units <= kAnalysisThreads && (groups - 1) * kStepsWorth < folded_rows(t.h.size); ++groups) {
     int blocks = device().resident(int(round_up(groups * units, kWarp)), kAnalysisRegisters, sums_bytes(t));
     if (planes < kManyPlanes) blocks = 1;
     if (blocks < 2 && best_blocks >= 2) break;
@@ -90,7 +90,7 @@ void launch_planes(const S* x, const Spectrum& out, const Transform& t, int64_t 
 template <class S>
 void analyse_whole_planes(const S* x, const Spectrum& out, const Transform& t, int64_t planes, void* stream) {
   by_packs<kSumColumns>(x, t.w.size, [&](auto wide) {
-    switch (Passes(t.h).pairs) {
+    switch (Passes(t.h, wide.value).pairs) {
       case 4:
         return launch_planes<4, wide.value>(x, out, t, planes, stream);
       case 8:
@@ -98,7 +98,7 @@ void analyse_whole_planes(const S* x, const Spectrum& out, const Transform& t, i
       case 12:
         return launch_planes<12, wide.value>(x, out, t, planes, stream);
       default:
-        return launch_planes<16, wide.value>(x, out, t, planes, stream);
+        if constexpr (wide.value) return launch_planes<16, true>(x, out, t, planes, stream);
     }
   });
 }
