@@ -9,9 +9,9 @@
 
 namespace fastseg::cuda {
 
-constexpr int kAnalysisThreads = 512;  // at most: 128 registers for each hold the sums of its frequencies and what is on its way
-constexpr int kAnalysisRegisters = 128;
-constexpr int kSynthesisThreads = 256;
+// At most: 128 registers for each hold the sums of its frequencies, or its samples, and what is on its way.
+constexpr int kPlaneThreads = 512;
+constexpr int kPlaneRegisters = 128;
 constexpr int kMinThreads = 64;  // the last axis keeps more threads busy than a small plane has columns
 
 // How a block of analyse_planes divides its plane: thread → (group of rows n, chunk of frequencies, lane along the columns).
@@ -84,7 +84,7 @@ __device__ void analyse_folded(const float* rows, const PlaneTiling& t, const Ax
 }
 
 template <int kPairs, bool kWide, class S>
-__global__ void __launch_bounds__(kAnalysisThreads, 1) analyse_planes(const S* x, Spectrum out, Axis h, Axis w, PlaneTiling t) {
+__global__ void __launch_bounds__(kPlaneThreads, 1) analyse_planes(const S* x, Spectrum out, Axis h, Axis w, PlaneTiling t) {
   float* rows = shared_memory<float>();
   const int64_t plane = blockIdx.x;
   sum_columns<kPairs, kWide>(x + plane * h.size * w.size, h, int(w.size), t, rows);
@@ -122,7 +122,7 @@ __device__ void synthesise_columns_of(const float* rows, int stride, const Axis&
 }
 
 template <bool kWide, class S>
-__global__ void __launch_bounds__(kSynthesisThreads, 2) synthesise_planes(Spectrum in, S* y, Bias bias, Axis h, Axis w, int stride) {
+__global__ void __launch_bounds__(kPlaneThreads, 1) synthesise_planes(Spectrum in, S* y, Bias bias, Axis h, Axis w, int stride) {
   const int k_count = int(h.distinct()), columns = int(w.positive);
   const int64_t plane = blockIdx.x;
   Coefficients* coefficients = shared_memory<Coefficients>();

@@ -3,6 +3,7 @@
 // A block takes one plane: it sums the plane over H on the way from device memory (x is read once), then over W in shared memory; only
 // kept modes leave the block. D is a third product over those. Planes too wide for shared memory, or too few to fill the device, go
 // through W-long sums in device memory instead, in tiles of columns and of rows.
+#include <algorithm>
 #include <climits>
 
 #include "planes.h"
@@ -38,7 +39,7 @@ size_t synthesis_shared_bytes(const Transform& t) { return sums_bytes(t) + size_
 
 bool analysis_fuses(const Transform& t, int64_t planes) {
   const int64_t threads = ColumnPlace<kSumColumns, false>::lanes(t.w.size) * Passes(t.h, false).count;
-  return !is_lines(t) && !too_few(t, planes) && sums_bytes(t) <= shared_limit() && threads <= kAnalysisThreads;
+  return !is_lines(t) && !too_few(t, planes) && sums_bytes(t) <= shared_limit() && threads <= kPlaneThreads;
 }
 bool synthesis_fuses(const Transform& t, int64_t planes) {
   return !is_lines(t) && !too_few(t, planes) && synthesis_shared_bytes(t) <= shared_limit();
@@ -68,8 +69,8 @@ PlaneTiling plane_tiling(const Transform& t, int64_t planes, int64_t lanes, bool
   const int units = int(lanes) * passes.count;
   PlaneTiling best = {int(lanes), passes.count, 1, int(row_stride(t)), 1};
   int most_busy = 0, best_blocks = 0;
-  for (int groups = 1; groups * units <= kAnalysisThreads && (groups - 1) * kStepsWorth < folded_rows(t.h.size); ++groups) {
-    int blocks = device().resident(int(round_up(groups * units, kWarp)), kAnalysisRegisters, sums_bytes(t));
+  for (int groups = 1; groups * units <= kPlaneThreads && (groups - 1) * kStepsWorth < folded_rows(t.h.size); ++groups) {
+    int blocks = device().resident(int(round_up(groups * units, kWarp)), kPlaneRegisters, sums_bytes(t));
     if (planes < kManyPlanes) blocks = 1;
     if (blocks < 2 && best_blocks >= 2) break;
     if (blocks * groups * units > most_busy) most_busy = blocks * groups * units, best_blocks = blocks, best.groups = groups;
@@ -171,7 +172,8 @@ void synthesise_whole_planes(const Spectrum& in, S* y, const Bias& bias, const T
   by_packs<kColumns>(y, t.w.size, [&](auto wide) {
     const int64_t lanes = ColumnPlace<kColumns, wide.value>::lanes(t.w.size);
     const int64_t tasks = round_up(lanes * ceil_div(folded_rows(t.h.size), kSamples), kWarp);
-    const int64_t threads = tasks < kMinThreads ? kMinThreads : tasks < kSynthesisThreads ? tasks : kSynthesisThreads;
+    const bool alone = planes < kManyPlanes || device().resident(kPlaneThreads / 2, kPlaneRegisters, synthesis_shared_bytes(t)) < 2;
+    const int64_t most = alone ? kPlaneThreads : kPlaneThreads / 2, threads = tasks < kMinThreads ? kMinThreads : std::min(tasks, most);
     launch(synthesise_planes<wide.value, S>, grid_of(planes), dim3(unsigned(threads)), synthesis_shared_bytes(t), stream, in, y, bias, t.h,
            t.w, int(row_stride(t)));
   });
