@@ -66,7 +66,7 @@ def parsed(text: str) -> dict[str, Usage]:
     return found
 
 
-def _run(command: list) -> str:
+def output_of(command: list) -> str:
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode:
         raise Failed((done.stderr or done.stdout).strip())
@@ -76,12 +76,12 @@ def _run(command: list) -> str:
 class Nvcc:
     def __init__(self, nvcc: str):
         self.nvcc = nvcc
-        self.version = _run([nvcc, "--version"]).strip().splitlines()[-1]
+        self.version = output_of([nvcc, "--version"]).strip().splitlines()[-1]
 
     def usage(self, source: Path, architecture: int, folder: Path) -> dict[str, Usage]:
         out = folder / f"{source.stem}.{architecture}.cubin"
         command = [self.nvcc, *FLAGS, "--expt-relaxed-constexpr", f"-arch=sm_{architecture}"]
-        return parsed(_run([*command, "-Xptxas", "-v", "-cubin", source, "-o", out]))
+        return parsed(output_of([*command, "-Xptxas", "-v", "-cubin", source, "-o", out]))
 
 
 class Clang:
@@ -99,7 +99,7 @@ class Clang:
         self.ptxas = self.toolkit / "bin" / "ptxas"
         if not (self.ptxas.exists() and (self.toolkit / "include" / "cuda.h").exists()):
             raise Failed(f"{toolkit}: holds no bin/ptxas and include/cuda.h of CUDA 12")
-        versions = (_run([clang, "--version"]), _run([self.ptxas, "--version"]))
+        versions = (output_of([clang, "--version"]), output_of([self.ptxas, "--version"]))
         first, last = versions[0].splitlines()[0], versions[1].strip().splitlines()[-1]
         self.version = f"{first}; ptxas {last}"
 
@@ -116,16 +116,16 @@ class Clang:
         ptx = folder / f"{source.stem}.{architecture}.ptx"
         target = [f"--cuda-gpu-arch=sm_{architecture}", f"--cuda-path={self.toolkit}"]
         quiet = ["-x", "cuda", "--cuda-device-only", "-S", "-Wno-unknown-cuda-version"]
-        _run([self.clang, *FLAGS, *target, *quiet, source, "-o", ptx])
+        output_of([self.clang, *FLAGS, *target, *quiet, source, "-o", ptx])
         out = ptx.with_suffix(".cubin")
-        return parsed(_run([self.ptxas, f"-arch=sm_{architecture}", "-v", ptx, "-o", out]))
+        return parsed(output_of([self.ptxas, f"-arch=sm_{architecture}", "-v", ptx, "-o", out]))
 
 
 def readable(usages: dict[str, Usage]) -> dict[str, Usage]:
     """Demangle names without namespaces and arguments: mangled ones differ between compilers."""
     if not usages or not shutil.which("c++filt"):
         return usages
-    lines = _run(["c++filt", *usages]).splitlines()
+    lines = output_of(["c++filt", *usages]).splitlines()
     return {short(line): usage for line, usage in zip(lines, usages.values(), strict=True)}
 
 

@@ -1,6 +1,8 @@
-"""The table of `bench/architectures.py`, from what ptxas prints."""
+"""The table of `bench/architectures.py`, from what ptxas prints; accesses counted in PTX."""
 
 import importlib.util
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,14 +24,23 @@ ptxas info    : Function properties for helper
 """
 
 
-@pytest.fixture(scope="module")
-def architectures():
-    spec = importlib.util.spec_from_file_location("architectures", SCRIPT)
+def _loaded(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPT.with_name(f"{name}.py"))
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def architectures():
+    yield from _loaded("architectures")
+
+
+@pytest.fixture(scope="module")
+def accesses(architectures):
+    yield from _loaded("accesses")
 
 
 def test_registers_spills_and_shared_memory_are_read(architectures):
@@ -64,3 +75,45 @@ def test_without_a_compiler_it_says_so(architectures, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["architectures", "--nvcc", "", "--clang", ""])
     assert architectures.main() == 2
     assert "sm_75: no nvcc (--nvcc)" in capsys.readouterr().err
+
+
+PTX = """\
+.visible .func helper()
+{
+	st.global.u8 	[%rd1], %rs1;
+}
+.visible .entry _Z5splitPf(
+	.param .u64 _Z5splitPf_param_0
+)
+{
+	ld.global.nc.v4.f32 	{%f1, %f2, %f3, %f4}, [%rd1];
+	st.global.f32 	[%rd2], %f1;
+	st.global.f32 	[%rd2+4], %f2;
+	st.shared.v4.f32 	[%r1], {%f1, %f2, %f3, %f4};
+}
+.entry _Z4wideP6__half(
+	.param .u64 _Z4wideP6__half_param_0
+)
+{
+	st.global.wb.v2.u32 	[%rd2], {%r1, %r2};
+	st.global.u16 	[%rd2], %rs1;
+}
+"""
+
+
+def test_accesses_are_counted_by_their_bytes(accesses):
+    found = accesses.parsed(PTX)
+    assert found["_Z5splitPf"] == accesses.Accesses({16: 1}, {4: 2})
+    assert found["_Z4wideP6__half"] == accesses.Accesses({}, {8: 1, 2: 1})
+    gates = {f"gate_points<{kind}>": a for kind, a in zip("ab", found.values(), strict=True)}
+    assert accesses.split("gate.cu", gates) == ["gate_points<a>"]
+
+
+@pytest.mark.parametrize("source", ["gate.cu", "pointwise.cu", "transform.cu"])
+def test_wide_stores_stay_wide(accesses, source):
+    nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc")
+    if not nvcc or not accesses.SOURCES.exists():
+        pytest.skip("needs nvcc and csrc")
+    found = accesses.of_source(nvcc, accesses.SOURCES / source)
+    assert {k.partition("<")[0] for k in found} >= set(accesses.STORES_WIDE[source])
+    assert accesses.split(source, found) == []

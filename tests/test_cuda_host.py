@@ -159,8 +159,8 @@ FAULTS = {
     ),
     "shifted": (
         "planes.h",
-        r"high = row\[size - n\]",
-        "high = row[size - n - 1]",
+        r"high \? row\[size - n\]",
+        "high ? row[size - n - 1]",
         "truncated_rfftn",
     ),
     "no_store": ("planes.h", r"if \(k > 0\) samples\.store_q\(.*", "", "truncated_irfftn"),

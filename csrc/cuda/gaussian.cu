@@ -26,7 +26,7 @@ struct Walk {
     separate = !fused || p.radius > kWidest;
     buffers = (separate && plane) + (along[0] && (along[1] || along[2]));
     if (buffers == 0) return;
-    const int64_t room = int64_t(l2_bytes() / 2 / sizeof(float)), image = buffers * p.d * p.h * p.w, most = room / image;
+    const int64_t room = int64_t(device().l2_bytes / 2 / sizeof(float)), image = buffers * p.d * p.h * p.w, most = room / image;
     if (most > 0)
       images = ceil_div(p.images, ceil_div(p.images, most));
     else if (images = 1; !separate)

@@ -13,6 +13,9 @@
 #include "../common.h"
 #endif
 
+#include <cstring>
+#include <type_traits>
+
 // Loops over registers must unroll: an array that is indexed at run time lives in memory.
 #ifdef FASTSEG_CUDA_HOST
 #define FASTSEG_PRAGMA(text)
@@ -68,6 +71,39 @@ __device__ inline void store_pack(S* p, const Pack<S, n>& values) {
 #endif
   *reinterpret_cast<Pack<S, n>*>(p) = values;
 }
+// The same to device memory, by one instruction for certain: a plain store that shares a branch with stores of single numbers is split up.
+template <int n, class S>
+__device__ inline void store_global(S* p, const Pack<S, n>& values) {
+#ifdef FASTSEG_CUDA_HOST
+  store_pack(p, values);
+#else
+  using Words = std::conditional_t<n * sizeof(S) == 16, uint4, std::conditional_t<n * sizeof(S) == 8, uint2, unsigned>>;
+  static_assert(sizeof(Words) == n * sizeof(S));
+  Words words;
+  memcpy(&words, &values, sizeof words);
+  __stwb(reinterpret_cast<Words*>(p), words);
+#endif
+}
+
+// A pack as it was loaded: 16-bit numbers lie two to a register until they are used, since to unpack them is to wait for the load.
+template <int n, class S>
+using RawPack = std::conditional_t<sizeof(S) == 2 && n % 2 == 0, Pack<uint32_t, n / 2>, Pack<S, n>>;
+
+template <int n, class S>
+__device__ inline RawPack<n, S> load_raw(const S* p) {
+  if constexpr (std::is_same_v<RawPack<n, S>, Pack<S, n>>)
+    return load_pack<n>(p);
+  else
+    return load_pack<n / 2>(reinterpret_cast<const uint32_t*>(p));
+}
+template <class S, int n>
+__device__ inline float raw_at(const Pack<S, n>& pack, int i) {
+  return to_compute(pack.at[i]);
+}
+template <class S, int words>
+__device__ inline float raw_at(const Pack<uint32_t, words>& pack, int i) {
+  return to_compute(S{uint16_t(pack.at[i / 2] >> 16 * (i % 2))});
+}
 
 // `n` neighbours of which the first `valid` exist, the others zero: one access where all do and `wide` says that packs align.
 template <int n, class S>
@@ -84,10 +120,18 @@ __device__ inline void store_valid(S* p, const float (&values)[n], int64_t valid
   Pack<S, n> stored;
   FASTSEG_UNROLL
   for (int i = 0; i < n; ++i) from_compute(values[i], stored.at[i]);
-  if (wide && valid >= n) return store_pack(p, stored);
+  if (wide && valid >= n) return store_global(p, stored);
   FASTSEG_UNROLL
   for (int i = 0; i < n; ++i)
     if (i < valid) p[i] = stored.at[i];
+}
+
+// The same number, which the compiler does not know to be the same: what depends on it is not kept in registers from one use to the next.
+__device__ inline int forgotten(int x) {
+#ifndef FASTSEG_CUDA_HOST
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
 }
 
 // The sum over the warp's lanes, the same in each of them.

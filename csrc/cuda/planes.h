@@ -5,73 +5,89 @@
 #include "columns.h"
 #include "launch.h"
 #include "rows.h"
+#include "samples.h"
 
 namespace fastseg::cuda {
 
-constexpr int kAnalysisThreads = 256;  // at most: 255 registers for each hold the sums of 16 frequencies
-constexpr int kSynthesisThreads = 256;
+// At most: 128 registers for each hold the sums of its frequencies, or its samples, and what is on its way.
+constexpr int kPlaneThreads = 512;
+constexpr int kPlaneRegisters = 128;
 constexpr int kMinThreads = 64;  // the last axis keeps more threads busy than a small plane has columns
 
-// How a block of analyse_planes divides its plane: thread → (group of rows n, chunk of frequencies, four columns).
+// How a block of analyse_planes divides its plane: thread → (group of rows n, chunk of frequencies, lane along the columns).
 struct PlaneTiling {
-  int quads, chunks, groups, stride;
+  int lanes, chunks, groups;
+  int stride;  // of a row of sums
   int splits;  // lanes that share one product along a row
-  bool wide;
 };
 
-template <int kPairs, class S>
+template <int kPairs, bool kWide, class S>
 __device__ void sum_columns(const S* plane, const Axis& h, int width, const PlaneTiling& t, float* rows) {
-  const int quad = threadIdx.x % t.quads, chunk = threadIdx.x / t.quads % t.chunks, group = threadIdx.x / (t.quads * t.chunks);
-  const int first = chunk * kPairs, column = quad * kColumns, k_count = int(h.distinct());
-  const int pairs = min(kPairs, k_count - 1 - first), valid = min(kColumns, width - column);
+  const int lane = threadIdx.x % t.lanes, chunk = threadIdx.x / t.lanes % t.chunks, group = threadIdx.x / (t.lanes * t.chunks);
+  const int first = chunk * kPairs, column = ColumnPlace<kSumColumns, kWide>(lane).first, k_count = int(h.distinct());
+  const int pairs = min(kPairs, k_count - 1 - first), valid = width - column;
   ColumnSums<kPairs> sums;
   if (group < t.groups) {
-    const ColumnSource<S> x = {plane + column, width, int(h.size), valid, t.wide};
-    sums.add_rows(x, static_cast<const float*>(h.cos) + 2 * first, h.padded, group, t.groups);
+    const ColumnSource<S, kWide> x = {plane + column, width, int(h.size), valid};
+    sums.add_rows(x, static_cast<const float*>(h.cos) + 2 * first, int(h.padded), group, t.groups);
   }
+  rows += column;
   for (int turn = 0; turn < t.groups; ++turn) {
+    const int stride = forgotten(t.stride);  // or the addresses of all rows would fill registers
     if (group == turn)
-      sums.deposit(chunk == 0 ? rows + column : nullptr, rows + (1 + first) * t.stride + column,
-                   rows + (k_count + first) * t.stride + column, t.stride, pairs, turn == 0);
+      sums.template deposit<kWide>(chunk == 0 ? rows : nullptr, rows + (1 + first) * stride, rows + (k_count + first) * stride, stride,
+                                   pairs, valid, turn == 0);
     __syncthreads();
   }
 }
 
-// x[n], x[W−n] → their sum and difference, in place
+// Folds each row in place, as columns are folded: sums at n for even m, at W/2−n for odd m, differences at W−n and W/2+n. A warp takes a
+// row.
 __device__ void fold_rows(float* rows, int count, int stride, const Axis& w) {
-  const int odd = int(w.odd()), size = int(w.size);
-  for (int i = threadIdx.x; i < count * odd; i += blockDim.x) {
-    float* row = rows + i / odd * stride;
-    const int n = 1 + i % odd;
-    const float low = row[n], high = row[size - n];
-    row[n] = low + high, row[size - n] = low - high;
+  const int size = int(w.size), warps = blockDim.x / kWarp;
+  const RowGroup exists(size);
+  for (int i = threadIdx.x / kWarp; i < count; i += warps) {
+    float* row = rows + i * stride;
+    for (int n = threadIdx.x % kWarp; n < exists.lows; n += kWarp) {
+      const bool high = exists.high(n), twin_low = exists.twin_low(n), twin_high = exists.twin_high(n);
+      const float low_value = row[n], high_value = high ? row[size - n] : 0.f;
+      const float twin_low_value = twin_low ? row[size / 2 - n] : 0.f, twin_high_value = twin_high ? row[size / 2 + n] : 0.f;
+      const float sum = low_value + high_value, difference = low_value - high_value;
+      const float twin_sum = twin_low_value + twin_high_value, twin_difference = twin_low_value - twin_high_value;
+      row[n] = sum + twin_sum;
+      if (high) row[size - n] = difference - twin_difference;
+      if (twin_low) row[size / 2 - n] = sum - twin_sum;
+      if (twin_high) row[size / 2 + n] = difference + twin_difference;
+    }
   }
 }
 
 __device__ void analyse_folded(const float* rows, const PlaneTiling& t, const Axis& h, const Axis& w, const Spectrum& out, int64_t plane) {
   const Pairing pairing(h, w.positive);
   const int k_count = int(h.distinct()), mode_groups = int(ceil_div(w.positive, kModes)), tasks = k_count * mode_groups;
-  const int split = threadIdx.x % t.splits, at_once = blockDim.x / t.splits;
+  const int split = threadIdx.x % t.splits, at_once = blockDim.x / t.splits, size = int(w.size), count = folded_rows(size);
+  const bool twins = size % 2 == 0;
   for (int begin = 0; begin < tasks; begin += at_once) {
     const int task = begin + threadIdx.x / t.splits, k = task / mode_groups, mode = task % mode_groups * kModes;
     RowSums sums;
     if (task < tasks) {
       const float* a = rows + k * t.stride;
-      const float* b = rows + (k > 0 ? k_count + k - 1 : 0) * t.stride;
-      const int last = int(w.size) - 1;
-      sums.add(0, a, b, 1, static_cast<const float*>(w.cos) + mode, w.padded, split, int(w.even()), t.splits);
-      sums.add(1, a + last, b + last, -1, static_cast<const float*>(w.sin) + mode, w.padded, split, int(w.odd()), t.splits);
+      const int to_b = k > 0 ? (k_count - 1) * t.stride : 0;
+      const FoldedSamples cosines = {a, a + (twins ? size / 2 : 0), 1, twins ? -1 : 1, to_b};
+      const FoldedSamples sines = {a + size - 1, a + (twins ? size / 2 + 1 : size - 1), -1, twins ? 1 : -1, to_b};
+      sums.add(0, cosines, static_cast<const float*>(w.cos) + mode, int(w.padded), split, count, t.splits);
+      sums.add(1, sines, static_cast<const float*>(w.sin) + mode, int(w.padded), split, count - 1, t.splits);
     }
     sums.reduce(t.splits);
     if (task < tasks && split == 0) sums.store(out, plane, pairing, k, mode);
   }
 }
 
-template <int kPairs, class S>
-__global__ void __launch_bounds__(kAnalysisThreads, 1) analyse_planes(const S* x, Spectrum out, Axis h, Axis w, PlaneTiling t) {
+template <int kPairs, bool kWide, class S>
+__global__ void __launch_bounds__(kPlaneThreads, 1) analyse_planes(const S* x, Spectrum out, Axis h, Axis w, PlaneTiling t) {
   float* rows = shared_memory<float>();
   const int64_t plane = blockIdx.x;
-  sum_columns<kPairs>(x + plane * h.size * w.size, h, int(w.size), t, rows);
+  sum_columns<kPairs, kWide>(x + plane * h.size * w.size, h, int(w.size), t, rows);
   fold_rows(rows, stage_rows(h), t.stride, w);
   __syncthreads();
   analyse_folded(rows, t, h, w, out, plane);
@@ -90,22 +106,23 @@ __device__ void synthesise_rows_of(const Coefficients* coefficients, const Axis&
   }
 }
 
-template <class S>
-__device__ void synthesise_columns_of(const float* rows, int stride, const Axis& h, int width, float bias, S* y, bool wide) {
-  const int quads = int(ceil_div(width, kColumns)), tiles = int(ceil_div(h.even(), kSamples)), k_count = int(h.distinct());
-  for (int task = threadIdx.x; task < quads * tiles; task += blockDim.x) {
-    const int column = task % quads * kColumns, tile = task / quads;
+template <bool kWide, class S>
+__device__ void synthesise_columns_of(const float* rows, int stride, const Axis& h, int width, float bias, S* y) {
+  using Place = ColumnPlace<kColumns, kWide>;
+  const int lanes = int(Place::lanes(width)), size = int(h.size), tiles = int(ceil_div(folded_rows(size), kSamples));
+  for (int task = threadIdx.x; task < lanes * tiles; task += blockDim.x) {
+    const int column = Place(task % lanes).first, first = task / lanes * kSamples, valid = width - column, pairs = frequency_pairs(h);
+    if (valid <= 0) continue;
+    const float* p = rows + stride + column;
     Samples samples;
-    samples.add_dc(rows + column, bias);
-    samples.add(rows + stride + column, rows + k_count * stride + column, stride, k_count - 1,
-                static_cast<const float*>(h.cos) + tile * 2 * kSamples, h.padded);
-    samples.store(y + column, width, int(h.size), tile * kSamples, min(kColumns, width - column), wide);
+    samples.add_dc(load_columns<kWide>(rows + column, valid), bias);
+    samples.add(SharedRows<kWide>{p, p + pairs * stride, stride, valid}, pairs, table_of_samples(h, first), int(h.padded));
+    samples.store<kWide>(y + column, width, size, first, valid);
   }
 }
 
-template <class S>
-__global__ void __launch_bounds__(kSynthesisThreads, 2)
-    synthesise_planes(Spectrum in, S* y, Bias bias, Axis h, Axis w, int stride, bool wide) {
+template <bool kWide, class S>
+__global__ void __launch_bounds__(kPlaneThreads, 1) synthesise_planes(Spectrum in, S* y, Bias bias, Axis h, Axis w, int stride) {
   const int k_count = int(h.distinct()), columns = int(w.positive);
   const int64_t plane = blockIdx.x;
   Coefficients* coefficients = shared_memory<Coefficients>();
@@ -116,7 +133,7 @@ __global__ void __launch_bounds__(kSynthesisThreads, 2)
   __syncthreads();
   synthesise_rows_of(coefficients, h, w, rows, stride);
   __syncthreads();
-  synthesise_columns_of(rows, stride, h, int(w.size), bias.of_plane(plane), y + plane * h.size * w.size, wide);
+  synthesise_columns_of<kWide>(rows, stride, h, int(w.size), bias.of_plane(plane), y + plane * h.size * w.size);
 }
 
 }  // namespace fastseg::cuda

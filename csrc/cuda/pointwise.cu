@@ -1,5 +1,5 @@
 // A 1×1 convolution is a matrix product whose rows are contiguous points: z [outputs, points] = weight [outputs, inputs] · x [inputs,
-// points] per image and group. A block makes a tile of outputs × 128 points and applies the epilogue to it in registers.
+// points] per image and group. A block makes a tile of outputs × 128 points in registers and applies the epilogue on its way out.
 #include "../ops.h"
 #include "intrinsics.h"
 #include "launch.h"
@@ -13,89 +13,94 @@ __device__ inline float relu(float y) { return y < 0 ? 0.0f : y; }  // NaN stays
 __device__ inline float normal_cdf(float z) { return 0.5f * erfcf(z * -0.70710678118654752f); }
 __device__ inline float normal_density(float z) { return 0.39894228040143268f * expf(-0.5f * z * z); }
 
-// One row's four points: z → out. Moments add up what they see.
-template <Epilogue epilogue, class Factor>
-struct Finish {
-  const PointwiseParams& p;
-  bool wide;
-  float scale, shift, sum, squares;
-
-  __device__ Finish(const PointwiseParams& p, int64_t channel, bool exists, bool wide) : p(p), wide(wide), sum(0), squares(0) {
-    if (epilogue != Epilogue::kAffineRelu || !exists) return;
+// z → out for four points of a row, and what moments see of them.
+template <Epilogue epilogue, class In>
+__device__ inline void apply(const PointwiseParams& p, Four& z, int64_t channel, int64_t offset, int64_t valid, bool wide,
+                             float (&moments)[2]) {
+  Four gain = {};
+  if constexpr (epilogue == Epilogue::kGeluGradient) {
+    const auto factor = load_valid<kPack>(static_cast<const In*>(p.factor) + offset, valid, wide);
+    FASTSEG_UNROLL
+    for (int v = 0; v < kPack; ++v) gain.at[v] = to_compute(factor.at[v]);
+  }
+  float scale = 1, shift = 0;
+  if constexpr (epilogue == Epilogue::kAffineRelu) {
     scale = static_cast<const float*>(p.scale)[channel];
     shift = static_cast<const float*>(p.shift)[channel];
   }
+  FASTSEG_UNROLL
+  for (int v = 0; v < kPack; ++v) {
+    float& y = z.at[v];
+    if constexpr (epilogue == Epilogue::kGelu) y *= normal_cdf(y);
+    if constexpr (epilogue == Epilogue::kGeluGradient) y = (normal_cdf(y) + y * normal_density(y)) * gain.at[v];
+    if constexpr (epilogue == Epilogue::kAffineRelu) y = relu(scale * y + shift);
+    if constexpr (epilogue == Epilogue::kMoments) {
+      if (v < valid) moments[0] += y, moments[1] += y * y;
+    }
+  }
+}
 
-  __device__ void operator()(float (&z)[kPack], int64_t offset, int64_t valid) {
+constexpr int kStagedRows = kRowLanes * kPack;  // rows of a tile that pass through shared memory at a time
+
+// The epilogue of staged rows, a warp a row: its code is there once, and a row is read and written in one piece. Rows come in packs,
+// of which this is one: pack i is that of rows tile.row + i · kRows + first …
+template <Epilogue epilogue, int kRows, class In, class Out>
+__device__ inline void finish(const PointwiseParams& p, const Tile& tile, const float* staged, int first, bool wide) {
+  const int64_t channels = p.groups * p.outputs, point = tile.point + threadIdx.x % kWarp * kPack, valid = p.points - point;
+  FASTSEG_UNROLL_BY(1)
+  for (int i = threadIdx.x / kWarp; i < kStagedRows; i += kThreads / kWarp) {
+    const int64_t row = tile.row + i / kPack * kRows + first + i % kPack, channel = tile.group * p.outputs + row;
+    if (row >= p.outputs) continue;
+    const int64_t offset = (tile.image * channels + channel) * p.points + point;
+    Four z = load_pack<kPack>(staged + i * kTilePoints + threadIdx.x % kWarp * kPack);
     if (p.addend) {
       const Four addend = load_valid<kPack>(static_cast<const float*>(p.addend) + offset, valid, wide);
       FASTSEG_UNROLL
-      for (int v = 0; v < kPack; ++v) z[v] += addend.at[v];
+      for (int v = 0; v < kPack; ++v) z.at[v] += addend.at[v];
     }
-    Pack<Factor, kPack> factor;
-    if constexpr (epilogue == Epilogue::kGeluGradient)
-      factor = load_valid<kPack>(static_cast<const Factor*>(p.factor) + offset, valid, wide);
-    FASTSEG_UNROLL
-    for (int v = 0; v < kPack; ++v) {
-      if constexpr (epilogue == Epilogue::kGelu) z[v] *= normal_cdf(z[v]);
-      if constexpr (epilogue == Epilogue::kGeluGradient) z[v] = (normal_cdf(z[v]) + z[v] * normal_density(z[v])) * to_compute(factor.at[v]);
-      if constexpr (epilogue == Epilogue::kAffineRelu) z[v] = relu(scale * z[v] + shift);
-      if constexpr (epilogue == Epilogue::kMoments) {
-        if (v < valid) sum += z[v], squares += z[v] * z[v];
-      }
-    }
-  }
-};
-
-// Over the lanes that share a row.
-__device__ inline float row_sum(float value) {
-  FASTSEG_UNROLL
-  for (int lanes = kPointLanes / 2; lanes > 0; lanes /= 2) value += __shfl_xor_sync(kAllLanes, value, lanes);
-  return value;
-}
-
-template <Epilogue epilogue, int kRows, class In, class Out>
-__device__ inline void finish(const PointwiseParams& p, const Tile& tile, bool wide, Sums<kRows>& z) {
-  const int lane = int(threadIdx.x) % kPointLanes, row_lane = int(threadIdx.x) / kPointLanes;
-  const int64_t channels = p.groups * p.outputs, first = tile.group * p.outputs;
-  FASTSEG_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    const int64_t row = tile.row + row_lane * kRows + r, channel = first + row;
-    Finish<epilogue, In> apply(p, channel, row < p.outputs, wide);
-    FASTSEG_UNROLL
-    for (int h = 0; h < kHalves; ++h) {
-      const int64_t point = tile.point + h * kHalfPoints + lane * kPack, offset = (tile.image * channels + channel) * p.points + point;
-      const int64_t valid = row < p.outputs ? p.points - point : 0;
-      apply(z[r][h], offset, valid);
-      store_valid(static_cast<Out*>(p.out) + offset, z[r][h], valid, wide);
-    }
+    float moments[2] = {};
+    apply<epilogue, In>(p, z, channel, offset, valid, wide, moments);
+    store_valid(static_cast<Out*>(p.out) + offset, z.at, valid, wide);
     if constexpr (epilogue == Epilogue::kMoments) {
-      const float sum = row_sum(apply.sum), squares = row_sum(apply.squares);
       float* partial = static_cast<float*>(p.partial) + tile.block * 2 * channels + channel;
-      if (lane == 0 && row < p.outputs) partial[0] = sum, partial[channels] = squares;
+      const float sum = warp_sum(moments[0]), squares = warp_sum(moments[1]);
+      if (threadIdx.x % kWarp == 0) partial[0] = sum, partial[channels] = squares;
     }
   }
 }
 
 template <Epilogue epilogue, int kRows, class In, class Out>
-__device__ inline void finish_if_asked(const PointwiseParams& p, const Tile& tile, bool wide, Sums<kRows>& z) {
+__device__ inline void finish_if_asked(const PointwiseParams& p, const Tile& tile, const float* staged, int first, bool wide) {
   if constexpr (pointwise_serves(epilogue, kDTypeOf<In>, kDTypeOf<Out>)) {
-    if (p.epilogue == epilogue) finish<epilogue, kRows, In, Out>(p, tile, wide, z);
+    if (p.epilogue == epilogue) finish<epilogue, kRows, In, Out>(p, tile, staged, first, wide);
   }
 }
 
 // The epilogue is chosen here, not by the kernel's type: one product serves them all.
 template <int kRows, class In, class Out>
-__device__ inline void finish_as_asked(const PointwiseParams& p, const Tile& tile, bool wide, Sums<kRows>& z) {
-  finish_if_asked<Epilogue::kNone, kRows, In, Out>(p, tile, wide, z);
-  finish_if_asked<Epilogue::kGelu, kRows, In, Out>(p, tile, wide, z);
-  finish_if_asked<Epilogue::kGeluGradient, kRows, In, Out>(p, tile, wide, z);
-  finish_if_asked<Epilogue::kAffineRelu, kRows, In, Out>(p, tile, wide, z);
-  finish_if_asked<Epilogue::kMoments, kRows, In, Out>(p, tile, wide, z);
+__device__ inline void finish_as_asked(const PointwiseParams& p, const Tile& tile, float* staged, const Sums<kRows>& z, bool wide) {
+  float* own = staged + int(threadIdx.x) / kPointLanes * kPack * kTilePoints + int(threadIdx.x) % kPointLanes * kPack;
+  FASTSEG_UNROLL_BY(1)
+  for (int first = 0; first < kRows; first += kPack) {
+    __syncthreads();
+    FASTSEG_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      FASTSEG_UNROLL
+      for (int h = 0; h < kHalves; ++h)
+        if (r / kPack * kPack == first)
+          store_pack(own + r % kPack * kTilePoints + h * kHalfPoints, Four{{z[r][h][0], z[r][h][1], z[r][h][2], z[r][h][3]}});
+    }
+    __syncthreads();
+    finish_if_asked<Epilogue::kNone, kRows, In, Out>(p, tile, staged, first, wide);
+    finish_if_asked<Epilogue::kGelu, kRows, In, Out>(p, tile, staged, first, wide);
+    finish_if_asked<Epilogue::kGeluGradient, kRows, In, Out>(p, tile, staged, first, wide);
+    finish_if_asked<Epilogue::kAffineRelu, kRows, In, Out>(p, tile, staged, first, wide);
+    finish_if_asked<Epilogue::kMoments, kRows, In, Out>(p, tile, staged, first, wide);
+  }
 }
 
 template <int kRows, class In, class Out>
-__global__ void __launch_bounds__(kThreads, 3) pointwise_tile(PointwiseParams p, bool wide) {
+__global__ void __launch_bounds__(kThreads, kRows == 4 ? 4 : 3) pointwise_tile(PointwiseParams p, bool wide) {
   using S = Shape<kRows>;
   float* slices = shared_memory<float>();  // [2]: x [kDepth][kTilePoints], weight [kDepth][kWeightStride]
   const Tile tile(p, S::kTileRows);
@@ -110,7 +115,15 @@ __global__ void __launch_bounds__(kThreads, 3) pointwise_tile(PointwiseParams p,
     if (first + kDepth < p.inputs) next.fetch(first + kDepth);
     multiply<kRows>(x, weight, z);
   }
-  finish_as_asked<kRows, In, Out>(p, tile, wide, z);
+  static_assert(kStagedRows * kTilePoints * sizeof(float) <= S::kSharedBytes);
+  finish_as_asked<kRows, In, Out>(p, tile, slices, z, wide);
+}
+
+constexpr int64_t kEnoughTiles = 256;
+
+template <int kRows>
+int64_t tiles(const PointwiseParams& p) {
+  return ceil_div(p.outputs, Shape<kRows>::kTileRows) * p.groups * moment_blocks(p.batch, p.points);
 }
 
 template <int kRows, class In, class Out>
@@ -118,14 +131,13 @@ void run_rows(const PointwiseParams& p) {
   const auto aligned = [&](auto* pointer) { return packs_align<kPack>(pointer, p.points); };
   const bool wide = aligned(static_cast<const In*>(p.x)) && aligned(static_cast<const Out*>(p.out)) &&
                     aligned(static_cast<const float*>(p.addend)) && aligned(static_cast<const In*>(p.factor));
-  using S = Shape<kRows>;
-  const int64_t tiles = ceil_div(p.outputs, S::kTileRows) * p.groups * moment_blocks(p.batch, p.points);
-  launch(pointwise_tile<kRows, In, Out>, grid_of(tiles), kThreads, S::kSharedBytes, p.lane.stream, p, wide);
+  launch(pointwise_tile<kRows, In, Out>, grid_of(tiles<kRows>(p)), kThreads, Shape<kRows>::kSharedBytes, p.lane.stream, p, wide);
 }
 
+// Tall tiles read x less often, if they are neither padding nor too few for the device.
 template <class In, class Out>
 void run(const PointwiseParams& p) {
-  p.outputs <= Shape<4>::kTileRows ? run_rows<4, In, Out>(p) : run_rows<8, In, Out>(p);
+  p.outputs > Shape<4>::kTileRows&& tiles<8>(p) >= kEnoughTiles ? run_rows<8, In, Out>(p) : run_rows<4, In, Out>(p);
 }
 
 // float32 to and from either 16-bit type, and every type to itself.

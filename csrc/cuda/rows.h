@@ -66,19 +66,25 @@ __device__ inline Coefficients separate(const Spectrum& s, int64_t image, const 
   return {{x.re + y.re, x.im + y.im, y.im - x.im, x.re - y.re}};
 }
 
+// Folded samples of the row of A, for even m and for odd m, and how far it is from one to the next; those of B lie `to_b` further on.
+struct FoldedSamples {
+  const float *even, *odd;
+  int even_step, odd_step, to_b;
+};
+
 // Σ over the samples of a row of A and of its B, kModes columns: cosines make the real parts, −sines the imaginary ones.
 struct RowSums {
   float a[2][kModes] = {}, b[2][kModes] = {};
 
-  // part 0: folded sums and cosines, part 1: differences and sines; every `splits`-th of `count` samples, a and b walk by `step`
-  __device__ void add(int part, const float* a_row, const float* b_row, int step, const float* table, int64_t padded, int split, int count,
-                      int splits) {
+  // part 0: folded sums and cosines, part 1: differences and sines; every `splits`-th of `count` samples
+  __device__ void add(int part, const FoldedSamples& x, const float* table, int padded, int split, int count, int splits) {
     FASTSEG_UNROLL_BY(4)
     for (int n = split; n < count; n += splits) {
       const auto t = load_pack<kModes>(table + n * padded);
-      const float a_n = a_row[n * step], b_n = b_row[n * step];
+      const float *even = x.even + n * x.even_step, *odd = x.odd + n * x.odd_step;
+      const float a_n[2] = {even[0], odd[0]}, b_n[2] = {even[x.to_b], odd[x.to_b]};
       FASTSEG_UNROLL
-      for (int i = 0; i < kModes; ++i) a[part][i] += t.at[i] * a_n, b[part][i] += t.at[i] * b_n;
+      for (int i = 0; i < kModes; ++i) a[part][i] += t.at[i] * a_n[i % 2], b[part][i] += t.at[i] * b_n[i % 2];
     }
   }
 

@@ -114,7 +114,7 @@ void filter(const FilterParams& p) {
   const int tiles = p.seen ? 3 : 1;
   const int64_t chunk = p.seen ? p.chunk : 1, chunks = ceil_div(p.batch, chunk);
   Tile t;
-  if (p.t.d.size > 1 || !make_tile(p.t, t) || !fill_tile(t, p.channels, chunks, kStackThreads, largest_shared(), tiles))
+  if (p.t.d.size > 1 || !make_tile(p.t, t) || !fill_tile(t, p.channels, chunks, kStackThreads, device().block_shared_bytes, tiles))
     throw Error("spectral_filter: want planes that the FFT serves");
   const int64_t groups = ceil_div(p.channels, t.images);
   const Filter<S> of = {static_cast<const S*>(p.x),

@@ -5,18 +5,22 @@
 #include "columns.h"
 #include "launch.h"
 #include "rows.h"
+#include "samples.h"
 
 namespace fastseg::cuda {
 
 // Tiles of the kernels that go through device memory.
 constexpr int kTileThreads = 256;
-constexpr int kTileQuads = 32, kTileColumns = kTileQuads * kColumns, kTileGroups = kTileThreads / kTileQuads;
+constexpr int kTileColumns = 128;
+constexpr int kTileSumLanes = kTileColumns / kSumColumns, kTileSumGroups = kTileThreads / kTileSumLanes;  // of an analysis
+constexpr int kTileLanes = kTileColumns / kColumns, kTileGroups = kTileThreads / kTileLanes;              // of a synthesis
 constexpr int kTilePairs = 8;   // frequencies a block sums along a column, and pairs of rows it takes at a time
 constexpr int kTileModes = 32;  // last-axis columns
 constexpr int kTileSplits = kTileThreads / (kTilePairs * kTileModes / kModes);
 constexpr int kTileSamples = 64;  // of a row, at a time
 constexpr int kTileStage = 16;    // frequencies of a column, at a time
-static_assert(kMaxPairs % kTilePairs == 0 && kTilePairs % 4 == 0, "chunks of frequencies are whole packs of the table");
+static_assert(16 % kTilePairs == 0 && kTilePairs % 4 == 0, "chunks of frequencies are whole packs of the table");
+static_assert(kTileStage % 2 == 0, "every stage of a synthesis begins with an odd frequency");
 
 // Where a block of analyse_columns or synthesise_columns is: tiles vary fastest, so that neighbours share what they read.
 struct ColumnTile {
@@ -31,32 +35,30 @@ struct ColumnTile {
   }
 };
 
-__device__ inline int valid_columns(int64_t columns, int64_t column) {
-  return columns - column >= kColumns ? kColumns : int(max(columns - column, int64_t{0}));
-}
-
 // [outer, N, columns] → sums [outer, 2K−1, columns].
-template <class S>
-__device__ void sum_column_tile(const S* x, int64_t columns, const Axis& axis, const ColumnTile& tile, bool wide, float* rows) {
-  const int quad = threadIdx.x % kTileQuads, group = threadIdx.x / kTileQuads, column = quad * kColumns;
-  const int first = tile.part * kTilePairs, valid = valid_columns(columns, tile.first + column);
+template <bool kWide, class S>
+__device__ void sum_column_tile(const S* x, int64_t columns, const Axis& axis, const ColumnTile& tile, float* rows) {
+  const int group = threadIdx.x / kTileSumLanes, column = ColumnPlace<kSumColumns, kWide>(threadIdx.x % kTileSumLanes).first;
+  const int first = tile.part * kTilePairs, valid = int(min(columns - tile.first - column, int64_t{kTileColumns}));
   ColumnSums<kTilePairs> sums;
-  const ColumnSource<S> source = {x + tile.outer * axis.size * columns + tile.first + column, columns, int(axis.size), valid, wide};
-  sums.add_rows(source, static_cast<const float*>(axis.cos) + 2 * first, axis.padded, group, kTileGroups);
-  for (int turn = 0; turn < kTileGroups; ++turn) {
+  if (valid > 0) {
+    const ColumnSource<S, kWide> source = {x + tile.outer * axis.size * columns + tile.first + column, int(columns), int(axis.size), valid};
+    sums.add_rows(source, static_cast<const float*>(axis.cos) + 2 * first, int(axis.padded), group, kTileSumGroups);
+  }
+  rows += column;
+  for (int turn = 0; turn < kTileSumGroups; ++turn) {
     if (group == turn)
-      sums.deposit(rows + column, rows + kTileColumns + column, rows + (1 + kTilePairs) * kTileColumns + column, kTileColumns, kTilePairs,
-                   turn == 0);
+      sums.template deposit<kWide>(rows, rows + kTileColumns, rows + (1 + kTilePairs) * kTileColumns, kTileColumns, kTilePairs,
+                                   kTileColumns, turn == 0);
     __syncthreads();
   }
 }
 
-template <class S>
-__global__ void __launch_bounds__(kTileThreads, 1)
-    analyse_columns(const S* x, float* sums, Axis axis, int64_t columns, int chunks, bool wide) {
+template <bool kWide, class S>
+__global__ void __launch_bounds__(kTileThreads, 2) analyse_columns(const S* x, float* sums, Axis axis, int64_t columns, int chunks) {
   float* rows = shared_memory<float>();
   const ColumnTile tile(columns, chunks);
-  sum_column_tile(x, columns, axis, tile, wide, rows);
+  sum_column_tile<kWide>(x, columns, axis, tile, rows);
   const int first = tile.part * kTilePairs, pairs = min(kTilePairs, frequency_pairs(axis) - first), k_count = int(axis.distinct());
   float* out = sums + tile.outer * stage_rows(axis) * columns + tile.first;
   for (int i = threadIdx.x; i < (1 + 2 * kTilePairs) * kTileColumns; i += blockDim.x) {
@@ -68,11 +70,11 @@ __global__ void __launch_bounds__(kTileThreads, 1)
 }
 
 // The same over complex columns (two floats each) of [outer, N, columns/2, 2], the frequencies ±k combined: a D axis.
-__global__ void __launch_bounds__(kTileThreads, 1)
-    analyse_depth(const float* x, Spectrum out, Axis axis, int64_t columns, int chunks, bool wide) {
+template <bool kWide>
+__global__ void __launch_bounds__(kTileThreads, 2) analyse_depth(const float* x, Spectrum out, Axis axis, int64_t columns, int chunks) {
   float* rows = shared_memory<float>();
   const ColumnTile tile(columns, chunks);
-  sum_column_tile(x, columns, axis, tile, wide, rows);
+  sum_column_tile<kWide>(x, columns, axis, tile, rows);
   const Pairing pairing(axis, columns / 2);
   const int first = tile.part * kTilePairs, pairs = min(kTilePairs, frequency_pairs(axis) - first);
   for (int i = threadIdx.x; i < (1 + pairs) * kTileColumns / 2; i += blockDim.x) {
@@ -123,30 +125,28 @@ __device__ void stage_rows_of(const Rows& source, const ColumnTile& tile, int64_
 }
 
 // Coefficient rows → [outer, N, columns].
-template <class Rows, class S>
-__global__ void __launch_bounds__(kTileThreads, 2)
-    synthesise_columns(Rows source, S* y, Bias bias, Axis axis, int64_t columns, int parts, bool wide) {
+template <bool kWide, class Rows, class S>
+__global__ void __launch_bounds__(kTileThreads, 2) synthesise_columns(Rows source, S* y, Bias bias, Axis axis, int64_t columns, int parts) {
   float* staged = shared_memory<float>();
   const ColumnTile tile(columns, parts);
-  const int quad = threadIdx.x % kTileQuads, column = quad * kColumns, pairs = frequency_pairs(axis);
-  const int sample_tile = tile.part * kTileGroups + threadIdx.x / kTileQuads;
-  const bool inside = sample_tile * kSamples < axis.even();
-  const float* table = static_cast<const float*>(axis.cos) + sample_tile * 2 * kSamples;
+  const int column = ColumnPlace<kColumns, kWide>(threadIdx.x % kTileLanes).first, pairs = frequency_pairs(axis), size = int(axis.size);
+  const int first_row = (tile.part * kTileGroups + threadIdx.x / kTileLanes) * kSamples;
+  const int valid = int(min(columns - tile.first - column, int64_t{kTileColumns}));
+  const bool inside = first_row < folded_rows(size) && valid > 0;
+  const float* table = table_of_samples(axis, first_row);
   Samples samples;
   stage_rows_of(source, tile, columns, 0, 1, staged);
   __syncthreads();
-  samples.add_dc(staged + column, bias.of_plane(tile.outer));
+  if (inside) samples.add_dc(load_columns<kWide>(staged + column, valid), bias.of_plane(tile.outer));
   for (int first = 0; first < pairs; first += kTileStage) {
     const int count = min(kTileStage, pairs - first);
     __syncthreads();
     stage_rows_of(source, tile, columns, 1 + first, count, staged);
     __syncthreads();
-    const float* p = staged + column;
-    if (inside) samples.add(p, p + kTileColumns, 2 * kTileColumns, count, table + first * axis.padded, axis.padded);
+    const SharedRows<kWide> rows = {staged + column, staged + column + kTileColumns, 2 * kTileColumns, valid};
+    if (inside) samples.add(rows, count, table + first * axis.padded, int(axis.padded));
   }
-  const int valid = valid_columns(columns, tile.first + column);
-  if (inside && valid > 0)
-    samples.store(y + tile.outer * axis.size * columns + tile.first + column, columns, int(axis.size), sample_tile * kSamples, valid, wide);
+  if (inside) samples.store<kWide>(y + tile.outer * axis.size * columns + tile.first + column, columns, size, first_row, valid);
 }
 
 // Which rows a block of analyse_rows or synthesise_rows takes: pairs (A, B) or (P, Q) of planes of 2K−1 rows; a plane of one row has no B.
@@ -192,7 +192,6 @@ __global__ void __launch_bounds__(kTileThreads, 3) analyse_rows(const S* x, Spec
   const int64_t mode = tile.other + threadIdx.x / kTileSplits % (kTileModes / kModes) * kModes, pair = tile.first + slot;
   const bool inside = mode < w.positive;
   const float* a = folded + slot * 4 * kTileSamples;
-  const float* b = a + 2 * kTileSamples;
   RowSums sums;
   for (int n = 0; n < w.even(); n += kTileSamples) {
     fold_row_tile(x, tile, int(w.size), n, folded);
@@ -201,8 +200,10 @@ __global__ void __launch_bounds__(kTileThreads, 3) analyse_rows(const S* x, Spec
     if (inside) {
       const float* cos = static_cast<const float*>(w.cos) + n * w.padded + mode;
       const float* sin = static_cast<const float*>(w.sin) + (n + skip - 1) * w.padded + mode;
-      sums.add(0, a, b, 1, cos, w.padded, split, even, kTileSplits);
-      sums.add(1, a + kTileSamples + skip, b + kTileSamples + skip, 1, sin, w.padded, split, odd, kTileSplits);
+      const FoldedSamples folded_sums = {a, a, 1, 1, 2 * kTileSamples},
+                          differences = {a + kTileSamples + skip, a + kTileSamples + skip, 1, 1, 2 * kTileSamples};
+      sums.add(0, folded_sums, cos, int(w.padded), split, even, kTileSplits);
+      sums.add(1, differences, sin, int(w.padded), split, odd, kTileSplits);
     }
     __syncthreads();
   }
@@ -214,10 +215,10 @@ __global__ void __launch_bounds__(kTileThreads, 3) analyse_rows(const S* x, Spec
 template <class S>
 __global__ void __launch_bounds__(kTileThreads, 2) synthesise_rows(Spectrum in, S* y, Bias bias, Axis h, Axis w, int64_t planes) {
   Coefficients* staged = shared_memory<Coefficients>();
-  const RowTile tile(planes, h, w.even(), kTileQuads * kModes);
+  const RowTile tile(planes, h, w.even(), kTileLanes * kModes);
   const Pairing pairing(h, w.positive);
-  const int slot = threadIdx.x / kTileQuads;
-  const int64_t n = tile.other + threadIdx.x % kTileQuads * kModes, pair = tile.first + slot;
+  const int slot = threadIdx.x / kTileLanes;
+  const int64_t n = tile.other + threadIdx.x % kTileLanes * kModes, pair = tile.first + slot;
   const float *cos = static_cast<const float*>(w.cos) + n, *sin = static_cast<const float*>(w.sin) + n;
   RowSamples samples;
   for (int64_t mode = 0; mode < w.positive; mode += kTileModes) {

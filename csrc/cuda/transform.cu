@@ -3,6 +3,7 @@
 // A block takes one plane: it sums the plane over H on the way from device memory (x is read once), then over W in shared memory; only
 // kept modes leave the block. D is a third product over those. Planes too wide for shared memory, or too few to fill the device, go
 // through W-long sums in device memory instead, in tiles of columns and of rows.
+#include <algorithm>
 #include <climits>
 
 #include "planes.h"
@@ -13,10 +14,10 @@
 namespace fastseg::cuda {
 namespace {
 
-constexpr int64_t kManyPlanes = 512;      // enough of them to have several on every multiprocessor
+constexpr int64_t kManyPlanes = 96;       // enough for more than one on a multiprocessor
 constexpr int64_t kFewPlanes = 64;        // too few for one block each …
 constexpr int64_t kLargePlane = 1 << 18;  // … when a block has so much to do
-constexpr int kStepsWorth = 4;            // rows a group of threads must sum to be worth adding its sums to the others'
+constexpr int kStepsWorth = 4;            // steps a group of threads must sum to be worth adding its sums to the others'
 
 bool is_deep(const Transform& t) { return t.d.size > 1; }
 bool is_lines(const Transform& t) { return t.h.size == 1; }
@@ -27,27 +28,24 @@ bool tensor_analysis(const Transform& t, int64_t planes) { return !too_few(t, pl
 bool tensor_synthesis(const Transform& t, int64_t planes) { return !too_few(t, planes) && tensor::serves_synthesis(t, planes); }
 
 int64_t plane_spectrum_floats(const Transform& t) { return t.h.kept() * t.w.kept() * 2; }
-int64_t row_stride(const Transform& t) { return round_up(t.w.size, kColumns) + kColumns; }  // rows of a product fall on different banks
+int64_t row_stride(const Transform& t) { return round_up(t.w.size, kColumns) + kColumns; }  // rows fall on different banks
 
 // The frequencies of an axis in as few passes over x as registers allow.
 struct Passes {
   int count, pairs;
-  explicit Passes(const Axis& axis) {
-    const int64_t all = axis.distinct() - 1;
-    count = int(all > kMaxPairs ? ceil_div(all, kMaxPairs) : 1);
+  Passes(const Axis& axis, bool wide) {
+    const int64_t all = axis.distinct() - 1, most = max_pairs(all, wide);
+    count = int(all > most ? ceil_div(all, most) : 1);
     pairs = int(all > 4 ? round_up(ceil_div(all, count), 4) : 4);
   }
 };
 
-size_t analysis_shared_bytes(const Transform& t) { return size_t(stage_rows(t.h) * row_stride(t)) * sizeof(float); }
-size_t synthesis_shared_bytes(const Transform& t) {
-  return analysis_shared_bytes(t) + size_t(t.h.distinct() * t.w.positive) * sizeof(Coefficients);
-}
+size_t sums_bytes(const Transform& t) { return size_t(stage_rows(t.h) * row_stride(t)) * sizeof(float); }
+size_t synthesis_shared_bytes(const Transform& t) { return sums_bytes(t) + size_t(t.h.distinct() * t.w.positive) * sizeof(Coefficients); }
 
 bool analysis_fuses(const Transform& t, int64_t planes) {
-  const Passes passes(t.h);
-  return !is_lines(t) && !too_few(t, planes) && analysis_shared_bytes(t) <= shared_limit() &&
-         ceil_div(t.w.size, kColumns) * passes.count <= kAnalysisThreads;
+  const int64_t threads = ColumnPlace<kSumColumns, false>::lanes(t.w.size) * Passes(t.h, false).count;
+  return !is_lines(t) && !too_few(t, planes) && sums_bytes(t) <= shared_limit() && threads <= kPlaneThreads;
 }
 bool synthesis_fuses(const Transform& t, int64_t planes) {
   return !is_lines(t) && !too_few(t, planes) && synthesis_shared_bytes(t) <= shared_limit();
@@ -64,46 +62,57 @@ struct Scratch {
   }
 };
 
-template <class S>
-bool packs_fit(const S* data, int64_t columns) {
-  return packs_align<kColumns>(data, columns);
+// run(std::bool_constant): whether rows of `columns` numbers from data on are whole packs of n.
+template <int n, class S, class Run>
+void by_packs(const S* data, int64_t columns, Run&& run) {
+  packs_align<n>(data, columns) ? run(std::true_type{}) : run(std::false_type{});
 }
 
-PlaneTiling plane_tiling(const Transform& t, int64_t planes, bool wide) {
-  const Passes passes(t.h);
-  const int quads = int(ceil_div(t.w.size, kColumns)), units = quads * passes.count;
-  const int64_t wanted = planes < kManyPlanes ? kAnalysisThreads : kAnalysisThreads / 2;
-  const int64_t worth = ceil_div(t.h.even(), kStepsWorth), room = wanted / units;
-  return {quads, passes.count, int(room < 1 ? 1 : room < worth ? room : worth), int(row_stride(t)), 1, wide};
+// As many groups of rows as keep most threads of a multiprocessor busy; in two blocks rather than in one, where there are planes for that,
+// so that one sums over H while the other sums over W.
+PlaneTiling plane_tiling(const Transform& t, int64_t planes, int64_t lanes, bool wide) {
+  const Passes passes(t.h, wide);
+  const int units = int(lanes) * passes.count;
+  PlaneTiling best = {int(lanes), passes.count, 1, int(row_stride(t)), 1};
+  int most_busy = 0, best_blocks = 0;
+  for (int groups = 1; groups * units <= kPlaneThreads && (groups - 1) * kStepsWorth < folded_rows(t.h.size); ++groups) {
+    int blocks = device().resident(int(round_up(groups * units, kWarp)), kPlaneRegisters, sums_bytes(t));
+    if (planes < kManyPlanes) blocks = 1;
+    if (blocks < 2 && best_blocks >= 2) break;
+    if (blocks * groups * units > most_busy) most_busy = blocks * groups * units, best_blocks = blocks, best.groups = groups;
+  }
+  return best;
 }
 
-template <int kPairs, class S>
-void launch_planes(const S* x, const Spectrum& out, const Transform& t, PlaneTiling tiling, int64_t planes, void* stream) {
-  const int64_t busy = round_up(int64_t{tiling.quads} * tiling.chunks * tiling.groups, kWarp),
+template <int kPairs, bool kWide, class S>
+void launch_planes(const S* x, const Spectrum& out, const Transform& t, int64_t planes, void* stream) {
+  PlaneTiling tiling = plane_tiling(t, planes, ColumnPlace<kSumColumns, kWide>::lanes(t.w.size), kWide);
+  const int64_t busy = round_up(int64_t{tiling.lanes} * tiling.chunks * tiling.groups, kWarp),
                 threads = busy < kMinThreads ? kMinThreads : busy;
   const int64_t products = t.h.distinct() * ceil_div(t.w.positive, kModes);
   while (tiling.splits < kWarp && products * tiling.splits * 2 <= threads) tiling.splits *= 2;
-  launch(analyse_planes<kPairs, S>, grid_of(planes), dim3(unsigned(threads)), analysis_shared_bytes(t), stream, x, out, t.h, t.w, tiling);
+  launch(analyse_planes<kPairs, kWide, S>, grid_of(planes), dim3(unsigned(threads)), sums_bytes(t), stream, x, out, t.h, t.w, tiling);
 }
 
 template <class S>
 void analyse_whole_planes(const S* x, const Spectrum& out, const Transform& t, int64_t planes, void* stream) {
-  const PlaneTiling tiling = plane_tiling(t, planes, packs_fit(x, t.w.size));
-  switch (Passes(t.h).pairs) {
-    case 4:
-      return launch_planes<4>(x, out, t, tiling, planes, stream);
-    case 8:
-      return launch_planes<8>(x, out, t, tiling, planes, stream);
-    case 12:
-      return launch_planes<12>(x, out, t, tiling, planes, stream);
-    default:
-      return launch_planes<16>(x, out, t, tiling, planes, stream);
-  }
+  by_packs<kSumColumns>(x, t.w.size, [&](auto wide) {
+    switch (Passes(t.h, wide.value).pairs) {
+      case 4:
+        return launch_planes<4, wide.value>(x, out, t, planes, stream);
+      case 8:
+        return launch_planes<8, wide.value>(x, out, t, planes, stream);
+      case 12:
+        return launch_planes<12, wide.value>(x, out, t, planes, stream);
+      default:
+        if constexpr (wide.value) return launch_planes<16, true>(x, out, t, planes, stream);
+    }
+  });
 }
 
 int64_t column_tiles(int64_t columns) { return ceil_div(columns, kTileColumns); }
 int column_chunks(const Axis& axis) { return int(axis.distinct() > 1 ? ceil_div(axis.distinct() - 1, kTilePairs) : 1); }
-int sample_parts(const Axis& axis) { return int(ceil_div(axis.even(), kTileGroups * kSamples)); }
+int sample_parts(const Axis& axis) { return int(ceil_div(folded_rows(axis.size), kTileGroups * kSamples)); }
 constexpr size_t kSumsBytes = (1 + 2 * kTilePairs) * kTileColumns * sizeof(float);
 constexpr size_t kStageBytes = kTileStage * 2 * kTileColumns * sizeof(float);
 constexpr size_t kFoldBytes = kTilePairs * 4 * kTileSamples * sizeof(float);
@@ -118,8 +127,10 @@ void launch_rows(const S* x, const Spectrum& out, const Transform& t, int64_t pl
 template <class S>
 void analyse_plane_tiles(const S* x, float* sums, const Spectrum& out, const Transform& t, int64_t planes, void* stream) {
   const int chunks = column_chunks(t.h);
-  launch(analyse_columns<S>, grid_of(planes * column_tiles(t.w.size) * chunks), dim3(kTileThreads), kSumsBytes, stream, x, sums, t.h,
-         t.w.size, chunks, packs_fit(x, t.w.size));
+  by_packs<kSumColumns>(x, t.w.size, [&](auto wide) {
+    launch(analyse_columns<wide.value, S>, grid_of(planes * column_tiles(t.w.size) * chunks), dim3(kTileThreads), kSumsBytes, stream, x,
+           sums, t.h, t.w.size, chunks);
+  });
   launch_rows<float>(sums, out, t, planes, stream);
 }
 
@@ -148,29 +159,37 @@ void analysis_of(const TransformParams& p) {
   if (tensor::serves_depth_analysis(t)) return tensor::analyse_depth(p, scratch.planes, whole);
   const int64_t columns = 2 * plane_modes;
   const int chunks = column_chunks(t.d);
-  launch(analyse_depth, grid_of(p.images * column_tiles(columns) * chunks), dim3(kTileThreads), kSumsBytes, p.lane.stream,
-         static_cast<const float*>(scratch.planes), whole, t.d, columns, chunks, packs_fit(scratch.planes, columns));
+  by_packs<kSumColumns>(scratch.planes, columns, [&](auto wide) {
+    launch(analyse_depth<wide.value>, grid_of(p.images * column_tiles(columns) * chunks), dim3(kTileThreads), kSumsBytes, p.lane.stream,
+           static_cast<const float*>(scratch.planes), whole, t.d, columns, chunks);
+  });
 }
 
 template <class S>
 void launch_rows_back(const Spectrum& in, S* y, const Bias& bias, const Transform& t, int64_t planes, void* stream) {
-  const int64_t blocks = ceil_div(planes * t.h.distinct(), kTilePairs) * ceil_div(t.w.even(), kTileQuads * kModes);
+  const int64_t blocks = ceil_div(planes * t.h.distinct(), kTilePairs) * ceil_div(t.w.even(), kTileLanes * kModes);
   launch(synthesise_rows<S>, grid_of(blocks), dim3(kTileThreads), kCoefficientBytes, stream, in, y, bias, t.h, t.w, planes);
 }
 
 template <class Rows, class S>
 void launch_columns_back(const Rows& rows, S* y, const Bias& bias, const Axis& axis, int64_t columns, int64_t outer, void* stream) {
   const int parts = sample_parts(axis);
-  launch(synthesise_columns<Rows, S>, grid_of(outer * column_tiles(columns) * parts), dim3(kTileThreads), kStageBytes, stream, rows, y,
-         bias, axis, columns, parts, packs_fit(y, columns));
+  by_packs<kColumns>(y, columns, [&](auto wide) {
+    launch(synthesise_columns<wide.value, Rows, S>, grid_of(outer * column_tiles(columns) * parts), dim3(kTileThreads), kStageBytes, stream,
+           rows, y, bias, axis, columns, parts);
+  });
 }
 
 template <class S>
 void synthesise_whole_planes(const Spectrum& in, S* y, const Bias& bias, const Transform& t, int64_t planes, void* stream) {
-  const int64_t tasks = round_up(ceil_div(t.w.size, kColumns) * ceil_div(t.h.even(), kSamples), kWarp);
-  const int64_t threads = tasks < kMinThreads ? kMinThreads : tasks < kSynthesisThreads ? tasks : kSynthesisThreads;
-  launch(synthesise_planes<S>, grid_of(planes), dim3(unsigned(threads)), synthesis_shared_bytes(t), stream, in, y, bias, t.h, t.w,
-         int(row_stride(t)), packs_fit(y, t.w.size));
+  by_packs<kColumns>(y, t.w.size, [&](auto wide) {
+    const int64_t lanes = ColumnPlace<kColumns, wide.value>::lanes(t.w.size);
+    const int64_t tasks = round_up(lanes * ceil_div(folded_rows(t.h.size), kSamples), kWarp);
+    const bool alone = planes < kManyPlanes || device().resident(kPlaneThreads / 2, kPlaneRegisters, synthesis_shared_bytes(t)) < 2;
+    const int64_t most = alone ? kPlaneThreads : kPlaneThreads / 2, threads = tasks < kMinThreads ? kMinThreads : std::min(tasks, most);
+    launch(synthesise_planes<wide.value, S>, grid_of(planes), dim3(unsigned(threads)), synthesis_shared_bytes(t), stream, in, y, bias, t.h,
+           t.w, int(row_stride(t)));
+  });
 }
 
 template <class S>

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kWholeThreads)
 }
 
 bool plan(const Transform& transform, int64_t images, Tile& t) {
-  return make_tile(transform, t) && fill_tile(t, images, 1, kStackThreads, largest_shared(), 1);
+  return make_tile(transform, t) && fill_tile(t, images, 1, kStackThreads, device().block_shared_bytes, 1);
 }
 
 template <class Run>
