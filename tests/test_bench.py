@@ -4,9 +4,11 @@ import contextlib
 import io
 import json
 import subprocess
+from typing import ClassVar
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastseg.bench import (
     accuracy,
@@ -179,6 +181,30 @@ def test_rounds_are_paired_and_rotate():
     assert [len(values) for values in seconds.values()] == [3, 3, 3]
     assert "".join(calls[3:]) == "abcbcacab"
     assert timing.paired_ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0]) == [2.0, 2.0, 2.5]
+
+
+class _Event:
+    """In the place of a CUDA event: a mark among the operators that are called."""
+
+    def __init__(self, enable_timing):
+        self.record = lambda: _Called.names.append("event")
+        self.synchronize, self.elapsed_time = (lambda: None), (lambda end: 5.0)
+
+
+class _Called(TorchDispatchMode):
+    names: ClassVar = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.name().split("::")[1])
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_last_that_a_gpu_does_before_a_run_is_to_read(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", _Event)
+    clock, x = timing.DeviceClock(1 << 12, "cpu"), torch.ones(3)
+    with _Called():
+        assert clock(lambda: x.mul(2)) == 5e-3
+    assert _Called.names == ["zero_", "sum.IntList_out", "event", "mul.Tensor", "event"]
 
 
 @pytest.mark.parametrize(
