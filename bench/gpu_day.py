@@ -11,6 +11,7 @@ written whole. The most valuable stages come first, so that a cut costs the leas
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -22,13 +23,18 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-import gpu_day_pages as pages
-from gpu_day_stages import TABLES, Stage
-
-from fastseg.host.environment import commit
-from fastseg.host.files import write_json, write_text
-
 ROOT = Path(__file__).resolve().parents[1]
+# a package that is there already is what is measured; else these sources, once they are built
+INSTALLED = importlib.util.find_spec("fastseg") is not None
+if not INSTALLED:
+    sys.path.append(str(ROOT))
+
+import gpu_day_pages as pages  # noqa: E402
+from gpu_day_stages import TABLES, Stage  # noqa: E402
+
+from fastseg.host.environment import commit  # noqa: E402
+from fastseg.host.files import write_json, write_text  # noqa: E402
+
 TOTAL_S = {"operators": 590, "training": 1500}
 _LOOK_S, _PATIENCE_S = 0.25, 5.0
 
@@ -71,9 +77,8 @@ class Running:
 
     def __init__(self, stage: Stage, day: Day, limit_s: float):
         tool = stage.tool.split() if day.device == "cuda" else []
-        words = [
-            word.replace("OUT", str(day.out)) for word in (*tool, sys.executable, *stage.words)
-        ]
+        words = [*tool, sys.executable, *stage.words]
+        words = [w.replace("{out}", str(day.out)).replace("{root}", str(ROOT)) for w in words]
         self.stage, self._day, self._limit_s, self._seen = stage, day, limit_s, 0
         self._begin, self._facts = day.elapsed(), day.out / f"{stage.name}.json"
         self._facts.unlink(missing_ok=True)
@@ -81,7 +86,7 @@ class Running:
         day.note(stage.name, status="running", command=words, limit_s=round(limit_s))
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                words, cwd=ROOT, env=_environment(stage), stdout=log, stderr=subprocess.STDOUT,
+                words, cwd=day.out, env=_environment(stage), stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
 
@@ -139,7 +144,7 @@ def run(group: list[Stage], day: Day, planned_end: float) -> None:
 
 
 def _environment(stage: Stage) -> dict[str, str]:
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [*filter(None, [os.environ.get("PYTHONPATH")]), *([] if INSTALLED else [str(ROOT)])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1",
                          "PIP_BREAK_SYSTEM_PACKAGES": "1"} | stage.environment  # fmt: skip
 

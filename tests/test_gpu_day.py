@@ -108,7 +108,7 @@ def test_the_stages_of_a_gpu_fit_into_their_time_and_ask_for_what_there_is(scrip
 
 def test_a_stage_that_hangs_or_fails_leaves_what_it_found(scripts, tmp_path, capsys):
     gpu_day, found, _ = scripts
-    hangs = "import time; open('OUT/hangs.json', 'w').write('{\"a\": 1}'); time.sleep(60)"
+    hangs = "import time; open('{out}/hangs.json', 'w').write('{\"a\": 1}'); time.sleep(60)"
     group = [found.Stage("hangs", 2, ["-c", hangs]), found.Stage("fails", 2, ["-c", "1 / 0"])]
     day = gpu_day.Day("operators", "cpu", tmp_path)
     gpu_day.run(group, day, 0)
