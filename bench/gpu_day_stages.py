@@ -36,7 +36,7 @@ RIVALS = "classic neuraloperator reference"
 SYSTEMS = "system-fno-diffusion system-segresnet-vffc system-fno-unet system-diffusion-unet " \
           "system-medsegdiff-v2 system-fgc2f-udiff"  # fmt: skip
 _SECTIONS = " ".join(f"--section {name}" for name in (
-    "SpeedOfLight", "WarpStateStats", "SchedulerStats", "MemoryWorkloadAnalysis_Tables",
+    "SpeedOfLight", "WarpStateStats", "SchedulerStats", "MemoryWorkloadAnalysis",
     "Occupancy", "LaunchStats",
 ))  # fmt: skip
 NCU = (

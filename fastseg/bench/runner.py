@@ -15,6 +15,7 @@ from fastseg.bench.workers import Workers
 from fastseg.errors import FastsegError, UsageError
 from fastseg.host.files import write_text
 
+PICTURE_S = 30.0  # between pictures, each of which takes seconds
 PAIRS = 15  # of ours and the reference, at least, for the dispatcher's check
 
 
@@ -38,13 +39,21 @@ def _bench(arguments: argparse.Namespace) -> int:
     chosen = choose(arguments)
     if arguments.gpu:
         _require_gpu()
-    begin, results = time.perf_counter(), []
-    record = record_of(results, 0.0, arguments)
+    out = arguments.out and Path(arguments.out)
+    begin = drawn = time.perf_counter()
+    results, record = [], record_of([], 0.0, arguments)
     for result in _measured(chosen, begin, arguments):
         results.append(result)
-        record = record_of(results, time.perf_counter() - begin, arguments)
-        if arguments.out:  # after every case: what cuts the run short leaves the others' figures
-            write(record, Path(arguments.out))
+        now = time.perf_counter()
+        record = record_of(results, now - begin, arguments)
+        if out:  # after every case: what cuts the run short leaves the others' figures
+            write(record, out)
+            if now - drawn > PICTURE_S:
+                drawn = now
+                draw(record, out)
+    if out:
+        write(record, out)
+        draw(record, out)
     print(table.markdown(record))
     return 1 if targets.failures(record) else 0
 
@@ -92,16 +101,23 @@ def _heaps(arguments: argparse.Namespace) -> list[str]:
 
 
 def write(record: dict, path: Path) -> None:
-    """Write a record as JSON, with its table and, where it can be drawn, its picture beside it."""
-    from fastseg.bench import chart, table
+    """Write a record as JSON, with its table beside it."""
+    from fastseg.bench import table
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(record, indent=1) + "\n")
         write_text(path.with_suffix(".md"), table.markdown(record) + "\n")
-        chart.draw(record, path.with_suffix(".png"))
     except OSError as error:
         raise UsageError(f"--out {path}: {error.strerror}") from error
+
+
+def draw(record: dict, path: Path) -> None:
+    """Draw a record's picture beside it, where it can be drawn."""
+    from fastseg.bench import chart
+
+    try:
+        chart.draw(record, path.with_suffix(".png"))
     except ModuleNotFoundError as error:  # figures are worth having where matplotlib is not
         print(f"fastseg bench: no picture: {error}", file=sys.stderr)
 
