@@ -11,7 +11,6 @@ written whole. The most valuable stages come first, so that a cut costs the leas
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import shutil
@@ -23,18 +22,13 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
+import gpu_day_pages as pages
+from gpu_day_stages import TABLES, Stage
+
+from fastseg.host.environment import commit
+from fastseg.host.files import write_json, write_text
+
 ROOT = Path(__file__).resolve().parents[1]
-# a package that is there already is what is measured; else these sources, once they are built
-INSTALLED = importlib.util.find_spec("fastseg") is not None
-if not INSTALLED:
-    sys.path.append(str(ROOT))
-
-import gpu_day_pages as pages  # noqa: E402
-from gpu_day_stages import TABLES, Stage  # noqa: E402
-
-from fastseg.host.environment import commit  # noqa: E402
-from fastseg.host.files import write_json, write_text  # noqa: E402
-
 TOTAL_S = {"operators": 590, "training": 1500}
 _LOOK_S, _PATIENCE_S = 0.25, 5.0
 
@@ -64,7 +58,8 @@ class Day:
         stage.update(found)
         facts = self.out / f"{name}.json"
         if facts.exists():
-            stage["facts"] = json.loads(facts.read_text("utf8"))
+            with suppress(ValueError):  # it is being written
+                stage["facts"] = json.loads(facts.read_text("utf8"))
         if (profile := self.out / f"{name}.csv").exists():
             stage["kernels"] = pages.profiled(profile)
         self.record["seconds"] = round(self.elapsed(), 1)
@@ -144,9 +139,8 @@ def run(group: list[Stage], day: Day, planned_end: float) -> None:
 
 
 def _environment(stage: Stage) -> dict[str, str]:
-    paths = [*filter(None, [os.environ.get("PYTHONPATH")]), *([] if INSTALLED else [str(ROOT)])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1",
-                         "PIP_BREAK_SYSTEM_PACKAGES": "1"} | stage.environment  # fmt: skip
+    always = {"PYTHONUNBUFFERED": "1", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
+    return os.environ | always | stage.environment
 
 
 def main() -> int:
@@ -156,11 +150,12 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="these stages (all)")
     given = parser.parse_args()
     device, out = os.environ.get("DEVICE", "cuda"), Path(os.environ.get("OUT", "gpu-day"))
+    wheels = os.environ.get("WHEELS", "") and str(Path(os.environ["WHEELS"]).resolve())
     # a cut from outside ends the stage that is running, too
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     day = Day(given.table, device, out.resolve())
     planned_end = 0
-    for group in TABLES[given.table](device, os.environ.get("WHEELS", "")):
+    for group in TABLES[given.table](device, wheels):
         chosen = [stage for stage in group if given.only is None or stage.name in given.only]
         planned_end += max(stage.seconds for stage in group)
         run(chosen, day, planned_end)

@@ -1,6 +1,7 @@
 """What a day with a GPU has found so far, as one page."""
 
 import csv
+from contextlib import suppress
 from pathlib import Path
 
 from records import table
@@ -34,7 +35,8 @@ def _last(stage: dict) -> str:
 def _found(facts: dict) -> str:
     """A record of the bench as its own table, everything else as a list of names and values."""
     if "cases" in facts and "checks" in facts:
-        return bench_table.markdown(facts).replace("## ", "### ")
+        with suppress(KeyError, TypeError):  # no page is worth the day
+            return bench_table.markdown(facts).replace("## ", "### ")
     return table(("what", "found"), [(k, _short(v)) for k, v in facts.items()])
 
 
