@@ -253,10 +253,14 @@ def faked(monkeypatch):
         table = dict.fromkeys(("cuda", "triton"))
         for family in ("SPECTRAL", "GAUSSIAN", "SPECTRAL_POINTWISE"):
             monkeypatch.setattr(impl, family, table)
+        forget()
+
+    def forget():
         bounds._class_of.cache_clear()
+        dispatch._fastest_cached.cache_clear()
 
     yield fake
-    bounds._class_of.cache_clear()
+    forget()
 
 
 def on_gpu(sizes, modes, dtype=F32):
@@ -384,7 +388,9 @@ def test_the_bounds_of_a_device_do_not_break_a_compiled_graph(monkeypatch, dynam
     def chosen(x):
         sizes = tuple(x.shape)
         wins = dispatch.transforms_win(device, sizes, (24, 12), x.dtype)
-        return x + (2 if wins else 1) + dispatch.matmul_wins(device, sizes, (24, 12), x.dtype)
+        return (
+            x + (2 if wins else 1) + dispatch.matmul_wins(device, sizes, (24, 12), x.dtype, False)
+        )
 
     compiled = torch.compile(chosen, fullgraph=True, backend="eager", dynamic=dynamic)
     assert torch.equal(compiled(torch.zeros(240, 240)), torch.full((240, 240), 2.0))

@@ -71,11 +71,22 @@ def select_spectral(
     """
     if setting != "auto":
         return select(family, setting, device, dtype)
-    grids = (sizes, out_sizes)
-    win = all(transforms_win(device, grid, modes, dtype) for grid in grids)
-    if win and any(matmul_wins(device, grid, modes, dtype) for grid in grids):
-        return "matmul"
-    return select(family, setting, device, dtype, win)
+    tf32 = torch.device(device).type == "cuda" and bounds.tf32_allowed()
+    fastest = _fastest if traced() else _fastest_cached
+    taken = fastest(device, dtype, tuple(sizes), tuple(out_sizes), tuple(modes), tf32)
+    return "matmul" if taken == "matmul" else select(family, setting, device, dtype, not taken)
+
+
+def _fastest(device, dtype, sizes, out_sizes, modes, tf32: bool) -> str:
+    """Which of torch's means beats the kernels, "" for none."""
+    for grid in (sizes, out_sizes):
+        if not transforms_win(device, grid, modes, dtype):
+            return "reference"
+    wins = (matmul_wins(device, grid, modes, dtype, tf32) for grid in (sizes, out_sizes))
+    return "matmul" if any(wins) else ""
+
+
+_fastest_cached = lru_cache(maxsize=1024)(_fastest)
 
 
 def select_fourier_unit(
@@ -133,11 +144,11 @@ def short_matrices_win(
     return work <= most * samples and sizes[-1] * modes[-1] <= 2 * 2**18
 
 
-def matmul_wins(device: torch.device | str, sizes, modes, dtype: torch.dtype) -> bool:
+def matmul_wins(device: torch.device | str, sizes, modes, dtype: torch.dtype, tf32: bool) -> bool:
     """Tell whether torch.matmul beats the kernels where these beat torch.fft: where it may round to
     TF32, or the rows of a grid are not as the kernels like them.
     """
-    found = bounds.matmul_range(device, dtype, sizes[-1] % 4 == 0)
+    found = bounds.matmul_range(device, dtype, tf32, sizes[-1] % 4 == 0)
     if found is None:
         return False
     work, samples = _multiply_adds(sizes, modes)

@@ -107,14 +107,17 @@ def most_work(family: str, device: torch.device | str, dtype: torch.dtype, axes:
     return row.most[max(axes, 1) - 1]
 
 
-def matmul_range(device: torch.device | str, dtype: torch.dtype, packed: bool) -> Range | None:
+def matmul_range(
+    device: torch.device | str, dtype: torch.dtype, tf32: bool, packed: bool
+) -> Range | None:
     """Return where torch.matmul beats the kernels, None where it does not.
 
-    packed: whether the last axis has a multiple of four samples.
+    tf32: whether it may round to TF32; packed: whether the last axis has a multiple of four
+    samples.
     """
-    if dtype != torch.float32 or torch.device(device).type != "cuda":
+    if dtype != torch.float32:
         return None
-    return MATMUL.get((kind_of(device), tf32_allowed(), packed))
+    return MATMUL.get((kind_of(device), tf32, packed))
 
 
 def tf32_allowed() -> bool:
