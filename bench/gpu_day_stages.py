@@ -112,7 +112,7 @@ def operators(device: str, wheels: str) -> list[tuple[Stage, ...]]:
         probe(device, "smoke", 20, "smoke"),
         bench(device, "float32", 150, OPERATORS, "--without triton"),
         bench(device, "bfloat16", 25, IN_HALF, "--dtype bfloat16 --without triton"),
-        bench(device, "triton", 60, OF_TRITON, f"--without {RIVALS}"),
+        bench(device, "triton", 60, OF_TRITON, f"--case-limit 45 --without {RIVALS}"),
         bench(device, "tf32", 20, "conv2d-421 conv2d-192", f"--tf32 --without triton {RIVALS}"),
         bench(device, "crossover", 15, CROSSOVER),
         tests(device, "tests", 50, "{root}/tests", "not compiles and not triton"),
