@@ -113,20 +113,23 @@ def full_spectra_win(
     work, samples = _multiply_adds(sizes, bins)
     if work <= most * samples:
         return True
-    filled = images * math.prod(sizes[:-2]) >= 8
-    return filled and _own_fft_serves(device, sizes, bins)
+    kind = torch.device(device).type
+    filled = kind != "cpu" or images * math.prod(sizes[:-2]) >= 8
+    return filled and _fft_serves(kind, sizes, bins)
 
 
 def transforms_win(
     device: torch.device | str, sizes, modes, dtype: torch.dtype = torch.float32
 ) -> bool:
     """Tell whether the kernels beat torch.fft at truncated transforms."""
-    return short_matrices_win(device, sizes, modes, dtype) or _own_fft_serves(device, sizes, modes)
+    if short_matrices_win(device, sizes, modes, dtype):
+        return True
+    return _fft_serves(torch.device(device).type, sizes, modes)
 
 
-def _own_fft_serves(device: torch.device | str, sizes, modes) -> bool:
-    """Whether the kernels have an FFT of their own for this spectrum."""
-    return torch.device(device).type == "cpu" and tables.fft_serves(sizes, modes)
+def _fft_serves(device_type: str, sizes, modes) -> bool:
+    """Tell whether the kernels of a device have an FFT for this spectrum."""
+    return device_type == "cpu" and tables.fft_serves(sizes, modes)
 
 
 def short_matrices_win(
