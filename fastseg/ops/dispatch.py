@@ -152,7 +152,7 @@ def matmul_wins(device: torch.device | str, sizes, modes, dtype: torch.dtype, tf
     TF32, or the rows of a grid are not as the kernels like them.
     """
     found = bounds.matmul_range(device, dtype, tf32, sizes[-1] % 4 == 0)
-    if found is None:
+    if found is None or _fft_serves(torch.device(device).type, sizes, modes):
         return False
     work, samples = _multiply_adds(sizes, modes)
     return found.above * samples < work <= found.most * samples
