@@ -286,8 +286,8 @@ def test_selection_on_a_gpu_follows_the_bounds_of_its_class(faked, kind, capabil
     assert on_gpu((1024, 1024), (most, 10)) == "cuda"  # half as many multiply-adds a sample
     assert on_gpu((4096, 4096), (2 * int(most) + 8, 10)) == "reference"
     assert on_gpu((4096, 4096), (2 * int(most) + 8, 10), BF16) == "cuda"
-    assert on_gpu((16, 16), (16, 9)) == "reference"  # whole spectra, by dense matrices
-    unit = dispatch.select_fourier_unit("auto", "cuda", F32, (16, 16, 16), 128)
+    assert on_gpu((17, 17), (17, 9)) == "reference"  # whole spectra, by dense matrices
+    unit = dispatch.select_fourier_unit("auto", "cuda", F32, (17, 17, 17), 128)
     assert unit == ("cuda" if kind == "sm_70" else "reference")
 
 
