@@ -25,7 +25,8 @@ import reports
 import torch
 
 from fastseg.data.cases import discover
-from fastseg.data.pipeline import CACHES, Loader, LoaderConfig, dali
+from fastseg.data.pipeline import Loader, LoaderConfig, dali
+from fastseg.data.pipeline.config import CACHES
 from fastseg.data.pipeline.decode import Buffers, crop_to_brain, locate, read_case
 from fastseg.host.device import keep_freed_memory
 

@@ -66,7 +66,7 @@ def newest(stored: Iterable[tuple[Path, dict]], where: str) -> dict[str, Measure
             continue
         record = names.renewed(record)
         options = record["options"]
-        if options["quick"] or options["dtype"] != "float32":
+        if options["quick"] or options["tf32"] or options["dtype"] != "float32":
             continue
         heap = "default" if options["gpu"] else "warm"
         for result in record["cases"]:

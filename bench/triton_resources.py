@@ -10,12 +10,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from fastseg import kernels
@@ -32,49 +31,38 @@ SHAPES = {  # name: (batch, channels, *sizes), modes
     "wide": ((1, 1, 1024, 1024), (256, 129)),
     "1-D": ((8, 64, 8192), (32,)),
 }
-POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class Launch(NamedTuple):
-    """A kernel and all that its compilation depends on."""
+class Absent:
+    """In the place of Triton's driver: a device of this capability that nothing is launched on."""
 
-    kernel: JITFunction
-    signature: dict
-    constants: dict
-    divisible: tuple  # positions of pointers and integers that are multiples of 16
-    options: dict
+    def __init__(self, capability: int):
+        self._capability = capability
 
-    def compile(self, capability: int):
-        attributes = {(i,): [["tt.divisibility", 16]] for i in self.divisible}
-        source = ASTSource(self.kernel, self.signature, self.constants, attributes)
-        target = GPUTarget("cuda", capability, 32)
-        return triton.compile(source, target=target, options=self.options)
+    def get_current_target(self) -> GPUTarget:
+        """Return what to compile for."""
+        return GPUTarget("cuda", self._capability, 32)
 
+    def get_current_device(self) -> int:
+        """Return a number of its own for every capability: kernels are kept by it."""
+        return self._capability
 
-def recorded(kernel: JITFunction, *args, grid, warmup, **named) -> Launch:
-    """Record what `kernel[grid](*args, **named)` would compile."""
-    options = {key: named.pop(key) for key in ("num_warps", "num_stages") if key in named}
-    values = dict(zip(kernel.arg_names, args, strict=False)) | named
-    signature, constants, divisible = {}, {}, []
-    for position, name in enumerate(kernel.arg_names):
-        value = values[name]
-        if isinstance(value, torch.Tensor):
-            signature[name] = POINTERS[value.dtype]
-            divisible.append(position)
-        elif value is None or name.isupper() or value == 1:
-            signature[name], constants[name] = "constexpr", value
-        elif isinstance(value, float):
-            signature[name] = "fp32"
-        else:
-            signature[name] = "i32" if value < 2**31 else "i64"
-            divisible += [position] if value % 16 == 0 else []
-    return Launch(kernel, signature, constants, tuple(divisible), options)
+    def get_current_stream(self, device: int) -> int:
+        """Return the default stream."""
+        return 0
 
 
-def launches(shape, modes, dtype: torch.dtype) -> list[Launch]:
-    """Record the launches of a spectral convolution and of the second half of a Fourier block."""
+def compiled(shape, modes, dtype: torch.dtype, capability: int) -> list:
+    """Compile what a spectral convolution and the second half of a Fourier block launch."""
     found = []
-    run, JITFunction.run = JITFunction.run, lambda *a, **k: found.append(recorded(*a, **k))
+    run = JITFunction.run
+
+    def compile_only(kernel, *args, warmup, **named):
+        found.append(run(kernel, *args, warmup=True, **named))
+
+    JITFunction.run = compile_only
+    driver.set_active(Absent(capability))
     try:
         spectral, x = adapters.Spectral(kernels), torch.empty(shape, dtype=dtype)
         weight, bias = torch.empty(shape[1], shape[1], *modes, 2), torch.empty(shape[1])
@@ -87,28 +75,26 @@ def launches(shape, modes, dtype: torch.dtype) -> list[Launch]:
     return found
 
 
-def resources(compiled) -> str:
+def resources(kernel) -> str:
     """Read registers, stack (a thread's spills) and shared memory from the binary."""
     tool = next(Path(triton.__file__).parent.glob("backends/nvidia/bin/cuobjdump"))
     with tempfile.NamedTemporaryFile("wb", suffix=".cubin") as binary:
-        binary.write(compiled.asm["cubin"])
+        binary.write(kernel.asm["cubin"])
         binary.flush()
         command = [tool, "--dump-resource-usage", binary.name]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack = (re.search(rf"{name}:(\d+)", said)[1] for name in ("REG", "STACK"))
-    shared = compiled.metadata.shared
+    shared = kernel.metadata.shared
     return f"{registers:>4} registers {stack:>5} B on the stack {shared:>7} B shared"
 
 
 def main(targets: list[str]) -> None:
     for target in targets or ["sm_80", "sm_90"]:
-        for dtype, (name, (shape, modes)) in itertools.product(POINTERS, SHAPES.items()):
-            for launch in launches(shape, modes, dtype):
-                took = resources(launch.compile(int(target.removeprefix("sm_"))))
-                kind, warps = str(dtype).removeprefix("torch."), launch.options["num_warps"]
-                print(
-                    f"{target} {kind:8} {name:18} {launch.kernel.__name__:18} {warps} warps {took}"
-                )
+        for dtype, (name, (shape, modes)) in itertools.product(DTYPES, SHAPES.items()):
+            for kernel in compiled(shape, modes, dtype, int(target.removeprefix("sm_"))):
+                kind, warps = str(dtype).removeprefix("torch."), kernel.metadata.num_warps
+                print(f"{target} {kind:8} {name:18} {kernel.name:18} {warps} warps "
+                      f"{resources(kernel)}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def _torch() -> list[tuple[str, str]]:
         name, served = torch.cuda.get_device_name(index), kernels_for((major, minor))
         rows.append((f"cuda:{index}", f"{name}, sm_{major}{minor}, CUDA {torch.version.cuda}"))
         rows.append(("  served by", served))
+        rows.append(("  instead of an FFT", f"up to {bounds_for(index)}"))
     return rows
 
 
@@ -81,6 +82,14 @@ def kernels_for(capability: tuple[int, int]) -> str:
     cuda = f"CUDA kernels ({code})" if code else f"no CUDA kernels (built for {built or 'none'})"
     triton = "Triton kernels" if capability >= (8, 0) else "no Triton kernels (sm_80 and newer)"
     return f"{cuda}; {triton}; torch.matmul"
+
+
+def bounds_for(index: int) -> str:
+    """Say up to how much work "auto" takes kernels on a CUDA device, and how that is known."""
+    from fastseg.ops.impl import bounds
+
+    found = bounds.TABLE[bounds.kind_of(f"cuda:{index}"), "spectral", "float32"]
+    return f"{found.most[1]:g} multiply-adds a sample of spectral convolutions ({found.source})"
 
 
 def _dali() -> str:

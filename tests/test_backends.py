@@ -10,8 +10,8 @@ from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
 
 import fastseg
 from fastseg import ops, reference
-from fastseg.ops import context, dispatch, impl
-from fastseg.ops.impl import architectures, contract, native
+from fastseg.ops import context, dispatch, gaussian, impl
+from fastseg.ops.impl import architectures, bounds, contract, native
 
 LIVE = [name for name, status in fastseg.backends().items() if status]
 DEAD = [name for name, status in fastseg.backends().items() if not status]
@@ -256,6 +256,102 @@ def test_tensor_cores_want_a_device_and_code_of_sm_80(monkeypatch, built, capabi
     assert not spectral.tensor_cores(torch.device("cuda", 0))
 
 
+CLASSES = {"sm_70": [(7, 0), (7, 5)], "sm_80": [(8, 0), (8, 6), (8, 9)],
+           "sm_90": [(9, 0), (10, 0), (12, 0)]}  # fmt: skip
+EVERY_CAPABILITY = pytest.mark.parametrize(
+    ("kind", "capability"), [(kind, found) for kind in CLASSES for found in CLASSES[kind]]
+)
+
+
+@pytest.fixture
+def faked(monkeypatch):
+    """A GPU whose kernels are there, as dispatch sees it; the function sets its capability."""
+
+    def fake(capability):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(impl, "unable", lambda name, *_: None if name != "triton" else "off")
+        table = dict.fromkeys(("cuda", "triton"))
+        for family in ("SPECTRAL", "GAUSSIAN", "SPECTRAL_POINTWISE"):
+            monkeypatch.setattr(impl, family, table)
+        forget()
+
+    def forget():
+        bounds._class_of.cache_clear()
+        dispatch._fastest_cached.cache_clear()
+
+    yield fake
+    forget()
+
+
+def on_gpu(sizes, modes, dtype=F32):
+    return dispatch.select_spectral("auto", "cuda", dtype, sizes, sizes, modes, impl.SPECTRAL)
+
+
+@EVERY_CAPABILITY
+def test_every_class_of_device_has_bounds_with_a_source(faked, kind, capability):
+    faked(capability)
+    assert bounds.kind_of("cuda:0") == kind
+    for family in ("spectral", "whole", "fourier_unit", "gaussian"):
+        row = bounds.TABLE[kind, family, "float32"]
+        assert row.source.startswith(("model: ", "measured "))
+        for dtype in (F32, F64, F16, BF16):
+            assert bounds.most_work(family, "cuda:0", dtype, 2) >= row.most[1]
+
+
+@EVERY_CAPABILITY
+def test_selection_on_a_gpu_follows_the_bounds_of_its_class(faked, kind, capability):
+    faked(capability)
+    (most, *_), _ = bounds.TABLE[kind, "spectral", "float32"]
+    assert on_gpu((192, 192), (32, 16)) == "cuda"
+    assert on_gpu((1024, 1024), (most, 10)) == "cuda"  # half as many multiply-adds a sample
+    assert on_gpu((4096, 4096), (2 * int(most) + 8, 10)) == "reference"
+    assert on_gpu((4096, 4096), (2 * int(most) + 8, 10), BF16) == "cuda"
+    assert on_gpu((17, 17), (17, 9)) == "reference"  # whole spectra, by dense matrices
+    unit = dispatch.select_fourier_unit("auto", "cuda", F32, (17, 17, 17), 128)
+    assert unit == ("cuda" if kind == "sm_70" else "reference")
+
+
+@EVERY_CAPABILITY
+def test_matmul_is_taken_where_it_may_round_to_tf32_and_that_is_faster(
+    faked, kind, capability, monkeypatch
+):
+    faked(capability)
+    odd = (421, 421), (24, 12)
+    assert on_gpu(*odd) == ("matmul" if kind == "sm_90" else "cuda")
+    monkeypatch.setattr(bounds, "tf32_allowed", lambda: True)
+    on_tensor_cores = kind != "sm_70"
+    assert on_gpu(*odd) == ("matmul" if on_tensor_cores else "cuda")
+    assert on_gpu((256, 256), (64, 32)) == ("matmul" if on_tensor_cores else "cuda")
+    assert on_gpu((240, 240), (20, 10)) == "cuda"
+    assert on_gpu(*odd, BF16) == "cuda"
+    assert on_gpu((4096, 4096), (600, 10)) == "reference"
+
+
+def test_tf32_is_allowed_where_torch_was_told_so():
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        for wanted in (True, False):
+            torch.backends.cuda.matmul.allow_tf32 = wanted
+            assert bounds.tf32_allowed() is wanted
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@EVERY_CAPABILITY
+def test_an_exact_gaussian_of_a_gpu_is_held_to_its_own_bound(faked, kind, capability):
+    faked(capability)
+    at = gaussian.prepare("x", torch.empty(1, 1, 240, 240), 3.0, None)[2]  # radii 17 and 17
+    assert gaussian.taps_win(at, "cuda", F32)
+    wider = gaussian.prepare("x", torch.empty(1, 1, 240, 240), 5.0, None)[2]
+    assert gaussian.taps_win(wider, "cuda", F32) == (kind == "sm_70")
+    volume = gaussian.prepare("x", torch.empty(1, 1, 128, 128, 128), 2.0, None)[2]
+    assert gaussian.taps_win(volume, "cuda", F32) == (kind != "sm_90")
+    spatial = gaussian.Options("zeros", 4.0, None, "erf", None)
+    far = gaussian.prepare("x", torch.empty(1, 1, 128, 128, 128), 9.0, None, spatial)[2]
+    assert gaussian.taps_win(far, "cuda", F32)
+
+
 # what torch would say on a machine with one GPU, before fastseg asks
 FAKED = """
 import torch
@@ -299,6 +395,26 @@ def test_the_capability_of_a_device_does_not_break_a_compiled_graph(monkeypatch)
 
     compiled = torch.compile(scaled, fullgraph=True, backend="eager")
     assert torch.equal(compiled(torch.ones(3)), 2 * torch.ones(3))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_bounds_of_a_device_do_not_break_a_compiled_graph(monkeypatch, dynamic):
+    def asks_the_driver(device):
+        torch._dynamo.graph_break()
+        return "sm_80"
+
+    monkeypatch.setattr(bounds, "_class_of", asks_the_driver)
+    device = torch.device("cuda", 0)
+
+    def chosen(x):
+        sizes = tuple(x.shape)
+        wins = dispatch.transforms_win(device, sizes, (24, 12), x.dtype)
+        return (
+            x + (2 if wins else 1) + dispatch.matmul_wins(device, sizes, (24, 12), x.dtype, False)
+        )
+
+    compiled = torch.compile(chosen, fullgraph=True, backend="eager", dynamic=dynamic)
+    assert torch.equal(compiled(torch.zeros(240, 240)), torch.full((240, 240), 2.0))
 
 
 CONVOLVE = """

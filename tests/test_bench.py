@@ -4,11 +4,14 @@ import contextlib
 import io
 import json
 import subprocess
+from typing import ClassVar
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastseg.bench import (
+    accuracy,
     cases,
     layers,
     main,
@@ -19,6 +22,7 @@ from fastseg.bench import (
     targets,
     timing,
     worker,
+    workers,
 )  # fmt: skip
 from fastseg.bench.providers import spectral
 
@@ -26,7 +30,7 @@ SMALL = cases.Case("small", (2, 3, 12, 10), (5, 4), "a test")
 VOLUME = cases.Case("volume", (1, 2, 6, 8, 10), (4, 4, 3), "a test")
 JOB = {
     "dtype": "float32", "heap": "warm", "device": "cpu", "budget_s": 0.0, "rounds": 3, "pairs": 4,
-    "compile": False, "threads": 1,
+    "compile": False, "threads": 1, "without": [], "tf32": False,
 }  # fmt: skip
 
 
@@ -179,6 +183,30 @@ def test_rounds_are_paired_and_rotate():
     assert timing.paired_ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0]) == [2.0, 2.0, 2.5]
 
 
+class _Event:
+    """In the place of a CUDA event: a mark among the operators that are called."""
+
+    def __init__(self, enable_timing):
+        self.record = lambda: _Called.names.append("event")
+        self.synchronize, self.elapsed_time = (lambda: None), (lambda end: 5.0)
+
+
+class _Called(TorchDispatchMode):
+    names: ClassVar = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.name().split("::")[1])
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_last_that_a_gpu_does_before_a_run_is_to_read(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", _Event)
+    clock, x = timing.DeviceClock(1 << 12, "cpu"), torch.ones(3)
+    with _Called():
+        assert clock(lambda: x.mul(2)) == 5e-3
+    assert _Called.names == ["zero_", "sum.IntList_out", "event", "mul.Tensor", "event"]
+
+
 @pytest.mark.parametrize(
     ("value", "at_most", "wanted"),
     [(7.0, False, "stretch"), (5.0, False, "pass"), (4.9, False, "MISS"),
@@ -231,10 +259,10 @@ def test_crossover_says_whether_the_choice_is_right(measured):
         (["gaussian2d-240"], ["gaussian2d-240"]),  # and none of its variants
         (["A3", "B2"], ["conv2d-64", "conv2d-85", "conv2d-421", "conv3d-120"]),
         (["D1-fixed", "X256-N/4", "C2-0.5", "tiny"],
-         ["vffc-0.5", "gaussian2d-240", "call", "crossover-256-n4"]),
+         ["gaussian2d-240", "crossover-256-n4", "vffc-0.5", "call"]),
     ],
 )  # fmt: skip
-def test_cases_are_chosen_by_name_group_and_former_id(words, wanted):
+def test_cases_are_chosen_in_order_by_name_group_and_former_id(words, wanted):
     assert [case.id for case in cases.chosen(words, None)] == wanted
 
 
@@ -283,20 +311,71 @@ def test_mistakes_are_one_line(arguments, capsys, monkeypatch):
 
 
 def test_a_worker_that_dies_fails_the_run_and_says_how(capsys, monkeypatch):
-    monkeypatch.setattr(runner.sys, "executable", "/bin/false")
+    monkeypatch.setattr(workers.sys, "executable", "/bin/false")
     assert main(["call", "--heap", "warm"]) == 1
     assert "FAILED call: exit code 1" in capsys.readouterr().out
-    killed = subprocess.CompletedProcess([], -9, stderr="")
-    assert runner.cause_of(killed) == "killed by the system, most likely for memory"
+    assert workers.cause_of(-9, "") == "killed by the system, most likely for memory"
     where = 'Fatal Python error: Segmentation fault\n\n  File "a.py", line 1 in f\n  File "b.py"\n'
-    crashed = subprocess.CompletedProcess([], -11, stderr=where)
-    assert runner.cause_of(crashed) == 'stopped by signal 11: File "a.py", line 1 in f'
+    assert workers.cause_of(-11, where) == 'stopped by signal 11: File "a.py", line 1 in f'
+
+
+# in the place of a worker: a process that answers with its number, sleeps, or dies
+_ANSWERS = """
+import json, os, sys, time
+for line in sys.stdin:
+    job = json.loads(line)
+    if job["case"] == "dies":
+        sys.exit("no memory")
+    if job["case"] == "sleeps":
+        time.sleep(60)
+    with open(job["out"] + "-", "w") as file:
+        json.dump({"pid": os.getpid()}, file)
+    os.rename(job["out"] + "-", job["out"])
+"""
+
+
+def test_a_lasting_worker_serves_until_it_dies_or_is_late(monkeypatch):
+    start = subprocess.Popen
+    stand_in = [workers.sys.executable, "-c", _ANSWERS]
+    monkeypatch.setattr(workers.subprocess, "Popen", lambda _, **how: start(stand_in, **how))
+    names = ("a", "b", "dies", "c", "sleeps", "d")
+    with workers.Workers("default", lasting=True) as lasting:
+        found = [lasting.measure({"case": name}, limit_s=2) for name in names]
+    assert found[0] == found[1]
+    assert [found[i] for i in (2, 4)] == [
+        {"failed": "no memory"}, {"failed": "ended after 2 seconds"}
+    ]  # fmt: skip
+    assert len({found[i]["pid"] for i in (1, 3, 5)}) == 3
+    with workers.Workers("default", lasting=False) as each:
+        assert each.measure({"case": "a"})["pid"] != each.measure({"case": "b"})["pid"]
+
+
+def test_a_record_is_written_after_every_case(tmp_path, monkeypatch):
+    out, seen = tmp_path / "record.json", []
+
+    def measured(case, *_):
+        if out.exists():
+            seen.append([c["id"] for c in json.loads(out.read_text())["cases"]])
+        return {"id": case.id, "family": case.family, "heap": "warm", "failed": "no time"}
+
+    monkeypatch.setattr(runner, "measure_case", measured)
+    assert main(["fourier-unit", "--heap", "warm", "--out", str(out)]) == 1
+    names = [case.id for case in cases.chosen(["fourier-unit"], None)]
+    assert seen == [names[:1], names[:2], names[:3]]
+
+
+def test_rows_can_be_left_out_and_tf32_has_bounds_of_its_own(measured):
+    result = measured(SMALL, JOB | {"without": ["neuraloperator", "reference"], "tf32": True})
+    assert {"classic", "matmul", "fastseg"} == set(result["providers"])
+    assert record_of(result | {"id": "conv2d-240"}, tf32=True)["checks"] == []
+    assert accuracy.refusal("matmul", {"y": 1e-3, "dx": 3e-3}, "tf32") is None
+    assert accuracy.refusal("matmul", {"y": 1e-3}, "float32").startswith("wrong: error of y")
 
 
 def test_each_heap_has_its_own_environment(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     monkeypatch.setenv("FASTSEG_BACKEND", "matmul")
     for heap, count in (("warm", 2), ("default", 0)):
-        found = runner.environment(heap)
+        found = workers.environment(heap)
         assert sum(name.startswith("MALLOC_") for name in found) == count
         assert "FASTSEG_BACKEND" not in found

@@ -20,13 +20,14 @@ from fastseg.bench import (
     timing,
     work,
     worker,
+    workers,
 )  # fmt: skip
 from fastseg.bench.providers import filters, fourier_unit, spectral
 from fastseg.ops import tables
 
 JOB = {
     "dtype": "float32", "heap": "warm", "device": "cpu", "budget_s": 0.0, "rounds": 3, "pairs": 4,
-    "compile": False, "threads": 1,
+    "compile": False, "threads": 1, "without": [], "tf32": False,
 }  # fmt: skip
 PERHAPS = ("neuraloperator", "kornia", "torchvision")  # rivals with an extra of their own, or none
 CASES = cases.CASES
@@ -230,15 +231,15 @@ def test_peak_bytes_are_a_calls_own():
 
 
 def test_time_limit_leaves_out_what_was_not_begun(capsys, monkeypatch):
-    begun = []
+    begun, now = [], [0.0]
 
-    def measured(case, *_):
-        begun.append(case.id)
-        return {"id": case.id, "family": case.family, "heap": "warm"}
+    def measure(self, job, limit_s):
+        begun.append(job["case"])
+        now[0] += 40
+        return {}
 
-    monkeypatch.setattr(runner, "measure_case", measured)
-    clock = iter([0.0, 0.0, 59.0, 61.0, 62.0, 62.0])
-    monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(workers.Workers, "measure", measure)
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: now[0])
     assert runner.main(["fourier-unit", "--heap", "warm", "--limit", "1"]) == 1
     assert begun == ["fourier-unit-64x16", "fourier-unit-128x16"]
     assert "FAILED fourier-unit-48x32: not begun: 1 minutes were over" in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """Intensity domains, and what else the loader does for networks trained on one modality."""
 
-import nibabel
 import numpy as np
 import pytest
 import torch
@@ -9,6 +8,8 @@ from fastseg.data import phantom
 from fastseg.data.cases import Dataset, discover, split_cases
 from fastseg.data.pipeline import Loader, LoaderConfig, bezier, load_case
 from fastseg.errors import UsageError
+
+nibabel = pytest.importorskip("nibabel")
 
 torch.set_num_threads(1)
 VS = (-1.0, -0.6, 0.0, 1 / 3, 0.7, 1.0)

@@ -6,7 +6,6 @@ import os
 import struct
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 
@@ -15,6 +14,8 @@ from fastseg.data import cases, nifti, phantom
 from fastseg.data.cases import notices
 from fastseg.data.cases.labels import BRATS, BRATS_2023, BRATS_2024, LabelScheme, scheme_from_labels
 from fastseg.errors import DataError, UsageError
+
+nibabel = pytest.importorskip("nibabel")
 
 SHAPE = (4, 5, 6)  # (z, y, x)
 TUMOUR = (0, 1, 2, 4)

@@ -34,3 +34,9 @@ def test_report_says_what_serves_a_device():
     assert doctor.kernels_for((6, 1)).startswith("no CUDA kernels (built for ")
     assert "no Triton kernels" in doctor.kernels_for((7, 0))
     assert "; Triton kernels; torch.matmul" in doctor.kernels_for((8, 6))
+
+
+def test_report_says_up_to_which_work_kernels_are_taken():
+    said = doctor.bounds_for(0)
+    assert "multiply-adds a sample" in said
+    assert "(model: " in said or "(measured" in said

@@ -6,7 +6,6 @@ import shutil
 import signal
 from dataclasses import replace
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -28,6 +27,8 @@ from fastseg.tasks.segmentation.predict import predict_volume
 from fastseg.train import train
 from fastseg.training import validate
 from fastseg.training.stop import Stopped
+
+nib = pytest.importorskip("nibabel")
 
 torch.set_num_threads(1)
 SHARED = ("data.patch=24,24,24", "data.threads=1", "data.cache=ram", "epochs=1", "log_every=1",

@@ -3,7 +3,6 @@ import json
 import os
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 
@@ -11,6 +10,8 @@ from fastseg import metrics
 from fastseg.data import cases, phantom
 from fastseg.errors import DataError, UsageError
 from fastseg.evaluate import evaluate
+
+nib = pytest.importorskip("nibabel")
 
 NAMES = ("Phantom00000", "Phantom00001", "Phantom00002")
 

@@ -1,6 +1,5 @@
 """Every recipe, made small, trains and samples; none can be forgotten."""
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,8 @@ from fastseg.data.cases.labels import BRATS
 from fastseg.sample import sample
 from fastseg.tasks.network import build_network, input_channels
 from fastseg.train import train
+
+nib = pytest.importorskip("nibabel")
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

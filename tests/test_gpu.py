@@ -1,6 +1,6 @@
 """What only a GPU can show: streams, CUDA graphs, a second device, compiled code on CUDA tensors.
-`pytest -m gpu`; correctness there is `tests/test_operators.py` and `tests/test_large.py`, which run
-on every backend that is live.
+`pytest -m gpu`; correctness there is `tests/test_operators.py`, whose cells on a GPU bear that
+mark, and `tests/test_large.py`.
 """
 
 import itertools

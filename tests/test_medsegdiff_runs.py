@@ -2,7 +2,6 @@
 
 import itertools
 
-import nibabel as nib
 import numpy as np
 import pytest
 
@@ -16,6 +15,8 @@ from fastseg.sample import sample
 from fastseg.tasks.network import build_network
 from fastseg.train import train
 from fastseg.training import validate
+
+nib = pytest.importorskip("nibabel")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = ("data.patch=32,32", "data.samples_per_case=4", "data.batch_size=4", "data.threads=1",

@@ -12,13 +12,14 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 
 from fastseg.data import nifti
 from fastseg.data.nifti import inflate
 from fastseg.errors import NiftiError
+
+nibabel = pytest.importorskip("nibabel")
 
 CODES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768, "i8": 1024,
          "u8": 1280}  # fmt: skip

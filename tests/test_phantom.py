@@ -2,12 +2,13 @@ import gzip
 import hashlib
 import json
 
-import nibabel as nib
 import numpy as np
 import pytest
 
 from fastseg.data import phantom
 from fastseg.errors import UsageError
+
+nib = pytest.importorskip("nibabel")
 
 SIZE = (40, 44, 28)
 NESTED_SHA256 = "0a6eba747770e1d18b76e6221bf8ba0404f41fd53939bccfed850e779e4d7637"

@@ -3,7 +3,6 @@
 import hashlib
 import json
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,8 @@ from fastseg.data.pipeline.intensity import Rule
 from fastseg.errors import DataError, UsageError
 from fastseg.evaluate import evaluate
 from fastseg.tasks.segmentation.predict import predict_volume
+
+nib = pytest.importorskip("nibabel")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE, CASES = (40, 36, 28), 3

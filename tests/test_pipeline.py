@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 import torch
@@ -34,6 +33,8 @@ from fastseg.data.pipeline.intensity import Rule
 from fastseg.data.pipeline.loader import pick_backend
 from fastseg.errors import DataError, FastsegError, NiftiError, UsageError
 from fastseg.fields import help_of
+
+nibabel = pytest.importorskip("nibabel")
 
 SHAPE = (20, 44, 36)
 MODALITIES = ("t1", "t1ce", "t2", "flair")

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 
-import nibabel
 import numpy as np
 import pytest
 import torch
@@ -27,6 +26,8 @@ from fastseg.tasks.segmentation import label_maps
 from fastseg.tasks.segmentation.label_values import label_values
 from fastseg.tasks.segmentation.predict import predict_volume
 from fastseg.train import train
+
+nibabel = pytest.importorskip("nibabel")
 
 torch.set_num_threads(1)
 TINY = ["data.patch=32,32", "data.samples_per_case=4", "data.threads=1", "model.width=4",

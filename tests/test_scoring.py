@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import scoring_processes
@@ -18,6 +17,8 @@ from fastseg.data import phantom
 from fastseg.errors import DataError
 from fastseg.host.processes import Company, Place
 from fastseg.host.shares import score_all
+
+nib = pytest.importorskip("nibabel")
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

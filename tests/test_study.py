@@ -10,7 +10,6 @@ import signal
 import numpy as np
 import pytest
 import torch
-from scipy.stats import wilcoxon
 
 import fastseg.train as train_module
 from fastseg import config, study
@@ -127,6 +126,7 @@ def made_up(scores: dict[str, dict[int, list[float]]]) -> dict:
 
 
 def test_summary_against_figures_by_hand_and_scipys_test():
+    wilcoxon = pytest.importorskip("scipy.stats").wilcoxon
     rng = np.random.default_rng(0)
     a, b = ([list(rng.random(9)) for _ in range(3)] for _ in range(2))
     arms = {"a": dict(enumerate(a)), "b": {2: b[2][:], 0: b[0], 1: b[1]}, "c": {1: b[1]}}

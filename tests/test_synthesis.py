@@ -5,7 +5,6 @@ import shutil
 import sys
 import types
 
-import nibabel
 import numpy as np
 import pytest
 import torch
@@ -33,6 +32,8 @@ from fastseg.tasks.modality_synthesis.score import (
     tumour_box,
 )
 from fastseg.train import train
+
+nibabel = pytest.importorskip("nibabel")
 
 
 def scored(*arguments, **options):

@@ -2,7 +2,6 @@
 
 import json
 
-import nibabel
 import numpy as np
 import pytest
 
@@ -11,6 +10,8 @@ from fastseg.data import phantom
 from fastseg.errors import DataError
 from fastseg.evaluate import evaluate
 from fastseg.tasks.modality_synthesis import case as synthesis
+
+nibabel = pytest.importorskip("nibabel")
 
 
 def scored(*arguments, **options):

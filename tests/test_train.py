@@ -15,7 +15,6 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
-import nibabel
 import numpy as np
 import pytest
 import torch
@@ -36,6 +35,8 @@ from fastseg.train import lr_at, train
 from fastseg.training import engine, validate
 from fastseg.training.feed import Feed, choose_labelled
 from fastseg.training.stop import Stopped, StopSignal
+
+nibabel = pytest.importorskip("nibabel")
 
 # two threads on busy cores wait for each other far longer than they compute
 torch.set_num_threads(1)

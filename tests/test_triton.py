@@ -31,8 +31,8 @@ def test_every_kernel_in_the_interpreter():
 COMPILE = """
 import torch, triton_resources as script
 for capability, dtype in ((80, torch.float32), (90, torch.bfloat16)):
-    for launch in script.launches(*script.SHAPES["conv2d-192"], dtype):
-        print(launch.kernel.__name__, script.resources(launch.compile(capability)))
+    for kernel in script.compiled(*script.SHAPES["conv2d-192"], dtype, capability):
+        print(kernel.name, script.resources(kernel))
 """
 
 

@@ -10,7 +10,7 @@ from fastseg import reference
 from fastseg.bench import providers
 from fastseg.bench.cases import Case
 from fastseg.bench.layers import Inputs, Layer, leaves, outputs
-from fastseg.bench.tolerances import TOLERANCES
+from fastseg.bench.tolerances import TF32, TOLERANCES
 
 # its inverse shifts odd axes by a row, so its error is a convention's, not the arithmetic's
 NOT_HELD = ("neuraloperator",)
@@ -110,12 +110,12 @@ def refusal(
     Args:
         name: of the provider.
         found: of `errors`.
-        dtype: of the inputs, "float32".
+        dtype: of the inputs, "float32"; "tf32" where products of float32 may be rounded so.
         factor: times `TOLERANCES`, a pair for forward and backward.
     """
     factors = factor if isinstance(factor, tuple) else (factor, factor)
     more = 1.0 if name.removesuffix(", compiled") in OURS else RIVAL_FACTOR
-    bounds = TOLERANCES[dtype]
+    bounds = TF32 if dtype == "tf32" else TOLERANCES[dtype]
     forward, backward = (more * f * bound for f, bound in zip(factors, bounds, strict=True))
     if name in NOT_HELD:
         return None

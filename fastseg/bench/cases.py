@@ -227,7 +227,7 @@ def quick(case: Case) -> Case:
 
 
 def chosen(words, family: str | None) -> list[Case]:
-    """Choose cases.
+    """Choose cases, in the order of the words.
 
     Args:
         words: names, beginnings of names ("conv2d" for all of conv2d-…) or former ids; all cases
@@ -239,10 +239,10 @@ def chosen(words, family: str | None) -> list[Case]:
     if family not in (None, *FAMILIES):
         raise ValueError(f"family: got {family!r}, want one of {', '.join(FAMILIES)}")
     pool = {name: case for name, case in CASES.items() if family in (None, case.family)}
-    found = set() if words else set(pool)
+    found = {} if words else pool
     for word in words:
         matching = names.matching(word, pool)
         if not matching:
             raise ValueError(f"case: got {word!r}, want some of {', '.join(pool)}")
-        found.update(matching)
-    return [case for name, case in pool.items() if name in found]
+        found |= {name: pool[name] for name in matching if name not in found}
+    return list(found.values())

@@ -62,7 +62,7 @@ def matching(word: str, names) -> list[str]:
 
 def renewed(record: dict) -> dict:
     """Return a record as one of today: by the names, with the fields that the first ones lacked."""
-    shared = {"quick": False, "gpu": False, "dtype": "float32"}
+    shared = {"quick": False, "gpu": False, "dtype": "float32", "tf32": False}
     return record | {
         "options": shared | record["options"],
         "cases": [_renewed_case(result) for result in record["cases"]],

@@ -61,13 +61,24 @@ def parse(argv=None) -> argparse.Namespace:
     parser.add_argument(
         "--compile", action="store_true", help="add torch.compile of the rivals and the reference"
     )
+    parser.add_argument(
+        "--without", nargs="+", default=[], metavar="PROVIDER", help="leave out triton, classic, …"
+    )
     parser.add_argument("--gpu", action="store_true", help="on the CUDA device")
+    parser.add_argument(
+        "--tf32", action="store_true", help="let torch.matmul round float32 to TF32 there"
+    )
+    parser.add_argument(
+        "--case-limit", type=float, metavar="SECONDS", help="for a case (none; 90 with --gpu)"
+    )
     arguments = parser.parse_args(argv)
     arguments.cases += vars(arguments).pop("case")
     if arguments.budget is None:
         arguments.budget = 0.5 if arguments.gpu else 10.0
     if arguments.limit is None and arguments.gpu:
         arguments.limit = 8.0
+    if arguments.case_limit is None and arguments.gpu:
+        arguments.case_limit = 90.0
     return arguments
 
 

@@ -1,22 +1,21 @@
-"""Run a worker process for every case and heap, print a table and, if asked, write a record with
-its table and its picture.
+"""Have every case measured under every heap, print a table and, if asked, write a record with its
+table and its picture, as far as it has come after every case.
 """
 
 import argparse
 import datetime
 import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from fastseg.bench import options
-from fastseg.bench.options import HEAPS
+from fastseg.bench.workers import Workers
 from fastseg.errors import FastsegError, UsageError
 from fastseg.host.files import write_text
 
+PICTURE_S = 30.0  # between pictures, each of which takes seconds
 PAIRS = 15  # of ours and the reference, at least, for the dispatcher's check
 
 
@@ -35,30 +34,64 @@ def main(argv=None) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from fastseg.bench import cases, targets
+    from fastseg.bench import table, targets
 
     chosen = choose(arguments)
     if arguments.gpu:
         _require_gpu()
-    begin, results = time.perf_counter(), []
+    out = arguments.out and Path(arguments.out)
+    begin = drawn = time.perf_counter()
+    results, record = [], record_of([], 0.0, arguments)
+    for result in _measured(chosen, begin, arguments):
+        results.append(result)
+        now = time.perf_counter()
+        record = record_of(results, now - begin, arguments)
+        if out:  # after every case: what cuts the run short leaves the others' figures
+            write(record, out)
+            if now - drawn > PICTURE_S:
+                drawn = now
+                draw(record, out)
+    if out:
+        write(record, out)
+        draw(record, out)
+    print(table.markdown(record))
+    return 1 if targets.failures(record) else 0
+
+
+def _measured(chosen: list, begin: float, arguments: argparse.Namespace) -> Iterator[dict]:
+    """The record of every case under every heap, one after the other."""
+    from fastseg.bench.cases import is_timed
+
     heaps = _heaps(arguments)
     for heap in heaps:
         first = heap == heaps[0]
-        for case in chosen:
-            if first or cases.is_timed(case.family):
-                late = arguments.limit and time.perf_counter() - begin > 60 * arguments.limit
-                measure = skip_case if late else measure_case
-                results.append(measure(case, heap, PAIRS if first else 0, arguments))
+        with Workers(heap, lasting=arguments.gpu) as workers:
+            for case in chosen:
+                if first or is_timed(case.family):
+                    late = arguments.limit and time.perf_counter() - begin > 60 * arguments.limit
+                    job = job_of(case, heap, PAIRS if first else 0, arguments)
+                    limit = f"not begun: {arguments.limit:g} minutes were over" if late else None
+                    yield measure_case(case, job, workers, arguments.case_limit, limit)
+
+
+def record_of(results: list[dict], seconds: float, arguments: argparse.Namespace) -> dict:
+    """Return the record of a run, JSON-able.
+
+    Args:
+        results: what was measured so far.
+        seconds: that it took.
+        arguments: the command line's, of `options.parse`.
+    """
+    from fastseg.bench import targets
+
     record = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - begin, 1),
+        "seconds": round(seconds, 1),
         "options": {k: v for k, v in vars(arguments).items() if k != "out"},
-        "machine": next((r.pop("machine") for r in results if "machine" in r), None),
+        "machine": next((r["machine"] for r in results if "machine" in r), None),
         "cases": [{k: v for k, v in r.items() if k != "machine"} for r in results],
     }
-    record["checks"] = targets.checks(record)
-    _show(record, arguments.out)
-    return 1 if targets.failures(record) else 0
+    return record | {"checks": targets.checks(record)}
 
 
 def _heaps(arguments: argparse.Namespace) -> list[str]:
@@ -67,21 +100,26 @@ def _heaps(arguments: argparse.Namespace) -> list[str]:
     return ["warm", "default"] if arguments.heap == "both" else [arguments.heap]
 
 
-def _show(record: dict, out: str | None) -> None:
-    """Print the table; write record, table and picture as files of one stem."""
-    from fastseg.bench import chart, table
+def write(record: dict, path: Path) -> None:
+    """Write a record as JSON, with its table beside it."""
+    from fastseg.bench import table
 
-    text = table.markdown(record)
-    print(text)
-    if out:
-        path = Path(out)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(record, indent=1) + "\n")
-            write_text(path.with_suffix(".md"), text + "\n")
-            chart.draw(record, path.with_suffix(".png"))
-        except OSError as error:
-            raise UsageError(f"--out {path}: {error.strerror}") from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(record, indent=1) + "\n")
+        write_text(path.with_suffix(".md"), table.markdown(record) + "\n")
+    except OSError as error:
+        raise UsageError(f"--out {path}: {error.strerror}") from error
+
+
+def draw(record: dict, path: Path) -> None:
+    """Draw a record's picture beside it, where it can be drawn."""
+    from fastseg.bench import chart
+
+    try:
+        chart.draw(record, path.with_suffix(".png"))
+    except ModuleNotFoundError as error:  # figures are worth having where matplotlib is not
+        print(f"fastseg bench: no picture: {error}", file=sys.stderr)
 
 
 def choose(arguments: argparse.Namespace) -> list:
@@ -109,7 +147,7 @@ def _require_gpu() -> None:
 
 
 def job_of(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:
-    """Make what a worker is told; `out` is added by whoever starts it.
+    """Make what a worker is told; `out` is added by `Workers`.
 
     Args:
         case: of `fastseg.bench.cases`.
@@ -129,66 +167,31 @@ def job_of(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:
         "budget_s": min(arguments.budget, 1.0) if arguments.quick else arguments.budget,
         "rounds": arguments.rounds,
         "compile": arguments.compile and is_timed(case.family),
+        "without": arguments.without,
+        "tf32": arguments.tf32,
         "device": "cuda" if arguments.gpu else "cpu",
     }
 
 
-def skip_case(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:
-    """Return the record of a case that the time did not suffice for; arguments as `job_of`'s."""
-    cause = f"not begun: {arguments.limit:g} minutes were over"
-    return {"id": case.id, "family": case.family, "heap": heap, "failed": cause}
+def measure_case(
+    case, job: dict, workers: Workers, limit_s: float | None, left_out: str | None = None
+) -> dict:
+    """Return the record of a case; a worker that dies leaves one that says how.
 
-
-def measure_case(case, heap: str, pairs: int, arguments: argparse.Namespace) -> dict:
-    """Start a worker and return its record; arguments as `job_of`'s.
-
-    A worker that dies leaves a record that says how, and the others go on.
+    Args:
+        case: of `fastseg.bench.cases`.
+        job: as `job_of` makes it.
+        workers: the processes.
+        limit_s: seconds after which the case is given up, if ever.
+        left_out: why it is not to be begun at all.
     """
     begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "result.json"
-        job = job_of(case, heap, pairs, arguments) | {"out": str(out)}
-        command = [sys.executable, "-m", "fastseg.bench.worker", json.dumps(job)]
-        done = subprocess.run(
-            command,
-            env=environment(heap),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        if done.returncode == 0:
-            result = json.loads(out.read_text())
-        else:
-            result = {"id": case.id, "family": case.family, "heap": heap, "failed": cause_of(done)}
+    result = {"failed": left_out} if left_out else workers.measure(job, limit_s)
+    result = {"id": case.id, "family": case.family, "heap": job["heap"]} | result
     took = time.perf_counter() - begin
     print(
-        f"{case.id}, {heap} heap: {result.get('failed', 'measured')} ({took:.0f} s)",
+        f"{case.id}, {job['heap']} heap: {result.get('failed', 'measured')} ({took:.0f} s)",
         file=sys.stderr,
         flush=True,
     )
     return result
-
-
-def environment(heap: str) -> dict[str, str]:
-    """Return the variables of a worker's process with this `heap`."""
-    # both would change what "auto" and the allocator do behind the record's back
-    ours = {
-        k: v
-        for k, v in os.environ.items()
-        if not k.startswith("MALLOC_") and k != "FASTSEG_BACKEND"
-    }
-    source = str(Path(__file__).resolve().parents[2])
-    paths = [source, *filter(None, [ours.get("PYTHONPATH")])]
-    # a worker that crashes says where
-    ours["PYTHONFAULTHANDLER"] = "1"
-    return ours | HEAPS[heap] | {"PYTHONPATH": os.pathsep.join(paths)}
-
-
-def cause_of(done: subprocess.CompletedProcess) -> str:
-    """Say why a worker ended without a record."""
-    if done.returncode == -9:
-        return "killed by the system, most likely for memory"
-    if done.returncode < 0:
-        frames = [line.strip() for line in done.stderr.splitlines() if line.startswith("  File ")]
-        return f"stopped by signal {-done.returncode}" + "".join(f": {f}" for f in frames[:1])
-    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

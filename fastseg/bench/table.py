@@ -27,7 +27,7 @@ def _head(record: dict) -> str:
         f"{found.get('threads')} of {found.get('cores')} cores",
         f"torch {found.get('torch')}",
         f"commit {found.get('commit')}",
-        options["dtype"],
+        options["dtype"] + ", TF32 in torch.matmul" * options["tf32"],
         record["date"],
     ]
     lines = ["## fastseg bench", ", ".join(map(str, words)) + "."]

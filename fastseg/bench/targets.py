@@ -43,7 +43,7 @@ def checks(record: dict) -> list[dict]:
     """Return every target that applies: {"case", "what", "value", "must", "stretch", "verdict"}."""
     record = names.renewed(record)
     options = record["options"]
-    if options["quick"] or options["dtype"] != "float32":
+    if options["quick"] or options["tf32"] or options["dtype"] != "float32":
         return []
     found = []
     for result in record["cases"]:

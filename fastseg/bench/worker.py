@@ -1,7 +1,5 @@
-"""One case in one process: `python -m fastseg.bench.worker JOB`, JOB as `runner.job_of` makes it.
-
-The allocator reads its settings when a process starts, and a case that runs out of memory must not
-take the others with it.
+"""Measures cases in a process: `python -m fastseg.bench.worker`, which reads jobs, a line each, as
+`runner.job_of` makes them, and writes the record of each to the file that the job names.
 """
 
 import gc
@@ -19,13 +17,18 @@ from fastseg.host import environment, files
 CALLS = 200  # of a tiny tensor, timed together
 
 
-def main(argv=None) -> None:
-    """Measure the case of a job and write its record; the job is the only word, as JSON."""
-    job = json.loads((argv or sys.argv[1:])[0])
+def main(jobs=None) -> None:
+    """Measure the cases of jobs, lines of JSON, standard input's by default."""
     warnings.filterwarnings("ignore")
-    torch.set_num_threads(job["threads"])
-    result = measure(_case(job), job) | {"machine": environment.of_bench(job["device"])}
-    files.write_text(Path(job["out"]), json.dumps(result))
+    for line in jobs or sys.stdin:
+        job = json.loads(line)
+        torch.set_num_threads(job["threads"])
+        torch.backends.cuda.matmul.allow_tf32 = job["tf32"]
+        result = measure(_case(job), job) | {"machine": environment.of_bench(job["device"])}
+        files.write_text(Path(job["out"]), json.dumps(result))
+        gc.collect()
+        if job["device"] == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _case(job: dict) -> cases.Case:
@@ -44,8 +47,9 @@ def measure(case: cases.Case, job: dict, builders: dict | None = None) -> dict:
     device, dtype = torch.device(job["device"]), getattr(torch, job["dtype"])
     inputs = accuracy.draw(case, dtype).each(lambda t: t.to(device))
     if builders is None:
-        builders = providers.of(case, device.type, dtype, job["compile"])
-    rows, layers = _gated(case, inputs, builders, job["dtype"])
+        found = providers.of(case, device.type, dtype, job["compile"])
+        builders = {name: found[name] for name in found if name not in job["without"]}
+    rows, layers = _gated(case, inputs, builders, "tf32" if job["tf32"] else job["dtype"])
     if case.family == "overhead":
         _time_calls(rows, layers, inputs, job["budget_s"])
     elif case.family == "system":

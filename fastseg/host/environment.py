@@ -88,11 +88,13 @@ def cpu_features() -> set[str]:
 
 
 def commit(digits: int = 40) -> str | None:
-    """Name the source tree's commit, "-dirty" where files differ; None of an installed copy."""
+    """Name the source tree's commit, "-dirty" where files differ; of a copy without a repository
+    what FASTSEG_COMMIT says, else None.
+    """
     git = ["git", "-C", str(Path(__file__).resolve().parent)]
     # an installed copy inside somebody's own repository has no commit of ours
     if not _output([*git, "ls-files", Path(__file__).name]):
-        return None
+        return os.environ.get("FASTSEG_COMMIT", "")[:digits] or None
     options = ["--always", "--dirty", f"--abbrev={digits}", "--exclude=*"]
     return _output([*git, "describe", *options])
 

@@ -8,6 +8,7 @@ import torch
 
 from fastseg.ops import impl, tables
 from fastseg.ops.context import traced
+from fastseg.ops.impl import bounds
 
 log = logging.getLogger("fastseg")
 
@@ -68,50 +69,62 @@ def select_spectral(
     """Return the backend of an op made of truncated transforms, between grids `sizes` and
     `out_sizes`.
     """
-    kind = torch.device(device).type
-    win = setting == "auto" and (
-        transforms_win(kind, sizes, modes) and transforms_win(kind, out_sizes, modes)
-    )
-    return select(family, setting, device, dtype, win)
+    if setting != "auto":
+        return select(family, setting, device, dtype)
+    tf32 = torch.device(device).type == "cuda" and bounds.tf32_allowed()
+    fastest = _fastest if traced() else _fastest_cached
+    taken = fastest(device, dtype, tuple(sizes), tuple(out_sizes), tuple(modes), tf32)
+    return "matmul" if taken == "matmul" else select(family, setting, device, dtype, not taken)
+
+
+def _fastest(device, dtype, sizes, out_sizes, modes, tf32: bool) -> str:
+    """Which of torch's means beats the kernels, "" for none."""
+    for grid in (sizes, out_sizes):
+        if not transforms_win(device, grid, modes, dtype):
+            return "reference"
+    wins = (matmul_wins(device, grid, modes, dtype, tf32) for grid in (sizes, out_sizes))
+    return "matmul" if any(wins) else ""
+
+
+_fastest_cached = lru_cache(maxsize=1024)(_fastest)
 
 
 def select_fourier_unit(
     setting: str, device: torch.device | str, dtype: torch.dtype, sizes, images: int
 ) -> str:
     """Return the backend of a Fourier unit, whose spectra are whole; images: B·C."""
-    kind = torch.device(device).type
-    win = setting == "auto" and full_spectra_win(kind, sizes, images)
+    win = setting == "auto" and full_spectra_win(device, sizes, images, dtype)
     return select(impl.SPECTRAL_POINTWISE, setting, device, dtype, win)
 
 
-def full_spectra_win(device_type: str, sizes, images: int) -> bool:
+def full_spectra_win(
+    device: torch.device | str, sizes, images: int, dtype: torch.dtype = torch.float32
+) -> bool:
     """Tell whether the kernels beat the FFT chain of a Fourier unit, which has no zeros to fill but
     real and imaginary parts to pack.
 
     Matrices along the axes do unless those are long: their multiply-adds a sample grow with the
-    size, an FFT's with its logarithm. In evaluation on AVX2, in processor time: 64³ (98
-    multiply-adds) 1.3 times faster, 96³ (146) 1.1, 128³ (195) 0.9; 128² (129) 0.84, 192² (193)
-    0.78. The CPU's own FFT does, given planes enough to fill its vectors: a transform of planes of
-    64² to 256² takes 1.1 to 1.5 ns a sample on AVX2, torch's 1.6 to 2.4, its inverse more.
+    size, an FFT's with its logarithm (`bounds.TABLE`). The CPU's own FFT does, given planes enough
+    to fill its vectors: a transform of planes of 64² to 256² takes 1.1 to 1.5 ns a sample on AVX2,
+    torch's 1.6 to 2.4, its inverse more.
     """
     bins = tables.half_spectrum(sizes)
-    if device_type == "cuda":
-        return _fft_serves(device_type, sizes, bins)
-    most = (64, 64, 96, 148)[sum(size > 1 for size in sizes)]
+    most = bounds.most_work("fourier_unit", device, dtype, sum(size > 1 for size in sizes))
     work, samples = _multiply_adds(sizes, bins)
     if work <= most * samples:
         return True
-    filled = images * math.prod(sizes[:-2]) >= 8
-    return filled and _fft_serves(device_type, sizes, bins)
+    kind = torch.device(device).type
+    filled = kind != "cpu" or images * math.prod(sizes[:-2]) >= 8
+    return filled and _fft_serves(kind, sizes, bins)
 
 
-def transforms_win(device_type: str, sizes, modes) -> bool:
+def transforms_win(
+    device: torch.device | str, sizes, modes, dtype: torch.dtype = torch.float32
+) -> bool:
     """Tell whether the kernels beat torch.fft at truncated transforms."""
-    whole = tuple(modes) == tables.half_spectrum(sizes)
-    # of whole spectra on CUDA, matrices reach a third to eight tenths of torch.fft's speed (model)
-    if short_matrices_win(sizes, modes) and not (whole and device_type == "cuda"):
+    if short_matrices_win(device, sizes, modes, dtype):
         return True
-    return _fft_serves(device_type, sizes, modes)
+    return _fft_serves(torch.device(device).type, sizes, modes)
 
 
 def _fft_serves(device_type: str, sizes, modes) -> bool:
@@ -121,15 +134,30 @@ def _fft_serves(device_type: str, sizes, modes) -> bool:
     return device_type == "cpu" and tables.fft_serves(sizes, modes)
 
 
-def short_matrices_win(sizes, modes) -> bool:
+def short_matrices_win(
+    device: torch.device | str, sizes, modes, dtype: torch.dtype = torch.float32
+) -> bool:
     """Tell whether matrices along the axes beat an FFT: many modes on long axes do not.
 
-    Counts multiply-adds a sample, halved by folding, and the last axis's table. The bounds are
-    where the C++ kernels met torch.fft on AVX2 (`fastseg bench --only crossover`): 1.3 times faster
-    at 256 multiply-adds, 0.9 at 512; in 1-D 1.1 with a table of 2^18 numbers, 0.4 with 2^20.
+    Counts multiply-adds a sample, halved by folding, against the device's bound, and the last
+    axis's table: in 1-D 1.1 times faster with 2^18 numbers, 0.4 with 2^20.
     """
+    kept, bins = math.prod(modes), math.prod(tables.half_spectrum(sizes))
+    family = "whole" if 2 * kept >= bins else "spectral"
+    most = bounds.most_work(family, device, dtype, len(sizes))
     work, samples = _multiply_adds(sizes, modes)
-    return work <= 256 * samples and sizes[-1] * modes[-1] <= 2 * 2**18
+    return work <= most * samples and sizes[-1] * modes[-1] <= 2 * 2**18
+
+
+def matmul_wins(device: torch.device | str, sizes, modes, dtype: torch.dtype, tf32: bool) -> bool:
+    """Tell whether torch.matmul beats the kernels where these beat torch.fft: where it may round to
+    TF32, or the rows of a grid are not as the kernels like them.
+    """
+    found = bounds.matmul_range(device, dtype, tf32, sizes[-1] % 4 == 0)
+    if found is None or _fft_serves(torch.device(device).type, sizes, modes):
+        return False
+    work, samples = _multiply_adds(sizes, modes)
+    return found.above * samples < work <= found.most * samples
 
 
 def _multiply_adds(sizes, modes) -> tuple[int, int]:

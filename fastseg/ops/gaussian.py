@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl, tables
-from fastseg.ops.impl import matmul
+from fastseg.ops.impl import bounds, matmul
 from fastseg.ops.impl.contract import SeparableFilter
 from fastseg.ops.impl.native import compute_dtype
 from fastseg.ops.register import op
@@ -20,7 +20,6 @@ from fastseg.ops.taps import Design, Options, Taps, build, constant, design_of, 
 MODES = ("low", "high", "both")
 PADDINGS = ("circular", "reflect", "zeros")
 TAPS = ("sampled", "erf")
-FFT_RADIUS = 160  # the sum of an image's radii where the CPU kernels meet torch.fft
 
 
 def gaussian_filter(
@@ -150,16 +149,21 @@ def _checked(name: str, value, x: Tensor):
 _ABOVE = {"sigma": ", 0 or more", "offset": ""}
 
 
-def taps_win(design: Design) -> bool:
+def taps_win(
+    design: Design, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> bool:
     """Tell whether taps beat an FFT, which an exact Gaussian may also be: whole rows of long axes
     do not. Spatial kernels have no such rival.
     """
-    return design.kind != "exact" or design.mean_radius * len(design.sizes) <= FFT_RADIUS
+    if design.kind != "exact":
+        return True
+    axes = len(design.sizes)
+    return design.mean_radius * axes <= bounds.most_work("gaussian", device, dtype, axes)
 
 
 def select(setting: str, device: torch.device | str, dtype: torch.dtype, design: Design) -> str:
     """Return the backend that filters tensors of a device and dtype by taps of this design."""
-    return dispatch.select(impl.GAUSSIAN, setting, device, dtype, taps_win(design))
+    return dispatch.select(impl.GAUSSIAN, setting, device, dtype, taps_win(design, device, dtype))
 
 
 def _constant(x: Tensor, sigma, offset, design: Design) -> tuple | None:
