@@ -165,7 +165,6 @@ FAULTS = {
     ),
     "no_store": ("planes.h", r"if \(k > 0\) samples\.store_q\(.*", "", "truncated_irfftn"),
     "no_tensor_barrier": ("tensor/analysis.cu", r"__syncthreads\(\);", "", "truncated_rfftn"),
-    "no_rest": ("tensor/fragments.h", r"mma_tf32\(sums\[j\], big, rest.*", ";", "truncated_rfftn"),
 }
 
 
