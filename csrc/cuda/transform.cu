@@ -12,8 +12,7 @@
 namespace fastseg::cuda {
 namespace {
 
-constexpr int64_t kManyPlanes = 96;       // enough for more than one on a multiprocessor …
-constexpr int64_t kEnoughPlanes = 512;    // … for more than two
+constexpr int64_t kManyPlanes = 96;       // enough for more than one on a multiprocessor
 constexpr int64_t kFewPlanes = 64;        // too few for one block each …
 constexpr int64_t kLargePlane = 1 << 18;  // … when a block has so much to do
 constexpr int kStepsWorth = 4;            // steps a group of threads must sum to be worth adding its sums to the others'
@@ -73,7 +72,6 @@ PlaneTiling plane_tiling(const Transform& t, int64_t planes, int64_t lanes, bool
   for (int groups = 1; groups * units <= kPlaneThreads && (groups - 1) * kStepsWorth < folded_rows(t.h.size); ++groups) {
     int blocks = device().resident(int(round_up(groups * units, kWarp)), kPlaneRegisters, sums_bytes(t));
     if (planes < kManyPlanes) blocks = 1;
-    if (planes < kEnoughPlanes) blocks = std::min(blocks, 2);
     if (blocks < 2 && best_blocks >= 2) break;
     if (blocks * groups * units > most_busy) most_busy = blocks * groups * units, best_blocks = blocks, best.groups = groups;
   }
