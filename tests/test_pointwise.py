@@ -33,8 +33,10 @@ class Shape(NamedTuple):
     points: int
 
 
-# whole and broken tiles of rows, panels and blocks of points
-SHAPES = [Shape(2, 1, 13, 20, 97), Shape(1, 2, 7, 4, 33), Shape(3, 3, 1, 1, 1)]
+# whole and broken tiles of rows, panels and blocks of points; enough tiles for CUDA's tall ones
+SHAPES = [
+    Shape(2, 1, 13, 20, 97), Shape(1, 2, 7, 4, 33), Shape(3, 3, 1, 1, 1), Shape(12, 4, 33, 19, 5),
+]  # fmt: skip
 SHAPES += [] if FEW else [
     Shape(1, 1, 1, 1, 1000), Shape(2, 1, 64, 128, 128), Shape(1, 2, 6, 9, 300),
     Shape(1, 1, 6, 0, 40), Shape(0, 1, 2, 2, 9), *(Shape(2, 1, n, 3, 40 + n) for n in range(1, 14)),

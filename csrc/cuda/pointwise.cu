@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kThreads, kRows == 4 ? 4 : 3) pointwise_tile(P
   finish_as_asked<kRows, In, Out>(p, tile, slices, z, wide);
 }
 
-constexpr int64_t kEnoughTiles = 256;
+constexpr int64_t kEnoughTiles = 48;  // tall ones to give most multiprocessors one
 
 template <int kRows>
 int64_t tiles(const PointwiseParams& p) {

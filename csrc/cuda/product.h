@@ -11,8 +11,7 @@ namespace fastseg::cuda {
 constexpr int kPointLanes = 16, kRowLanes = 8, kThreads = kPointLanes * kRowLanes;
 constexpr int kPack = 4, kHalves = 2;  // a thread's points: a pack in either half of the tile
 constexpr int kHalfPoints = kPointLanes * kPack, kTilePoints = kHalves * kHalfPoints;
-constexpr int kDepth = 16;    // inputs of a slice
-constexpr int kUnrolled = 2;  // of them: more is more code and more registers
+constexpr int kDepth = 16;  // inputs of a slice
 static_assert(kTilePoints == kMomentPoints, "one partial sum a tile");
 
 using Four = Pack<float, kPack>;
@@ -118,6 +117,7 @@ using Sums = float[kRows][kHalves][kPack];
 template <int kRows>
 __device__ inline void multiply(const float* x, const float* weight, Sums<kRows>& z) {
   const int lane = int(threadIdx.x) % kPointLanes, row_lane = int(threadIdx.x) / kPointLanes;
+  constexpr int kUnrolled = kRows == 4 ? 4 : 2;  // more is more code, and more registers than there are
   FASTSEG_UNROLL_BY(kUnrolled)
   for (int k = 0; k < kDepth; ++k) {
     Four columns[kHalves], rows[kRows / kPack];
