@@ -218,7 +218,7 @@ int refuse() {
   attempt([] { grid_of(int64_t{1} << 31); });
   attempt([] { launch(reverse<true>, dim3(1), 1025, 0, nullptr, static_cast<float*>(nullptr)); });
   attempt([] { launch(reverse<true>, dim3(1), 0, 0, nullptr, static_cast<float*>(nullptr)); });
-  attempt([] { launch(reverse<true>, dim3(1), 64, 100 << 10, nullptr, static_cast<float*>(nullptr)); });
+  attempt([] { launch(reverse<true>, dim3(1), 64, 200 << 10, nullptr, static_cast<float*>(nullptr)); });
   return refused == 6 ? 0 : 1;
 }
 

@@ -75,9 +75,12 @@ def test_transforms_and_their_adjoints(backend, sizes, dtype):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [F32, F64, BF16], ids=str)
 @pytest.mark.parametrize("kind", ["real", "complex"])
-@pytest.mark.parametrize("images", [(9, 32), (2, 19), (1, 11), (10, 27)], ids=str)
-@pytest.mark.parametrize("sizes", [(6, 10), (8, 32), (27, 4)], ids=str)
-def test_filters_in_one_visit(backend, sizes, images, kind, dtype):
+@pytest.mark.parametrize(
+    ("images", "sizes"),
+    [((9, 32), (6, 10)), ((2, 19), (8, 32)), ((1, 11), (27, 4)), ((10, 27), (6, 10))],
+    ids=str,
+)
+def test_filters_in_one_visit(backend, images, sizes, kind, dtype):
     """Batches of more than a chunk, channels that fill vectors and that do not; rows of one pass
     and of several.
     """
