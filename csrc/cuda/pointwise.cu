@@ -1,6 +1,7 @@
 // A 1×1 convolution is a matrix product whose rows are contiguous points: z [outputs, points] = weight [outputs, inputs] · x [inputs,
 // points] per image and group. A block makes a tile of outputs × 128 points and applies the epilogue to it in registers.
 #include "../ops.h"
+#include "gelu.h"
 #include "intrinsics.h"
 #include "launch.h"
 #include "product.h"
@@ -10,8 +11,6 @@ namespace fastseg::cuda {
 namespace {
 
 __device__ inline float relu(float y) { return y < 0 ? 0.0f : y; }  // NaN stays NaN
-__device__ inline float normal_cdf(float z) { return 0.5f * erfcf(z * -0.70710678118654752f); }
-__device__ inline float normal_density(float z) { return 0.39894228040143268f * expf(-0.5f * z * z); }
 
 // One row's four points: z → out. Moments add up what they see.
 template <Epilogue epilogue, class Factor>
@@ -37,7 +36,7 @@ struct Finish {
       factor = load_valid<kPack>(static_cast<const Factor*>(p.factor) + offset, valid, wide);
     FASTSEG_UNROLL
     for (int v = 0; v < kPack; ++v) {
-      if constexpr (epilogue == Epilogue::kGelu) z[v] *= normal_cdf(z[v]);
+      if constexpr (epilogue == Epilogue::kGelu) z[v] = gelu(z[v]);
       if constexpr (epilogue == Epilogue::kGeluGradient) z[v] = (normal_cdf(z[v]) + z[v] * normal_density(z[v])) * to_compute(factor.at[v]);
       if constexpr (epilogue == Epilogue::kAffineRelu) z[v] = relu(scale * z[v] + shift);
       if constexpr (epilogue == Epilogue::kMoments) {
