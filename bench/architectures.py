@@ -193,7 +193,7 @@ def compilers(arguments: argparse.Namespace, folder: Path) -> tuple[dict, list[s
 
 def main() -> int:
     arguments = _arguments()
-    sources = sorted(arguments.cuda_sources.glob("*.cu"))
+    sources = sorted(arguments.cuda_sources.rglob("*.cu"))
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
         folder = Path(name)
         try:
