@@ -149,6 +149,16 @@ def test_tf32_is_for_who_allows_it(build):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_blocks_are_right_through_the_cuda_kernels(build):
+    """Tiles that no drawn case fills."""
+    selected = "(fill_tiles or wherever) and cuda"
+    done = host_build.run_tests(
+        build.module, "tests/test_spectral.py", "-k", selected, FASTSEG_TEST_FEW="1"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
+
+
 # slips of the hand: where, what is there, what is left of it, the operator that must notice
 FAULTS = {
     "no_barrier": (

@@ -139,6 +139,34 @@ def test_real_weights_with_a_trailing_two(backend, dtype):
 # what the transforms are by definition
 
 
+# a tile of channels, part of one, and more; sizes that end within one; rows of whole packs, or not
+BLOCKS = [
+    Case((59, 28), (9, 7), 19, 15, batch=1),
+    Case((62, 44), (62, 23), 6, 10, two_sided=False, bias=False, batch=1),
+    Case((3, 61, 32), (3, 5, 5), 10, 32, groups=2, batch=1),
+    Case((30, 32), (4, 5), 7, 33, batch=1),
+    Case((18, 21), (5, 4), 5, 18, batch=1),
+]
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=str)
+@pytest.mark.parametrize("case", BLOCKS, ids=lambda case: str(case.sizes))
+def test_blocks_fill_tiles_or_not(backend, dtype, case):
+    check_case("fno_block", backend, case, dtype)
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+def test_a_block_reads_x_wherever_it_starts(backend):
+    tensors, options = block(CaseDraw(Case((30, 32), (3, 2)), F32))
+    shifted = torch.empty(tensors["x"].numel() + 1)[1:].view_as(tensors["x"]).copy_(tensors["x"])
+    with fastseg.use_backend(backend):
+        plain, moved = (
+            ops.fno_block(**tensors | {"x": x}, **options) for x in (tensors["x"], shifted)
+        )
+    assert torch.equal(plain, moved)
+
+
 @pytest.mark.parametrize("backend", LIVE)
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 @pytest.mark.parametrize("sizes", [(10,), (7, 12), (5, 6, 9)], ids=str)

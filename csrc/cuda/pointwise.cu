@@ -1,6 +1,7 @@
 // A 1×1 convolution is a matrix product whose rows are contiguous points: z [outputs, points] = weight [outputs, inputs] · x [inputs,
 // points] per image and group. A block makes a tile of outputs × 128 points in registers and applies the epilogue on its way out.
 #include "../ops.h"
+#include "gelu.h"
 #include "intrinsics.h"
 #include "launch.h"
 #include "product.h"
@@ -10,8 +11,6 @@ namespace fastseg::cuda {
 namespace {
 
 __device__ inline float relu(float y) { return y < 0 ? 0.0f : y; }  // NaN stays NaN
-__device__ inline float normal_cdf(float z) { return 0.5f * erfcf(z * -0.70710678118654752f); }
-__device__ inline float normal_density(float z) { return 0.39894228040143268f * expf(-0.5f * z * z); }
 
 // z → out for four points of a row, and what moments see of them.
 template <Epilogue epilogue, class In>
@@ -31,7 +30,7 @@ __device__ inline void apply(const PointwiseParams& p, Four& z, int64_t channel,
   FASTSEG_UNROLL
   for (int v = 0; v < kPack; ++v) {
     float& y = z.at[v];
-    if constexpr (epilogue == Epilogue::kGelu) y *= normal_cdf(y);
+    if constexpr (epilogue == Epilogue::kGelu) y = gelu(y);
     if constexpr (epilogue == Epilogue::kGeluGradient) y = (normal_cdf(y) + y * normal_density(y)) * gain.at[v];
     if constexpr (epilogue == Epilogue::kAffineRelu) y = relu(scale * y + shift);
     if constexpr (epilogue == Epilogue::kMoments) {

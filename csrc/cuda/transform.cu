@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <climits>
 
+#include "block/block.h"
 #include "planes.h"
 #include "tensor/transform.h"
 #include "tiles.h"
@@ -28,6 +29,9 @@ bool tensor_analysis(const Transform& t, int64_t planes) { return !too_few(t, pl
 bool tensor_synthesis(const Transform& t, int64_t planes) { return !too_few(t, planes) && tensor::serves_synthesis(t, planes); }
 
 int64_t plane_spectrum_floats(const Transform& t) { return t.h.kept() * t.w.kept() * 2; }
+int64_t spectra_floats(const Transform& t, int64_t planes) {  // of all planes, and what follows them is packs
+  return is_deep(t) ? round_up(planes * plane_spectrum_floats(t), kColumns) : 0;
+}
 int64_t row_stride(const Transform& t) { return round_up(t.w.size, kColumns) + kColumns; }  // rows fall on different banks
 
 // The frequencies of an axis in as few passes over x as registers allow.
@@ -58,7 +62,7 @@ struct Scratch {
     const bool missing = !p.planes && (is_deep(p.t) || !(fused || is_lines(p.t)));
     if (missing) throw Error("transform: no scratch");
     planes = static_cast<float*>(p.planes);
-    sums = planes + (is_deep(p.t) ? p.images * p.t.d.size * plane_spectrum_floats(p.t) : 0);
+    sums = planes + spectra_floats(p.t, p.images * p.t.d.size);
   }
 };
 
@@ -192,21 +196,32 @@ void synthesise_whole_planes(const Spectrum& in, S* y, const Bias& bias, const T
   });
 }
 
+// The spectra of planes: what the D axis makes of it, where there is one.
+Spectrum synthesise_depth(const TransformParams& p, const Scratch& scratch) {
+  const Transform& t = p.t;
+  const int64_t plane_modes = t.h.kept() * t.w.kept();
+  const Spectrum whole = {static_cast<float*>(p.spectrum), t.d.kept() * plane_modes, p.planar};
+  if (!is_deep(t)) return whole;
+  launch_columns_back(SpectrumRows{whole, Pairing(t.d, plane_modes)}, scratch.planes, Bias{nullptr, 1, 1}, t.d, 2 * plane_modes, p.images,
+                      p.lane.stream);
+  return {scratch.planes, plane_modes, false};
+}
+
 template <class S>
 void synthesis_of(const TransformParams& p) {
   const Transform& t = p.t;
-  const int64_t planes = p.images * t.d.size, plane_modes = t.h.kept() * t.w.kept();
+  const int64_t planes = p.images * t.d.size;
   const bool whole_planes = whole_serves(planes_of(t)), by_tensor_cores = !whole_planes && tensor_synthesis(t, planes),
              fused = whole_planes || by_tensor_cores || synthesis_fuses(t, planes);
-  const Spectrum whole = {static_cast<float*>(p.spectrum), t.d.kept() * plane_modes, p.planar};
   const Bias none = {nullptr, 1, 1}, bias = {static_cast<const float*>(p.bias), p.channels, t.d.size};
   S* y = static_cast<S*>(p.real);
   void* stream = p.lane.stream;
-  if (whole_serves(t)) return synthesise_whole(whole, y, p.dtype, {bias.values, bias.channels, 1}, t, p.images, stream);
+  if (whole_serves(t)) {
+    const Spectrum spectrum = {static_cast<float*>(p.spectrum), t.d.kept() * t.h.kept() * t.w.kept(), p.planar};
+    return synthesise_whole(spectrum, y, p.dtype, {bias.values, bias.channels, 1}, t, p.images, stream);
+  }
   const Scratch scratch(p, fused);
-  const Spectrum in = is_deep(t) ? Spectrum{scratch.planes, plane_modes, false} : whole;
-  if (is_deep(t))
-    launch_columns_back(SpectrumRows{whole, Pairing(t.d, plane_modes)}, scratch.planes, none, t.d, 2 * plane_modes, p.images, stream);
+  const Spectrum in = synthesise_depth(p, scratch);
   if (whole_planes) return synthesise_whole(in, y, p.dtype, bias, planes_of(t), planes, stream);
   if (by_tensor_cores) return tensor::synthesise_planes(p, in);
   if (is_lines(t)) return launch_rows_back(in, y, bias, t, planes, stream);
@@ -243,6 +258,18 @@ void synthesis(const TransformParams& p) {
   by_storage(p, [&](auto storage) { synthesis_of<decltype(storage)>(p); });
 }
 
+const float* synthesise_to_rows(const TransformParams& p) {
+  const Scratch scratch(p, false);
+  if (p.images > 0)
+    launch_rows_back(synthesise_depth(p, scratch), scratch.sums, Bias{nullptr, 1, 1}, p.t, p.images * p.t.d.size, p.lane.stream);
+  return scratch.sums;
+}
+
+int64_t rows_scratch(const Transform& t, int64_t images) {
+  const int64_t planes = images * t.d.size;
+  return spectra_floats(t, planes) + planes * stage_rows(t.h) * t.w.size;
+}
+
 }  // namespace fastseg::cuda
 
 namespace fastseg {
@@ -253,7 +280,7 @@ int64_t cuda_scratch(const Transform& t, int64_t images, bool synthesis) {
   const int64_t planes = images * t.d.size;
   const bool fused = whole_serves(planes_of(t)) || (synthesis ? tensor_synthesis(t, planes) || synthesis_fuses(t, planes)
                                                               : tensor_analysis(t, planes) || analysis_fuses(t, planes));
-  return (is_deep(t) ? planes * plane_spectrum_floats(t) : 0) + (fused || is_lines(t) ? 0 : planes * stage_rows(t.h) * t.w.size);
+  return spectra_floats(t, planes) + (fused || is_lines(t) ? 0 : planes * stage_rows(t.h) * t.w.size);
 }
 
 }  // namespace fastseg
