@@ -10,6 +10,8 @@ namespace {
 constexpr int kMaxWarps = 4, kBlocks = 4;  // small blocks: while some wait for the spectrum or at a barrier, others store
 constexpr int64_t kFewBlocks = 512;        // they would leave multiprocessors idle
 constexpr int64_t kLeastWidth = 16;        // samples w of a table's tile
+constexpr int64_t kSmallPlane = 80 * 80;   // many of them are no faster here: a block's start and its barrier weigh too much
+constexpr int64_t kManyPlanes = 512;
 
 // A grid has no more than 2³¹ blocks, and divisions of 64 bits are long.
 __device__ inline float shift_of(const Bias& bias, int plane) {
@@ -73,8 +75,9 @@ void launch_slabs(const TransformParams& p, const Spectrum& in) {
 
 }  // namespace
 
-bool serves_synthesis(const Transform& t, int64_t) {
-  return t.h.fragments && t.w.fragments && t.h.distinct() > 1 && shared_bytes(t, kLeastWidth) <= shared_limit();
+bool serves_synthesis(const Transform& t, int64_t planes) {
+  const bool small = t.h.size * t.w.size < kSmallPlane && planes >= kManyPlanes;
+  return t.h.fragments && t.w.fragments && t.h.distinct() > 1 && !small && shared_bytes(t, kLeastWidth) <= shared_limit();
 }
 
 // bfloat16 has fewer digits than TF32: one product is enough.
