@@ -77,7 +77,7 @@ def test_a_capture_of_a_graph_asks_for_a_call_before_it(monkeypatch):
 @pytest.mark.parametrize("synthesis", [False, True])
 def test_fragments_hold_the_table_in_the_order_of_a_warp(size, modes, synthesis):
     axis = tables.kept(modes, two_sided=True)
-    first = tables.first_in_tile(axis.distinct, 8 if synthesis else 16)
+    first = 1 if synthesis else tables.first_in_tile(axis.distinct, 16)
     made = tables.outer_fragments(size, axis, synthesis, F32, tables.CPU).double().sum(3)
     k, n = torch.arange(first, axis.distinct), torch.arange(size // 2 + 1)
     weights = torch.ones(len(n), dtype=torch.float64)

@@ -299,12 +299,13 @@ def outer_fragments(
     """Return the `fragments` of an axis other than the last, where `dtype` is float32 folded.
 
     Analysis: rows are frequencies k = first … K−1, the depth is samples n = 0 … N/2, those of
-    their own mirror image halved; of 16-bit numbers n = 0 … N−1, not folded. Synthesis: rows are
-    samples n = 0 … N/2, the depth is frequencies. `first` is of `first_in_tile`.
+    their own mirror image halved; of 16-bit numbers n = 0 … N−1, not folded. `first` is of
+    `first_in_tile`. Synthesis: rows are samples n = 0 … N/2, the depth is frequencies k = 1 … K−1:
+    the zero frequency is added apart.
     """
     folded = dtype == torch.float32
-    first = first_in_tile(axis.distinct, MMA_DEPTH[4] if synthesis else MMA_ROWS)
-    k = _arange(first, axis.distinct)
+    first = 1 if synthesis else first_in_tile(axis.distinct, MMA_ROWS)
+    k = _arange(first, max(axis.distinct, first + 1))
     cos, sin = cos_sin(k, _arange(size // 2 + 1 if folded else size), size)
     if folded:
         sin[(size - 1) // 2 + 1 :] = 0
