@@ -1,7 +1,7 @@
 // A gain on every bin of two-dimensional spectra in one launch: a block takes some channels of an image, or of some images whose gain they
 // share, from their samples to those of the result. The gain's gradient is summed over those images on the way, in shared memory.
-#include "whole/plan.h"
-#include "whole/rows.h"
+#include "plan.h"
+#include "rows.h"
 
 namespace fastseg::cuda {
 namespace {

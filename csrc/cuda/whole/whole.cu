@@ -1,7 +1,7 @@
 // Analysis and synthesis of spectra with every bin: a block transforms a volume, or some planes, in shared memory.
-#include "whole/plan.h"
-#include "whole/rows.h"
-#include "whole/whole.h"
+#include "plan.h"
+#include "rows.h"
+#include "whole.h"
 
 namespace fastseg::cuda {
 namespace {
