@@ -10,7 +10,7 @@ namespace {
 constexpr int kMaxWarps = 4, kBlocks = 4;  // small blocks: while some wait for the spectrum or at a barrier, others store
 constexpr int64_t kFewBlocks = 512;        // they would leave multiprocessors idle
 constexpr int64_t kLeastWidth = 16;        // samples w of a table's tile
-constexpr int64_t kSmallPlane = 80 * 80;   // many of them are no faster here: a block's start and its barrier weigh too much
+constexpr int64_t kSmallPlane = 80 * 80;   // many smaller ones gain on some devices only: a block starts and waits for too long
 constexpr int64_t kManyPlanes = 512;
 
 // A grid has no more than 2³¹ blocks, and divisions of 64 bits are long.
