@@ -120,7 +120,8 @@ __device__ inline void store_valid(S* p, const float (&values)[n], int64_t valid
   Pack<S, n> stored;
   FASTSEG_UNROLL
   for (int i = 0; i < n; ++i) from_compute(values[i], stored.at[i]);
-  if (wide && valid >= n) return store_global(p, stored);
+  if constexpr (n > 1)
+    if (wide && valid >= n) return store_global(p, stored);
   FASTSEG_UNROLL
   for (int i = 0; i < n; ++i)
     if (i < valid) p[i] = stored.at[i];

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastseg.ops import tables
-from fastseg.ops.impl import architectures, composed, contract, mixes
+from fastseg.ops.impl import architectures, bounds, composed, contract, mixes
 from fastseg.ops.impl.contract import Geometry
 
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -253,17 +253,17 @@ class Whole(Spectral):
 
     def call(
         self, kernel, x: Tensor, weight: Tensor, bias, geometry: Geometry, keep: bool,
-        block: bool = False,
+        block: bool = False, tf32: bool = False,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Return the result of a kernel of whole convolutions, and the kept spectrum."""
         index = x.get_device()
         if index >= 0 and index != _current_device():
             with torch.cuda.device(index):
-                return self.call(kernel, x, weight, bias, geometry, keep, block)
+                return self.call(kernel, x, weight, bias, geometry, keep, block, tf32)
         if bias is not None and bias.dtype is not weight.dtype:
             bias = bias.to(weight.dtype)
         x, weight, bias = dense(x, weight, bias)
-        made = self.convolution(x.shape, weight.shape, geometry, x.dtype, x.device, self.tf32())
+        made = self.convolution(x.shape, weight.shape, geometry, x.dtype, x.device, tf32)
         # the quickest of torch's ways to an uninitialised tensor
         y = torch.empty_like(x) if made.keeps_shape else x.new_empty(made.shape)
         spectrum = weight.new_empty(made.spectrum_shape) if keep else None
@@ -341,14 +341,10 @@ class CudaSpectral(Whole):
         return [*found, {"fragments": last}]
 
     def tf32(self) -> bool:
-        matmul = torch.backends.cuda.matmul
-        # torch before 2.9 has the one, later ones may refuse the other
-        if hasattr(matmul, "fp32_precision"):
-            return matmul.fp32_precision == "tf32"
-        return matmul.allow_tf32
+        return bounds.tf32_allowed()
 
     def analysis(self, x: Tensor, geometry: Geometry, planar: bool = False) -> Tensor:
         return super().analysis(aligned(x), geometry, planar)
 
     def call(self, kernel, x: Tensor, *arguments) -> tuple[Tensor, Tensor | None]:
-        return super().call(kernel, aligned(x), *arguments)
+        return super().call(kernel, aligned(x), *arguments, tf32=self.tf32())

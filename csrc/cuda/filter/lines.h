@@ -3,8 +3,8 @@
 // way.
 #pragma once
 
-#include "../ops.h"
-#include "intrinsics.h"
+#include "../../ops.h"
+#include "../intrinsics.h"
 
 namespace fastseg::cuda {
 

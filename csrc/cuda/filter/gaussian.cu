@@ -1,8 +1,8 @@
 // A separable filter. W and H are filtered at once (filter/planes.h) where a tile holds their halo, else one after the other, and D slides
 // down what they left. What lies between two kernels stays in L2: the host walks chunks of images, or slabs of rows of one.
-#include "filter/columns.h"
-#include "filter/planes.h"
-#include "filter/rows.h"
+#include "columns.h"
+#include "planes.h"
+#include "rows.h"
 
 namespace fastseg::cuda {
 namespace {

@@ -1,9 +1,9 @@
 // The gradient of a filter's taps: the gradient of its result times what the taps met, summed over tiles of 32 lines in shared memory.
-#include "../ops.h"
-#include "intrinsics.h"
-#include "launch.h"
+#include "../../ops.h"
+#include "../intrinsics.h"
+#include "../launch.h"
+#include "../sums.h"
 #include "lines.h"
-#include "sums.h"
 
 namespace fastseg::cuda {
 namespace {
