@@ -302,7 +302,7 @@ def test_every_class_of_device_has_bounds_with_a_source(faked, kind, capability)
 @EVERY_CAPABILITY
 def test_selection_on_a_gpu_follows_the_bounds_of_its_class(faked, kind, capability):
     faked(capability)
-    (most, *_), _ = bounds.TABLE[kind, "spectral", "float32"]
+    (_, most, _), _ = bounds.TABLE[kind, "spectral", "float32"]
     assert on_gpu((192, 192), (32, 16)) == "cuda"
     assert on_gpu((1024, 1024), (most, 10)) == "cuda"  # half as many multiply-adds a sample
     assert on_gpu((4096, 4096), (2 * int(most) + 8, 10)) == "reference"
@@ -317,14 +317,13 @@ def test_matmul_is_taken_where_it_may_round_to_tf32_and_that_is_faster(
     faked, kind, capability, monkeypatch
 ):
     faked(capability)
-    odd = (421, 421), (24, 12)
-    assert on_gpu(*odd) == ("matmul" if kind == "sm_90" else "cuda")
+    many = (512, 512), (128, 32)
+    assert on_gpu(*many) == "cuda"
     monkeypatch.setattr(bounds, "tf32_allowed", lambda: True)
-    on_tensor_cores = kind != "sm_70"
-    assert on_gpu(*odd) == ("matmul" if on_tensor_cores else "cuda")
-    assert on_gpu((256, 256), (64, 32)) == ("matmul" if on_tensor_cores else "cuda")
-    assert on_gpu((240, 240), (20, 10)) == "cuda"
-    assert on_gpu(*odd, BF16) == "cuda"
+    assert on_gpu(*many) == ("cuda" if kind == "sm_70" else "matmul")
+    assert on_gpu(*many, BF16) == "cuda"
+    assert on_gpu((256, 256), (64, 32)) == "cuda"
+    assert on_gpu((421, 421), (24, 12)) == "cuda"
     assert on_gpu((4096, 4096), (600, 10)) == "reference"
 
 

@@ -150,10 +150,10 @@ def short_matrices_win(
 
 
 def matmul_wins(device: torch.device | str, sizes, modes, dtype: torch.dtype, tf32: bool) -> bool:
-    """Tell whether torch.matmul beats the kernels where these beat torch.fft: where it may round to
-    TF32, or the rows of a grid are not as the kernels like them.
+    """Tell whether torch.matmul, which may round to TF32, beats the kernels where these beat
+    torch.fft.
     """
-    found = bounds.matmul_range(device, dtype, tf32, sizes[-1] % 4 == 0)
+    found = bounds.matmul_range(device, dtype, tf32)
     if found is None or _fft_serves(torch.device(device).type, sizes, modes):
         return False
     work, samples = _multiply_adds(sizes, modes)

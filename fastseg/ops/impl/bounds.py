@@ -38,6 +38,9 @@ def _flat(most: float, source: str) -> Bound:
 
 _CROSSOVER = "measured on AVX2: fastseg bench --only crossover; 1.3 at 256, 0.9 at 512"
 _DENSE = "model: dense matrices for whole spectra, {} of torch.fft's speed at {}"
+_FASTER = (
+    "model: {}; {} before conv2d-256 (40) was {} times as fast, of which nine tenths; lines as then"
+)
 _CASTS = "model: float32's times 1.3, for the casts around torch.fft"
 _WINDOW = "model: radii times the predicted speed-up, {} at 34 in 2-D and {} at 33 in 3-D"
 
@@ -51,31 +54,26 @@ TABLE = {
         (64, 96, 148), "measured on AVX2, evaluation: 64³ (98) 1.3, 96³ (146) 1.1, 128³ (195) 0.9; "
         "128² (129) 0.84, 192² (193) 0.78"),
     ("cpu", "gaussian", "float32"): _flat(160, "measured on AVX2: fastseg bench gaussian2d"),
-    ("sm_70", "spectral", "float32"): _flat(165, "model: V100"),
-    ("sm_80", "spectral", "float32"): _flat(115, "model: A100"),
-    ("sm_90", "spectral", "float32"): _flat(85, "model: H200"),
-    ("sm_70", "spectral", "16-bit"): _flat(215, _CASTS),
-    ("sm_80", "spectral", "16-bit"): _flat(150, _CASTS),
-    ("sm_90", "spectral", "16-bit"): _flat(110, _CASTS),
+    ("sm_70", "spectral", "float32"): Bound((165, 250, 250), _FASTER.format("V100", 165, 1.7)),
+    ("sm_80", "spectral", "float32"): Bound((115, 210, 210), _FASTER.format("A100", 115, 2.2)),
+    ("sm_90", "spectral", "float32"): Bound((85, 135, 135), _FASTER.format("H200", 85, 1.8)),
+    ("sm_70", "spectral", "16-bit"): Bound((215, 325, 325), _CASTS),
+    ("sm_80", "spectral", "16-bit"): Bound((150, 270, 270), _CASTS),
+    ("sm_90", "spectral", "16-bit"): Bound((110, 175, 175), _CASTS),
     ("sm_70", "whole", "float32"): _flat(0, _DENSE.format("0.5 to 0.8", "filter-16, filter-32")),
     ("sm_80", "whole", "float32"): _flat(0, _DENSE.format("0.4 to 0.6", "filter-16, filter-32")),
     ("sm_90", "whole", "float32"): _flat(0, _DENSE.format("0.3 to 0.7", "filter-16, filter-32")),
     ("sm_70", "fourier_unit", "float32"): _flat(28, _DENSE.format(1.1, "fourier-unit-64x16 (26)")),
     ("sm_80", "fourier_unit", "float32"): _flat(0, _DENSE.format(0.9, "fourier-unit-64x16 (26)")),
     ("sm_90", "fourier_unit", "float32"): _flat(0, _DENSE.format(0.8, "fourier-unit-64x16 (26)")),
-    ("sm_70", "gaussian", "float32"): Bound((68, 68, 66), _WINDOW.format(2.0, 2.0)),
-    ("sm_80", "gaussian", "float32"): Bound((37, 37, 52), _WINDOW.format(1.1, 1.6)),
+    ("sm_70", "gaussian", "float32"): Bound((132, 132, 66), _WINDOW.format(3.9, 2.0)),
+    ("sm_80", "gaussian", "float32"): Bound((68, 68, 97), _WINDOW.format(2.0, 2.9)),
     ("sm_90", "gaussian", "float32"): Bound((34, 34, 26), _WINDOW.format(1.0, 0.8)),
 }  # fmt: skip
 
-# (device, whether TF32 is allowed, whether the last axis has whole packs of four): of float32
-MATMUL = {
-    ("sm_80", True, True): Range(12, 115, "model: even at conv2d-240 (11), behind at more"),
-    ("sm_90", True, True): Range(12, 85, "model: even at conv2d-240 (11), behind at more"),
-    ("sm_80", True, False): Range(0, 115, "model: conv2d-421 0.6"),
-    ("sm_90", True, False): Range(0, 85, "model: conv2d-421 0.6"),
-    ("sm_90", False, False): Range(0, 20, "model: conv2d-421 (13) slower than sgemm"),
-}
+# of float32 where TF32 is allowed
+_EVEN = "model: even at conv2d-256 (40), where torch.matmul's products are still cheap"
+MATMUL = {"sm_80": Range(40, 210, _EVEN), "sm_90": Range(40, 135, _EVEN)}
 
 
 def kind_of(device: torch.device | str) -> str:
@@ -107,17 +105,12 @@ def most_work(family: str, device: torch.device | str, dtype: torch.dtype, axes:
     return row.most[max(axes, 1) - 1]
 
 
-def matmul_range(
-    device: torch.device | str, dtype: torch.dtype, tf32: bool, packed: bool
-) -> Range | None:
+def matmul_range(device: torch.device | str, dtype: torch.dtype, tf32: bool) -> Range | None:
     """Return where torch.matmul beats the kernels, None where it does not.
 
-    tf32: whether it may round to TF32; packed: whether the last axis has a multiple of four
-    samples.
+    tf32: whether it may round to TF32.
     """
-    if dtype != torch.float32:
-        return None
-    return MATMUL.get((kind_of(device), tf32, packed))
+    return MATMUL.get(kind_of(device)) if tf32 and dtype == torch.float32 else None
 
 
 def tf32_allowed() -> bool:
