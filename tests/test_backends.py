@@ -11,7 +11,7 @@ from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
 import fastseg
 from fastseg import ops, reference
 from fastseg.ops import context, dispatch, gaussian, impl
-from fastseg.ops.impl import architectures, bounds, contract, native
+from fastseg.ops.impl import architectures, bounds, contract, native_cuda
 
 LIVE = [name for name, status in fastseg.backends().items() if status]
 DEAD = [name for name, status in fastseg.backends().items() if not status]
@@ -248,11 +248,11 @@ def test_other_builds_serve_what_their_code_runs_on(built, capability, served):
 )
 def test_tensor_cores_want_a_device_and_code_of_sm_80(monkeypatch, built, capability, has):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(native, "TENSOR_CORES", True)
+    monkeypatch.setattr(native_cuda, "TENSOR_CORES", True)
     library = SimpleNamespace(cuda_architectures=built, Axis=lambda **fields: None)
-    spectral = native.CudaSpectral(library, None)
+    spectral = native_cuda.CudaSpectral(library, None)
     assert spectral.tensor_cores(torch.device("cuda", 0)) is has
-    monkeypatch.setattr(native, "TENSOR_CORES", False)
+    monkeypatch.setattr(native_cuda, "TENSOR_CORES", False)
     assert not spectral.tensor_cores(torch.device("cuda", 0))
 
 

@@ -27,7 +27,7 @@ import fastseg
 from fastseg import ops, reference
 from fastseg.bench.accuracy import TOLERANCES
 from fastseg.ops import impl
-from fastseg.ops.impl import native
+from fastseg.ops.impl import native_cuda
 from fastseg.ops.impl.contract import Geometry
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
@@ -608,5 +608,5 @@ def test_products_are_rounded_to_tf32_only_where_torch_allows_it(sizes):
             torch.set_float32_matmul_precision("highest")
         errors[allowed] = relative_error(spectrum, exact)
     assert errors["highest"] < FORWARD[F32]
-    low = 1e-5 if native.TENSOR_CORES else 0
+    low = 1e-5 if native_cuda.TENSOR_CORES else 0
     assert low < errors["high"] < 1e-3

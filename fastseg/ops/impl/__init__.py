@@ -17,6 +17,7 @@ from fastseg.ops.impl import (
     composed,
     native,
     native_block,
+    native_cuda,
     native_filters,
     native_pointwise,
     triton,
@@ -102,7 +103,7 @@ if _C is not None:
     GAUSSIAN["cpu"] = native_filters.CpuGaussian(_C, _C.cpu)
     GATE["cpu"] = native_filters.Gate(_C, _C.cpu)
     if hasattr(_C, "cuda"):
-        SPECTRAL["cuda"] = native.CudaSpectral(_C, _C.cuda)
+        SPECTRAL["cuda"] = native_cuda.CudaSpectral(_C, _C.cuda)
         POINTWISE["cuda"] = native_pointwise.Pointwise(_C, _C.cuda)
         BLOCK["cuda"] = native_block.CudaBlock(SPECTRAL["cuda"], POINTWISE["cuda"])
         FILTER["cuda"] = native_filters.CudaFilter(_C.cuda, SPECTRAL["cuda"])

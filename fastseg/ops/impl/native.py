@@ -1,8 +1,6 @@
 """Tensors to addresses: the spectral kernels of `fastseg._C.cpu` and `fastseg._C.cuda`."""
 
-import itertools
 import math
-import os
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastseg.ops import tables
-from fastseg.ops.impl import architectures, bounds, composed, contract, mixes
+from fastseg.ops.impl import composed, contract, mixes
 from fastseg.ops.impl.contract import Geometry
 
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -259,7 +257,7 @@ class Whole(Spectral):
         index = x.get_device()
         if index >= 0 and index != _current_device():
             with torch.cuda.device(index):
-                return self.call(kernel, x, weight, bias, geometry, keep, block, tf32)
+                return Whole.call(self, kernel, x, weight, bias, geometry, keep, block, tf32)
         if bias is not None and bias.dtype is not weight.dtype:
             bias = bias.to(weight.dtype)
         x, weight, bias = dense(x, weight, bias)
@@ -275,76 +273,3 @@ class Whole(Spectral):
             batch=x.shape[0], lane=torch.get_num_threads() if index < 0 else _stream(index),
         )  # fmt: skip
         return y, spectrum
-
-
-# "0": the kernels without tensor cores on every device; read once
-TENSOR_CORES = os.environ.get("FASTSEG_CUDA_TENSOR_CORES", "1") != "0"
-
-
-class CudaSpectral(Whole):
-    """Run the CUDA kernels, whose tables are laid out for reads of 16 bytes, and whose scratch
-    depends on which of them are taken.
-    """
-
-    def tensor_cores(self, device: torch.device) -> bool:
-        """Tell whether a device, or the host in a build for tests, runs the kernels of those."""
-        built = self.library.cuda_architectures
-        return TENSOR_CORES and (
-            device.type != "cuda"
-            or architectures.code_for(built, torch.cuda.get_device_capability(device)) >= (8, 0)
-        )
-
-    def rooms(self, native, batch: int) -> dict:
-        asked = itertools.product((False, True), repeat=2)
-        return {
-            (keeps, block): self.table.workspace(
-                convolution=native, batch=batch, keeps=keeps, block=block
-            )
-            for keeps, block in asked
-        }
-
-    def outer(self, *arguments) -> tuple[tuple[Tensor, ...], int]:
-        table = tables.packed_table(*arguments)
-        return (table,), table[0].numel()
-
-    def scratch(self, spectrum: Tensor, transform, images: int, sizes, modes, synthesis: bool):
-        with on_device_of(spectrum):
-            floats = self.table.scratch(transform=transform, images=images, synthesis=synthesis)
-        return spectrum.new_empty(floats) if floats else None
-
-    def more_tables(
-        self, sizes, geometry: Geometry, synthesis: bool, storage: torch.dtype, device: torch.device
-    ) -> list[dict[str, Tensor]]:
-        named = self._fragments(sizes, geometry, synthesis, storage, device)
-        if geometry.modes == tables.half_spectrum(sizes) and tables.fft_serves_on_cuda(sizes):
-            named = [
-                n | {"roots": tables.roots(size, torch.float32, device)}
-                for n, size in zip(named, sizes, strict=True)
-            ]
-        return named
-
-    def _fragments(self, sizes, geometry, synthesis, storage, device) -> list[dict[str, Tensor]]:
-        if not self.tensor_cores(device):
-            return [{} for _ in sizes]
-        *outer, _ = tables.kept_axes(geometry.modes, geometry.two_sided)
-        found = []
-        for size, axis in zip(sizes[:-1], outer, strict=True):
-            at = (size, axis, synthesis)
-            named = {"fragments": tables.outer_fragments(*at, torch.float32, device)}
-            if not synthesis and storage.itemsize == 2:
-                named["halves"] = tables.outer_fragments(*at, storage, device)
-            found.append(named)
-        last = tables.last_fragments(
-            sizes[-1], geometry.modes[-1], synthesis, geometry.scales[synthesis],
-            synthesis != geometry.adjoint, device,
-        )  # fmt: skip
-        return [*found, {"fragments": last}]
-
-    def tf32(self) -> bool:
-        return bounds.tf32_allowed()
-
-    def analysis(self, x: Tensor, geometry: Geometry, planar: bool = False) -> Tensor:
-        return super().analysis(aligned(x), geometry, planar)
-
-    def call(self, kernel, x: Tensor, *arguments) -> tuple[Tensor, Tensor | None]:
-        return super().call(kernel, aligned(x), *arguments, tf32=self.tf32())
