@@ -66,13 +66,14 @@ def of_source(nvcc: str, source: Path, architecture: int = 80) -> dict[str, Acce
 
 def split(source: str, found: dict[str, Accesses]) -> list[str]:
     """Return the kernels of a source that must store packs of four and do not."""
-    named = [k for k in found if k.partition("<")[0] in STORES_WIDE.get(source, ())]
+    wanted = STORES_WIDE.get(source, ())
+    named = [k for k in found if k.partition("<")[0] in wanted and "<false" not in k]
     return [k for k in named if not any(size >= 8 for size in found[k].stores)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("sources", nargs="*", type=Path, default=sorted(SOURCES.glob("*.cu")))
+    parser.add_argument("sources", nargs="*", type=Path, default=sorted(SOURCES.rglob("*.cu")))
     parser.add_argument("--nvcc", default=os.environ.get("CUDACXX") or shutil.which("nvcc"))
     arguments = parser.parse_args()
     if not arguments.nvcc:

@@ -39,7 +39,8 @@ class Day:
     def __init__(self, table: str, device: str, out: Path):
         self.out, self.device, self.begin = out, device, time.monotonic()
         self.total_s = TOTAL_S[table]
-        out.mkdir(parents=True, exist_ok=True)
+        self.files = out / "stages"  # of each stage: facts, log, pictures
+        self.files.mkdir(parents=True, exist_ok=True)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.record = {"table": table, "device": device, "date": now, "commit": commit(12),
                        "stages": {}}  # fmt: skip
@@ -56,15 +57,17 @@ class Day:
         """Add to what is known of a stage, and write everything."""
         stage = self.record["stages"].setdefault(name, {})
         stage.update(found)
-        facts = self.out / f"{name}.json"
+        facts = self.files / f"{name}.json"
         if facts.exists():
             with suppress(ValueError):  # it is being written
                 stage["facts"] = json.loads(facts.read_text("utf8"))
-        if (profile := self.out / f"{name}.csv").exists():
-            stage["kernels"] = pages.profiled(profile)
+        if (profile := self.files / f"{name}.csv").exists():
+            with suppress(Exception):  # it may be half written, and no table is worth the day
+                stage["kernels"] = pages.profiled(profile)
         self.record["seconds"] = round(self.elapsed(), 1)
         write_json(self.out / "day.json", self.record)
-        write_text(self.out / "day.md", pages.page(self.record) + "\n")
+        with suppress(Exception):
+            write_text(self.out / "day.md", pages.page(self.record) + "\n")
 
 
 class Running:
@@ -73,15 +76,16 @@ class Running:
     def __init__(self, stage: Stage, day: Day, limit_s: float):
         tool = stage.tool.split() if day.device == "cuda" else []
         words = [*tool, sys.executable, *stage.words]
-        words = [w.replace("{out}", str(day.out)).replace("{root}", str(ROOT)) for w in words]
+        words = [w.replace("{out}", str(day.files)).replace("{root}", str(ROOT)) for w in words]
         self.stage, self._day, self._limit_s, self._seen = stage, day, limit_s, 0
-        self._begin, self._facts = day.elapsed(), day.out / f"{stage.name}.json"
-        self._facts.unlink(missing_ok=True)
-        self._log = day.out / f"{stage.name}.log"
+        self._begin, self._facts = day.elapsed(), day.files / f"{stage.name}.json"
+        for old in (self._facts, self._facts.with_suffix(".csv")):
+            old.unlink(missing_ok=True)
+        self._log = day.files / f"{stage.name}.log"
         day.note(stage.name, status="running", command=words, limit_s=round(limit_s))
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                words, cwd=day.out, env=_environment(stage), stdout=log, stderr=subprocess.STDOUT,
+                words, cwd=day.files, env=_environment(stage), stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
 
@@ -129,8 +133,10 @@ def start(stage: Stage, day: Day, planned_end: float) -> list[Running]:
 
 def run(group: list[Stage], day: Day, planned_end: float) -> None:
     """Run stages beside one another, until the last one has ended."""
-    running = [one for stage in group for one in start(stage, day, planned_end)]
+    running = []
     try:
+        for stage in group:
+            running += start(stage, day, planned_end)
         while running := [one for one in running if not one.ended()]:
             time.sleep(_LOOK_S)
     finally:
@@ -152,7 +158,8 @@ def main() -> int:
     device, out = os.environ.get("DEVICE", "cuda"), Path(os.environ.get("OUT", "gpu-day"))
     wheels = os.environ.get("WHEELS", "") and str(Path(os.environ["WHEELS"]).resolve())
     # a cut from outside ends the stage that is running, too
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     day = Day(given.table, device, out.resolve())
     planned_end = 0
     for group in TABLES[given.table](device, wheels):

@@ -35,7 +35,7 @@ def _last(stage: dict) -> str:
 def _found(facts: dict) -> str:
     """A record of the bench as its own table, everything else as a list of names and values."""
     if "cases" in facts and "checks" in facts:
-        with suppress(KeyError, TypeError):  # no page is worth the day
+        with suppress(Exception):  # no page is worth the day
             return bench_table.markdown(facts).replace("## ", "### ")
     return table(("what", "found"), [(k, _short(v)) for k, v in facts.items()])
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 class Stage(NamedTuple):
     """A command of Python's and its share of the time.
 
-    words: behind "python"; {out} is the folder of results, {out}/<name>.json what the stage itself
+    words: behind "python"; {out} is OUT/stages, {out}/<name>.json what the stage itself
     writes, {root} the sources. tool: a program to put in front on a GPU; without it the stage is
     left out. grace: seconds beyond its own that it may take where little is worth having without.
     """
@@ -85,7 +85,7 @@ def build(device: str, wheels: str) -> list[tuple[Stage, ...]]:
     machine = probe(device, "machine", 60, "machine")
     if device != "cuda" and importlib.util.find_spec("fastseg._C"):
         return [*first, (machine,)]  # built before, which takes minutes
-    words = [*pip, "--no-build-isolation", "-Cbuild-dir={out}/build",
+    words = [*pip, "--no-build-isolation", "-Cbuild-dir={root}/build",
              "-Ccmake.define.FASTSEG_CPU_ISAS=avx2", "-e", "{root}"]  # fmt: skip
     require = {"FASTSEG_REQUIRE_CUDA": "1", "CUDAARCHS": architecture()} if device == "cuda" else {}
     return [*first, (Stage("build", 90, words, require, grace=150), machine)]

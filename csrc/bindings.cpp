@@ -309,6 +309,7 @@ auto block_by(Convolve convolve) {
 
 Convolution make_convolution(const Transform& analysis, const Transform& synthesis, int64_t groups, int64_t inputs, int64_t outputs,
                              int64_t modes, int dtype) {
+  check_extents("convolution", {groups, inputs, outputs, modes});
   return {.analysis = analysis,
           .synthesis = synthesis,
           .groups = groups,

@@ -161,18 +161,6 @@ def test_blocks_are_right_through_the_cuda_kernels(build):
 
 # slips of the hand: where, what is there, what is left of it, the operator that must notice
 FAULTS = {
-    "no_barrier": (
-        "planes.h",
-        r"(fold_rows\(rows, .*\n) *__syncthreads\(\);",
-        r"\1",
-        "truncated_rfftn",
-    ),
-    "shifted": (
-        "planes.h",
-        r"high \? row\[size - n\]",
-        "high ? row[size - n - 1]",
-        "truncated_rfftn",
-    ),
     "no_store": ("planes.h", r"if \(k > 0\) samples\.store_q\(.*", "", "truncated_irfftn"),
     "no_tensor_barrier": ("tensor/analysis.cu", r"__syncthreads\(\);", "", "truncated_rfftn"),
 }

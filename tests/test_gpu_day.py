@@ -68,7 +68,7 @@ def test_a_day_of_operators_needs_few_packages(tmp_path):
     assert stages["smoke"]["facts"]["spectral_conv, bfloat16"] == "ok"
     (result,) = stages["float32"]["facts"]["cases"]
     assert "forward" in result["providers"]["fastseg"]
-    assert (tmp_path / "out" / "float32.png").exists()
+    assert (tmp_path / "out" / "stages" / "float32.png").exists()
     assert "skipped" in stages["tests"]["last"][-1]
     assert "| filter-32-quick | forward | **fastseg** (cpu) |" in page
 

@@ -593,6 +593,23 @@ def test_torch_func_and_forward_mode_are_served():
 
 
 @pytest.mark.skipif("cuda" not in LIVE, reason="tensor cores, or their host bodies")
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_no_rounding_to_tf32_hides_a_nan(dtype):
+    """The NaN that a GPU's arithmetic gives has every bit set but the sign: half a unit more would
+    be minus zero.
+    """
+    x, weight = torch.ones(1, 1, 40, 48, dtype=dtype), torch.ones(1, 1, 20, 12, 2)
+    weight.view(torch.int32)[0, 0, 3, 5, 0] = 0x7FFFFFFF
+    torch.set_float32_matmul_precision("high")
+    try:
+        with fastseg.use_backend("cuda"):
+            y = ops.spectral_conv(x, weight)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert y.isnan().all()
+
+
+@pytest.mark.skipif("cuda" not in LIVE, reason="tensor cores, or their host bodies")
 @pytest.mark.parametrize("sizes", [(40, 48), (33, 50), (18, 33, 35)])
 def test_products_are_rounded_to_tf32_only_where_torch_allows_it(sizes):
     modes = tuple(count // 2 for count in bins(sizes))

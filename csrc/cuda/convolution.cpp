@@ -114,6 +114,7 @@ void cuda_convolve_block(const Convolution& c, const Convolved& tensors, int64_t
   const Stages run = {cuda_kernels(), c, lane};
   const Workspace at(Rooms(c, batch, tensors.spectrum, true), tensors);
   mix_analysed(run, tensors, at, batch);
+  if (batch * c.outputs == 0) return;
   if (!cuda::block_fuses(c.synthesis, c.outputs)) return composed_block(run, tensors, at, batch);
   const int64_t samples = Chunks(c, batch).samples;
   for (int64_t first = 0; first < batch; first += samples) fused_block(run, tensors, at, first, std::min(samples, batch - first));

@@ -1,6 +1,7 @@
 // What the host knows of the current device: the driver's answers take as long as the rest of a launch, so each is asked once a device.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <string>
@@ -22,11 +23,13 @@ struct Device {
   size_t shared_bytes, block_shared_bytes, l2_bytes;
   int registers, threads;
 
-  // How many blocks a multiprocessor keeps at a time; those of shared memory have 1 KB beside it from sm_80 on.
+  // How many blocks a multiprocessor keeps at a time, one at least; from sm_80 on each has 1 KB of shared memory beside its own.
   int resident(int block_threads, int thread_registers, size_t block_bytes) const {
     const int64_t by_registers = registers / (round_up(thread_registers, 8) * block_threads), by_threads = threads / block_threads;
-    const int64_t by_shared = int64_t(shared_bytes / (block_bytes + 1024)), blocks = by_registers < by_threads ? by_registers : by_threads;
-    return int(by_shared < blocks ? by_shared : blocks);
+    const size_t beside = shared_bytes > kMaxSharedBytes ? 1024 : 0;
+    const int64_t by_shared = int64_t(shared_bytes / std::max(block_bytes + beside, size_t{1})),
+                  blocks = std::min(by_registers, by_threads);
+    return int(std::max(std::min(by_shared, blocks), int64_t{1}));
   }
 };
 
@@ -80,7 +83,7 @@ inline void allow_shared(const void* kernel, size_t bytes) {
 }
 #endif
 
-// How much shared memory a kernel takes that wants more than one block on a multiprocessor.
+// How much shared memory a kernel takes that does without the most that a device has: no more than on the oldest.
 inline size_t shared_limit() {
   const size_t bytes = device().block_shared_bytes;
   return bytes < kMaxSharedBytes ? bytes : kMaxSharedBytes;

@@ -48,8 +48,6 @@ struct alignas(n * sizeof(S)) Pack {
   static_assert(n * sizeof(S) <= 16);
   S at[n];
 };
-template <class S>
-constexpr int kWidestPack = 16 / sizeof(S);
 
 // Whether packs of n may start at p and at every multiple of `stride` numbers from it.
 template <int n, class S>

@@ -43,7 +43,7 @@ __device__ void sum_columns(const S* plane, const Axis& h, int width, const Plan
 
 // Folds each row in place, as columns are folded: sums at n for even m, at W/2−n for odd m, differences at W−n and W/2+n. A warp takes a
 // row.
-__device__ void fold_rows(float* rows, int count, int stride, const Axis& w) {
+__device__ inline void fold_rows(float* rows, int count, int stride, const Axis& w) {
   const int size = int(w.size), warps = blockDim.x / kWarp;
   const RowGroup exists(size);
   for (int i = threadIdx.x / kWarp; i < count; i += warps) {
@@ -62,7 +62,8 @@ __device__ void fold_rows(float* rows, int count, int stride, const Axis& w) {
   }
 }
 
-__device__ void analyse_folded(const float* rows, const PlaneTiling& t, const Axis& h, const Axis& w, const Spectrum& out, int64_t plane) {
+__device__ inline void analyse_folded(const float* rows, const PlaneTiling& t, const Axis& h, const Axis& w, const Spectrum& out,
+                                      int64_t plane) {
   const Pairing pairing(h, w.positive);
   const int k_count = int(h.distinct()), mode_groups = int(ceil_div(w.positive, kModes)), tasks = k_count * mode_groups;
   const int split = threadIdx.x % t.splits, at_once = blockDim.x / t.splits, size = int(w.size), count = folded_rows(size);
@@ -94,7 +95,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 1) analyse_planes(const S* x, S
 }
 
 // Synthesis of one plane: coefficients [K][columns] and rows [2K−1][stride] in shared memory.
-__device__ void synthesise_rows_of(const Coefficients* coefficients, const Axis& h, const Axis& w, float* rows, int stride) {
+__device__ inline void synthesise_rows_of(const Coefficients* coefficients, const Axis& h, const Axis& w, float* rows, int stride) {
   const int k_count = int(h.distinct()), columns = int(w.positive), groups = int(ceil_div(w.even(), kModes));
   for (int task = threadIdx.x; task < k_count * groups; task += blockDim.x) {
     const int k = task / groups, first = task % groups * kModes;

@@ -25,7 +25,7 @@ bool is_lines(const Transform& t) { return t.h.size == 1; }
 bool too_few(const Transform& t, int64_t planes) { return planes < kFewPlanes && t.h.size * t.w.size >= kLargePlane; }
 
 // Whether tensor cores take a transform over H and W.
-bool tensor_analysis(const Transform& t, int64_t planes) { return !too_few(t, planes) && tensor::serves_analysis(t, planes); }
+bool tensor_analysis(const Transform& t, int64_t planes) { return !too_few(t, planes) && tensor::serves_analysis(t); }
 bool tensor_synthesis(const Transform& t, int64_t planes) { return !too_few(t, planes) && tensor::serves_synthesis(t, planes); }
 
 int64_t plane_spectrum_floats(const Transform& t) { return t.h.kept() * t.w.kept() * 2; }
@@ -110,6 +110,7 @@ void analyse_whole_planes(const S* x, const Spectrum& out, const Transform& t, i
         return launch_planes<12, wide.value>(x, out, t, planes, stream);
       default:
         if constexpr (wide.value) return launch_planes<16, true>(x, out, t, planes, stream);
+        throw Error("transform: too many frequencies a pass");
     }
   });
 }

@@ -1,7 +1,8 @@
 """`fastseg bench`: what the kernels cost beside their rivals, each checked before it is timed.
 
-`cases` holds the work as data and `providers` its implementations; `worker` measures one case in a
-process of its own; `runner` starts the workers under both heaps and writes the JSON record;
+`cases` holds the work as data and `providers` its implementations; `worker` measures cases in a
+process of their own, one case on a CPU, all of them on a GPU; `workers` starts it under both heaps;
+`runner` writes the JSON record;
 `targets` and `table` judge and show what they found.
 """
 

@@ -118,7 +118,10 @@ def draw(record: dict, path: Path) -> None:
 
     try:
         chart.draw(record, path.with_suffix(".png"))
-    except ModuleNotFoundError as error:  # figures are worth having where matplotlib is not
+    except (
+        ModuleNotFoundError,
+        OSError,
+    ) as error:  # no picture is worth a run
         print(f"fastseg bench: no picture: {error}", file=sys.stderr)
 
 

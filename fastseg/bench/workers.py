@@ -62,6 +62,8 @@ class Workers:
         return {"failed": cause_of(process.returncode, self._errors.read_text())}
 
     def _started(self) -> subprocess.Popen:
+        if self._process and self._process.poll() is not None:
+            self._end()
         if self._process is None:
             with self._errors.open("w") as errors:
                 self._process = subprocess.Popen(

@@ -115,7 +115,7 @@ def full_spectra_win(
         return True
     kind = torch.device(device).type
     filled = kind != "cpu" or images * math.prod(sizes[:-2]) >= 8
-    return filled and _fft_serves(kind, sizes, bins)
+    return filled and _fft_serves(device, dtype, sizes, bins)
 
 
 def transforms_win(
@@ -124,14 +124,16 @@ def transforms_win(
     """Tell whether the kernels beat torch.fft at truncated transforms."""
     if short_matrices_win(device, sizes, modes, dtype):
         return True
-    return _fft_serves(torch.device(device).type, sizes, modes)
+    return _fft_serves(device, dtype, sizes, modes)
 
 
-def _fft_serves(device_type: str, sizes, modes) -> bool:
+def _fft_serves(device: torch.device | str, dtype: torch.dtype, sizes, modes) -> bool:
     """Tell whether the kernels of a device have an FFT for this spectrum."""
-    if device_type == "cuda":
-        return tuple(modes) == tables.half_spectrum(sizes) and tables.fft_serves_on_cuda(sizes)
-    return device_type == "cpu" and tables.fft_serves(sizes, modes)
+    kind = torch.device(device).type
+    if kind == "cuda":
+        whole = tuple(modes) == tables.half_spectrum(sizes) and tables.fft_serves_on_cuda(sizes)
+        return whole and not impl.unable("cuda", device, dtype)
+    return kind == "cpu" and tables.fft_serves(sizes, modes)
 
 
 def short_matrices_win(
@@ -154,7 +156,7 @@ def matmul_wins(device: torch.device | str, sizes, modes, dtype: torch.dtype, tf
     torch.fft.
     """
     found = bounds.matmul_range(device, dtype, tf32)
-    if found is None or _fft_serves(torch.device(device).type, sizes, modes):
+    if found is None or _fft_serves(device, dtype, sizes, modes):
         return False
     work, samples = _multiply_adds(sizes, modes)
     return found.above * samples < work <= found.most * samples

@@ -21,6 +21,7 @@ CPU = torch.device("cpu")
 _arange, _full = partial(torch.arange, device=CPU), partial(torch.full, device=CPU)
 FFT_SIZE, FFT_BINS, CUDA_FFT_BINS = 1024, 256 * 129, 96 * 96
 CUDA_FILTER_BINS = 64 * 33
+CUDA_FILTER_CELLS = 2700  # three tiles of so many fit the 64 KB of sm_75
 TABLE_PADDING = 16  # last-axis rows are a whole number of vectors of every instruction set
 # an mma takes so many rows of a table, and so much of its depth by the bytes of a number
 MMA_ROWS, MMA_DEPTH = 16, {4: 8, 2: 16}
@@ -135,8 +136,9 @@ def fft_serves(sizes, modes) -> bool:
 
 def fft_serves_on_cuda(sizes) -> bool:
     """Tell whether CUDA's FFT in shared memory computes the whole spectrum of a grid: two or three
-    axes, the last size even and more than 2, planes that fit a block of any GPU since Volta. Of
-    volumes that do not, a matrix takes the first axis, which must not be long.
+    axes, the last size even and more than 2, planes that fit a block of any GPU since Volta (on
+    sm_75 those beyond 90² go by matrices). Of volumes that do not, a matrix takes the first axis,
+    which must not be long.
     """
     if sizes[-1] % 2 or sizes[-1] < 4 or math.prod(sizes[:-1]) == 1 or len(sizes) > 3:
         return False
@@ -148,7 +150,8 @@ def fft_serves_on_cuda(sizes) -> bool:
 def filter_serves_on_cuda(sizes) -> bool:
     """Tell whether CUDA filters planes of this grid in one launch: three of them fit a block."""
     bins = math.prod(half_spectrum(sizes))
-    return len(sizes) == 2 and bins <= CUDA_FILTER_BINS and fft_serves_on_cuda(sizes)
+    fits = bins <= CUDA_FILTER_BINS and (sizes[0] + 4) * (sizes[-1] // 2 + 2) <= CUDA_FILTER_CELLS
+    return len(sizes) == 2 and fits and fft_serves_on_cuda(sizes)
 
 
 def _smooth(size: int) -> bool:

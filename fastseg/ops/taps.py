@@ -1,5 +1,5 @@
 """The taps of a Gaussian filter, axis by axis: plain torch in float64, differentiable in sigma and
-offset, without a host synchronisation where sigma is on a GPU.
+offset. Making them waits for no GPU; deciding for them (`design_of`) may read one, once a call.
 
 An exact circular Gaussian's taps are the inverse DFT of its response. From COMPACT_SIGMA up they
 are Gaussian themselves and end where a tail of 1e-8 is left; below, the response is still large at
@@ -262,7 +262,7 @@ def _readable(value) -> bool:
     """Whether the host can read a tensor's numbers, though it may have to wait for a GPU."""
     if _visible(value):
         return True
-    on_gpu = isinstance(value, Tensor) and value.device.type == "cuda"
+    on_gpu = type(value) in (Tensor, torch.nn.Parameter) and value.device.type == "cuda"
     if not on_gpu or traced() or torch._C._len_torch_dispatch_stack():
         return False
     plain = torch._C._functorch.peek_interpreter_stack() is None
@@ -286,7 +286,9 @@ def _exact_reach(sigma, offset, sizes, compact: bool, max_sigma: float | None) -
     if isinstance(sigma, float) and not isinstance(offset, Tensor):
         reach = exact_reach(sigma, abs(offset or 0.0), widest)
         return reach, reach
-    return _read_reach(sigma, offset, widest)
+    reach, mean = _read_reach(sigma, offset, widest)
+    # of numbers that only a GPU holds the kept width is the same in every call, captured or not
+    return (reach if _visible(sigma) and _visible(offset) else widest), mean
 
 
 def _read_reach(sigma, offset, widest: int) -> tuple[int, float]:
@@ -304,4 +306,6 @@ def _read_reach(sigma, offset, widest: int) -> tuple[int, float]:
     )
     radii = exact_radius(sigma, shift.abs().max(), 2 * widest, True)
     most, mean = torch.stack((radii.max(), radii.mean())).tolist()
+    if not math.isfinite(mean):
+        raise ValueError("sigma, offset: got numbers that are not finite, want finite ones")
     return int(most), mean

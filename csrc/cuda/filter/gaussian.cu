@@ -7,6 +7,8 @@
 namespace fastseg::cuda {
 namespace {
 
+constexpr int64_t kMostSamples = 1 << 30;  // of a plane: offsets in it are int
+
 using namespace filter;
 
 constexpr int64_t kSlab = 32;  // rows of a slab come in so many
@@ -122,6 +124,7 @@ void filter_volumes(const GaussianParams& p) {
 
 void gaussian(const GaussianParams& p) {
   if (p.images * p.d * p.h * p.w == 0 || (!p.low && !p.high)) return;
+  if (p.h * p.w > kMostSamples || p.d * p.h > kMostSamples) throw Error("gaussian: a plane of more than 2^30 samples");
   if (p.dtype == DType::kFloat32) return filter_volumes<float>(p);
   if (p.dtype == DType::kFloat16) return filter_volumes<Half>(p);
   if (p.dtype == DType::kBFloat16) return filter_volumes<BFloat16>(p);

@@ -197,9 +197,7 @@ bool serves_columns(const Axis& axis, int64_t columns) {
 
 }  // namespace
 
-bool serves_analysis(const Transform& t, int64_t) {
-  return serves_columns(t.h, t.w.size) && t.w.fragments && shared_bytes(t) <= shared_limit();
-}
+bool serves_analysis(const Transform& t) { return serves_columns(t.h, t.w.size) && t.w.fragments && shared_bytes(t) <= shared_limit(); }
 
 void analyse_planes(const TransformParams& p, const Spectrum& out) {
   if (p.dtype == DType::kFloat16) return analyse<1, Half>(p.t.h.halves, out, p);

@@ -42,7 +42,10 @@ __device__ inline void multiply_tf32(float (&total)[n][4], const Fragment& big, 
   FASTSEG_UNROLL
   for (int r = 0; r < 2; ++r) {
     FASTSEG_UNROLL
-    for (int j = 0; j < n; ++j) b[r][j] = to_tf32(v[r][j]), rest[r][j] = tf32_rest(v[r][j], b[r][j]);
+    for (int j = 0; j < n; ++j) {
+      b[r][j] = kProducts > 1 ? to_tf32(v[r][j]) : to_tf32_alone(v[r][j]);
+      rest[r][j] = tf32_rest(v[r][j], b[r][j]);
+    }
   }
   if (kProducts > 1) {
     FASTSEG_UNROLL

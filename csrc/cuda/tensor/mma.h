@@ -43,6 +43,8 @@ __device__ inline float saturate(float x) {
 
 // x rounded to TF32: half a unit is added to the magnitude, the rest cut. Two instructions; the conversion of the hardware takes four.
 __device__ inline uint32_t to_tf32(float x) { return (as_bits(x) + 0x1000u) & 0xffffe000u; }
+// The same where nothing else carries a NaN on: rounding makes zero of the one that arithmetic gives.
+__device__ inline uint32_t to_tf32_alone(float x) { return x != x ? as_bits(x) : to_tf32(x); }
 // What that leaves of x, of which mma reads the leading bits.
 __device__ inline uint32_t tf32_rest(float x, uint32_t big) { return as_bits(x - as_float(big)); }
 
@@ -78,10 +80,10 @@ void multiply(float (&d)[4], const Fragment& a, uint32_t b0, uint32_t b1, float 
 }  // namespace host_mma
 #define FASTSEG_MMA(packed, at) host_mma::multiply<packed>(d, a, b0, b1, host_mma::at, {__FILE__, __LINE__})
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-#define FASTSEG_MMA_PTX(shape, type)                                                                                    \
-  asm("mma.sync.aligned." shape ".row.col.f32." type "." type ".f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};" \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                                  \
-      : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b0), "r"(b1))
+#define FASTSEG_MMA_PTX(shape, type)                                                                                             \
+  asm volatile("mma.sync.aligned." shape ".row.col.f32." type "." type ".f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};" \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                                  \
+               : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b0), "r"(b1))
 #endif
 
 // d += a · b, TF32, depth 8

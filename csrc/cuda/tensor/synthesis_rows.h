@@ -54,7 +54,10 @@ __device__ inline void multiply_rows(float (&total)[2][4], const float (&data)[4
   float sums[2][4] = {};
   Fragment rows, rest;
   FASTSEG_UNROLL
-  for (int i = 0; i < 4; ++i) rows.at[i] = to_tf32(data[i]), rest.at[i] = tf32_rest(data[i], rows.at[i]);
+  for (int i = 0; i < 4; ++i) {
+    rows.at[i] = kProducts > 1 ? to_tf32(data[i]) : to_tf32_alone(data[i]);
+    rest.at[i] = tf32_rest(data[i], rows.at[i]);
+  }
   if (kProducts > 1) {
     FASTSEG_UNROLL
     for (int j = 0; j < 2; ++j) mma_tf32(sums[j], rest, big.at[j], big.at[2 + j]);

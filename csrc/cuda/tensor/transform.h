@@ -7,7 +7,7 @@
 namespace fastseg::cuda::tensor {
 
 // Whether a transform over H and W (and D) takes them; its `planes` holds no more than spectra of planes then.
-bool serves_analysis(const Transform& t, int64_t planes);
+bool serves_analysis(const Transform& t);
 bool serves_synthesis(const Transform& t, int64_t planes);
 
 // p.real → `out`, over H and W.

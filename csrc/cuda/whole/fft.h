@@ -4,7 +4,7 @@
 
 #include "../intrinsics.h"
 
-namespace fastseg::cuda {
+namespace fastseg::cuda::whole {
 
 // A number of a spectrum, or two neighbouring samples on their way to it.
 struct alignas(8) Bin {
@@ -160,4 +160,4 @@ __device__ inline void by_radix(int radix, const Body& body) {
   body(Radix<2>{});
 }
 
-}  // namespace fastseg::cuda
+}  // namespace fastseg::cuda::whole

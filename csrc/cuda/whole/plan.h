@@ -3,7 +3,7 @@
 
 #include "tile.h"
 
-namespace fastseg::cuda {
+namespace fastseg::cuda::whole {
 
 // The largest radix first, of powers of two up to `most`; false where size has factors other than 2, 3 and 5, or too many of them.
 inline bool factorise(int size, int most, int (&radices)[kMaxPasses], int& count) {
@@ -102,4 +102,10 @@ inline unsigned threads_of(const Tile& t, int most) {
   return unsigned(round_up(ceil_div(tasks, rounds), kWarp));
 }
 
-}  // namespace fastseg::cuda
+// Samples are read and written two at a time.
+inline void check_pairs(const void* samples, DType dtype) {
+  if (reinterpret_cast<uintptr_t>(samples) % (dtype == DType::kFloat32 ? 8 : 4))
+    throw Error("whole spectra: pairs of samples are not aligned");
+}
+
+}  // namespace fastseg::cuda::whole

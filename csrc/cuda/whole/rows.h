@@ -7,7 +7,7 @@
 
 #include "tile.h"
 
-namespace fastseg::cuda {
+namespace fastseg::cuda::whole {
 
 struct RowPair {
   int a, b;                                          // first cells
@@ -183,4 +183,4 @@ __device__ inline void for_bins(const Tile& t, const Positions& at, int images, 
   }
 }
 
-}  // namespace fastseg::cuda
+}  // namespace fastseg::cuda::whole

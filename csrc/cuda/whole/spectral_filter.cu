@@ -6,6 +6,8 @@
 namespace fastseg::cuda {
 namespace {
 
+using namespace whole;
+
 constexpr int kFilterThreads = 256;  // at most
 constexpr int kStackThreads = 128;   // of small planes that share a block
 
@@ -116,6 +118,7 @@ void filter(const FilterParams& p) {
   Tile t;
   if (p.t.d.size > 1 || !make_tile(p.t, t) || !fill_tile(t, p.channels, chunks, kStackThreads, device().block_shared_bytes, tiles))
     throw Error("spectral_filter: want planes that the FFT serves");
+  for (const void* samples : {p.x, p.seen, static_cast<const void*>(p.y)}) check_pairs(samples, p.dtype);
   const int64_t groups = ceil_div(p.channels, t.images);
   const Filter<S> of = {static_cast<const S*>(p.x),
                         static_cast<const S*>(p.seen),

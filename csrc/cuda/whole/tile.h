@@ -8,7 +8,7 @@
 #include "../rows.h"
 #include "fft.h"
 
-namespace fastseg::cuda {
+namespace fastseg::cuda::whole {
 
 // Columns of the tile along one axis: number c of an image is row c / M of a stack of rows `step` apart, its column c % M.
 struct Columns {
@@ -142,4 +142,4 @@ __device__ inline void inverse_columns(const Tile& t, Bin* cells, const Target& 
   transform_columns<true>(t.along[0], t.line[0], t.line[0].at[0], images, InTile{t, 0, cells}, y);
 }
 
-}  // namespace fastseg::cuda
+}  // namespace fastseg::cuda::whole

@@ -6,6 +6,8 @@
 namespace fastseg::cuda {
 namespace {
 
+using namespace whole;
+
 constexpr int kWholeThreads = 512;  // at most
 constexpr int kStackThreads = 128;  // of small planes that share a block
 
@@ -85,7 +87,7 @@ template <class Run>
 void launch_tiles(const Transform& transform, int64_t images, const void* samples, DType dtype, Run&& run) {
   Tile t;
   if (!plan(transform, images, t)) throw Error("transform: a spectrum that the FFT does not serve");
-  if (reinterpret_cast<uintptr_t>(samples) % (dtype == DType::kFloat32 ? 8 : 4)) throw Error("transform: pairs of samples are not aligned");
+  check_pairs(samples, dtype);
   const auto start = [&](auto storage) {
     run(storage, t, grid_of(ceil_div(images, t.images)), dim3(threads_of(t, kWholeThreads)), t.bytes(1));
   };

@@ -38,9 +38,7 @@ def _flat(most: float, source: str) -> Bound:
 
 _CROSSOVER = "measured on AVX2: fastseg bench --only crossover; 1.3 at 256, 0.9 at 512"
 _DENSE = "model: dense matrices for whole spectra, {} of torch.fft's speed at {}"
-_FASTER = (
-    "model: {}; {} before conv2d-256 (40) was {} times as fast, of which nine tenths; lines as then"
-)
+_FASTER = "model: up to where matrices are about as fast as torch.fft on {}; lines earlier"
 _CASTS = "model: float32's times 1.3, for the casts around torch.fft"
 _WINDOW = "model: radii times the predicted speed-up, {} at 34 in 2-D and {} at 33 in 3-D"
 
@@ -54,9 +52,9 @@ TABLE = {
         (64, 96, 148), "measured on AVX2, evaluation: 64³ (98) 1.3, 96³ (146) 1.1, 128³ (195) 0.9; "
         "128² (129) 0.84, 192² (193) 0.78"),
     ("cpu", "gaussian", "float32"): _flat(160, "measured on AVX2: fastseg bench gaussian2d"),
-    ("sm_70", "spectral", "float32"): Bound((165, 250, 250), _FASTER.format("V100", 165, 1.7)),
-    ("sm_80", "spectral", "float32"): Bound((115, 210, 210), _FASTER.format("A100", 115, 2.2)),
-    ("sm_90", "spectral", "float32"): Bound((85, 135, 135), _FASTER.format("H200", 85, 1.8)),
+    ("sm_70", "spectral", "float32"): Bound((165, 250, 250), _FASTER.format("V100")),
+    ("sm_80", "spectral", "float32"): Bound((115, 210, 210), _FASTER.format("A100")),
+    ("sm_90", "spectral", "float32"): Bound((85, 135, 135), _FASTER.format("H200")),
     ("sm_70", "spectral", "16-bit"): Bound((215, 325, 325), _CASTS),
     ("sm_80", "spectral", "16-bit"): Bound((150, 270, 270), _CASTS),
     ("sm_90", "spectral", "16-bit"): Bound((110, 175, 175), _CASTS),

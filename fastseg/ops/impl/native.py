@@ -52,7 +52,7 @@ def aligned(x: Tensor) -> Tensor:
     multiple of theirs.
     """
     (x,) = dense(x)
-    return x if x.storage_offset() % 2 == 0 else x.clone()
+    return x if x.data_ptr() % (2 * x.itemsize) == 0 else x.clone()
 
 
 def address(tensor: Tensor | None) -> int:

@@ -57,6 +57,10 @@ class CpuBlock(Forward, contract.Block):
 class CudaBlock(Forward, composed.Block):
     """Compose the backward of other kernels."""
 
-    def forward(self, x: Tensor, *arguments) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None,
+        geometry: Geometry, keep: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         # its kernel reads packs of 16 bytes, and a view may start between two
-        return super().forward(x.clone() if x.data_ptr() % 16 else x, *arguments)
+        x = x.clone() if x.data_ptr() % 16 else x
+        return super().forward(x, weight, skip_weight, bias, geometry, keep)
