@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t kAligned = 64;  // floats: kernels read and write packs of them
 
-// A fused block takes so many samples at a time that the rows it reads stay in the second-level cache.
+// A fused block takes so many samples at a time that the rows it reads stay in the second-level cache of an A100 or later.
 constexpr int64_t kRowFloats = 4 << 20;
 
 struct Chunks {

@@ -38,7 +38,7 @@ def _flat(most: float, source: str) -> Bound:
 
 _CROSSOVER = "measured on AVX2: fastseg bench --only crossover; 1.3 at 256, 0.9 at 512"
 _DENSE = "model: dense matrices for whole spectra, {} of torch.fft's speed at {}"
-_FASTER = "model: up to where matrices are about as fast as torch.fft on {}; lines earlier"
+_FASTER = "model: of {}, matrices are about as fast as torch.fft there"
 _CASTS = "model: float32's times 1.3, for the casts around torch.fft"
 _WINDOW = "model: radii times the predicted speed-up, {} at 34 in 2-D and {} at 33 in 3-D"
 
@@ -70,7 +70,7 @@ TABLE = {
 }  # fmt: skip
 
 # of float32 where TF32 is allowed
-_EVEN = "model: even at conv2d-256 (40), where torch.matmul's products are still cheap"
+_EVEN = "model: about even at conv2d-256 (40); an estimate beyond it"
 MATMUL = {"sm_80": Range(40, 210, _EVEN), "sm_90": Range(40, 135, _EVEN)}
 
 

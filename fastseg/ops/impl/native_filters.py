@@ -113,10 +113,14 @@ class Filter(composed.Filter):
         """Tell whether the one visit serves tensors of x's shape."""
         raise NotImplementedError
 
+    def ready(self, x: Tensor) -> Tensor:
+        """Return x in memory that the kernels can read."""
+        return dense(x)[0]
+
     def forward(self, x: Tensor, gain: Tensor) -> Tensor:
         if not self.serves(x):
             return super().forward(x, gain)
-        x = aligned(x)
+        x = self.ready(x)
         y = torch.empty_like(x)
         self._run(x, gain, False, y, None, None)
         return y
@@ -126,7 +130,7 @@ class Filter(composed.Filter):
     ) -> tuple[Tensor | None, Tensor | None]:
         if not self.serves(grad):
             return super().backward(grad, x, gain, wanted)
-        grad = aligned(grad)
+        grad = self.ready(grad)
         dx = torch.empty_like(grad) if wanted[0] else None
         if not wanted[1]:
             self._run(grad, gain, True, dx, None, None)
@@ -134,7 +138,7 @@ class Filter(composed.Filter):
         batch, channels, *sizes = grad.shape
         shape = (-(-batch // _chunk(gain)), channels, *tables.half_spectrum(sizes), gain.shape[-1])
         sums = gain.new_empty(shape)
-        self._run(grad, gain, True, dx, aligned(x), sums)
+        self._run(grad, gain, True, dx, self.ready(x), sums)
         return dx, sums.sum_to_size(gain.shape)
 
     def _run(self, x: Tensor, gain: Tensor, conjugate: bool, y, seen, sums) -> None:
@@ -178,6 +182,9 @@ class CudaFilter(Filter):
 
     def serves(self, x: Tensor) -> bool:
         return tables.filter_serves_on_cuda(tuple(x.shape[2:]))
+
+    def ready(self, x: Tensor) -> Tensor:
+        return aligned(x)
 
 
 def _chunk(gain: Tensor) -> int:
