@@ -65,7 +65,7 @@ void scale_sums(const FilterParams& p, T* sums) {
 
 template <class T, class S>
 void filter_planes(const FilterParams& p, const Piece& piece, int64_t image, const Work<T>& w) {
-  const int64_t first = (image * p.channels + piece.channel) * w.tile.plane();
+  const int64_t first = (image * p.channels + piece.channel) * w.tile.samples();
   gather_samples(w.tile, static_cast<const S*>(p.x) + first, piece.count);
   analyse_tile(w.tile, T(1), T(1));
   if (p.seen) {
@@ -74,7 +74,7 @@ void filter_planes(const FilterParams& p, const Piece& piece, int64_t image, con
     add_products(p, w.seen, w.tile, w.sums);
   }
   if (!p.y) return;
-  const T scale = T(1) / T(w.tile.plane());
+  const T scale = T(1) / T(w.tile.samples());
   multiply_by_gain(p, w.gain, w.tile);
   synthesise_tile(w.tile, scale, scale, Vector<T>{});
   scatter_samples(w.tile, static_cast<S*>(p.y) + first, piece.count);

@@ -1,5 +1,5 @@
-// Whole spectra of planes, as many planes at once as a vector has lanes. A tile holds their rows as complex numbers, the last axis's M =
-// W/2 packed pairs of samples or its M + 1 bins, in rows of M + 1.
+// Whole spectra of planes, or of small volumes, as many at once as a vector has lanes. A tile holds their rows as complex numbers, the
+// last axis's M = W/2 packed pairs of samples or its M + 1 bins, in rows of M + 1.
 #pragma once
 
 #include "tiles.h"
@@ -17,13 +17,19 @@ struct Tile {
   T* data;
   T* work;
 
+  int64_t depth = 1;  // of a volume
+
   static int64_t row(const Transform& t) { return t.w.size / 2 + 1; }
-  static int64_t longest(const Transform& t) { return t.h.size > row(t) ? t.h.size : row(t); }
-  static int64_t numbers(const Transform& t) { return t.h.size * row(t) * kPair<T>; }
-  static int64_t scratch(const Transform& t) { return 3 * longest(t) * kFftColumns * kPair<T>; }
+  static int64_t longest(const Transform& t, int64_t depth) {
+    const int64_t plane = t.h.size > row(t) ? t.h.size : row(t);
+    return plane > depth ? plane : depth;
+  }
+  static int64_t numbers(const Transform& t, int64_t depth = 1) { return depth * t.h.size * row(t) * kPair<T>; }
+  static int64_t scratch(const Transform& t, int64_t depth = 1) { return 3 * longest(t, depth) * kFftColumns * kPair<T>; }
   int64_t row() const { return row(t); }
-  int64_t bins() const { return t.h.size * row(); }
-  int64_t plane() const { return t.h.size * t.w.size; }
+  int64_t rows() const { return depth * t.h.size; }
+  int64_t bins() const { return rows() * row(); }
+  int64_t samples() const { return rows() * t.w.size; }
 };
 
 template <class T>
@@ -37,18 +43,18 @@ inline void for_columns(int64_t columns, Body&& body) {
   for (int64_t c = 0; c < columns; c += kFftColumns) body(c, columns - c < kFftColumns ? columns - c : kFftColumns);
 }
 
-// The tile ← rows of planes, x[n] and x[n+1] being one complex number; and back.
+// The tile ← rows of `count` planes or volumes, x[n] and x[n+1] being one complex number; and back.
 template <class T, class S>
-void gather_samples(const Tile<T>& tile, const S* x, int64_t planes) {
-  for (int64_t h = 0; h < tile.t.h.size; ++h)
-    gather(Lines<const S>{x + h * tile.t.w.size, tile.plane(), kLanes<T>, planes}, tile.t.w.size, tile.data + h * tile.row() * kPair<T>,
+void gather_samples(const Tile<T>& tile, const S* x, int64_t count) {
+  for (int64_t r = 0; r < tile.rows(); ++r)
+    gather(Lines<const S>{x + r * tile.t.w.size, tile.samples(), kLanes<T>, count}, tile.t.w.size, tile.data + r * tile.row() * kPair<T>,
            kLanes<T>);
 }
 template <class T, class S>
-void scatter_samples(const Tile<T>& tile, S* y, int64_t planes) {
-  for (int64_t h = 0; h < tile.t.h.size; ++h)
-    scatter(tile.data + h * tile.row() * kPair<T>, kLanes<T>, tile.t.w.size,
-            Lines<S>{y + h * tile.t.w.size, tile.plane(), kLanes<T>, planes});
+void scatter_samples(const Tile<T>& tile, S* y, int64_t count) {
+  for (int64_t r = 0; r < tile.rows(); ++r)
+    scatter(tile.data + r * tile.row() * kPair<T>, kLanes<T>, tile.t.w.size,
+            Lines<S>{y + r * tile.t.w.size, tile.samples(), kLanes<T>, count});
 }
 
 // The bins of a real row from the transform Z of its packed pairs: with E = Z[k] + conj Z[M−k], O = −i(Z[k] − conj Z[M−k]),
@@ -83,35 +89,43 @@ void pack_row(const Roots<T>& w, const T* x, int64_t columns, T first, T inner, 
   }
 }
 
+// Columns of one axis, whose numbers are `row` complex ones apart.
 template <int kRe, class T>
-void transform_columns(const Tile<T>& tile) {
-  if (tile.t.h.size == 1) return;
-  for_columns(tile.row(), [&](int64_t first, int64_t count) {
-    T* columns = tile.data + first * kPair<T>;
-    fft<kRe, T>(roots_of<T>(tile.t.h, tile.t.h.size), count, {columns, tile.row(), 1}, {columns, tile.row(), 1}, tile.work);
+void transform_columns(const Tile<T>& tile, const Axis& axis, T* data, int64_t row) {
+  for_columns(row, [&](int64_t first, int64_t count) {
+    const Grid<T> columns{data + first * kPair<T>, row, 1};
+    fft<kRe, T>(roots_of<T>(axis, axis.size), count, {columns.data, columns.row, columns.column}, columns, tile.work);
   });
+}
+// H of every plane, then D.
+template <int kRe, class T>
+void transform_outer(const Tile<T>& tile) {
+  const int64_t plane = tile.t.h.size * tile.row();
+  for (int64_t d = 0; tile.t.h.size > 1 && d < tile.depth; ++d)
+    transform_columns<kRe>(tile, tile.t.h, tile.data + d * plane * kPair<T>, tile.row());
+  if (tile.depth > 1) transform_columns<kRe>(tile, tile.t.d, tile.data, plane);
 }
 
 // Samples → bins, times `first`, on the inner columns of the last axis `inner`.
 template <class T>
 void analyse_tile(const Tile<T>& tile, T first, T inner) {
   const Roots<T> w = roots_of<T>(tile.t.w, tile.t.w.size), packed = roots_of<T>(tile.t.w, tile.t.w.size / 2);
-  T* z = tile.work + fft_scratch<T>(tile.longest(tile.t), kFftColumns);
-  for_columns(tile.t.h.size, [&](int64_t row, int64_t count) {
+  T* z = tile.work + fft_scratch<T>(tile.longest(tile.t, tile.depth), kFftColumns);
+  for_columns(tile.rows(), [&](int64_t row, int64_t count) {
     T* rows = tile.data + row * tile.row() * kPair<T>;
     fft<0, T>(packed, count, {rows, 1, tile.row()}, {z, count, 1}, tile.work);
     for (int64_t c = 0; c < count; ++c) unpack_row(w, z + c * kPair<T>, count, first, inner, rows + c * tile.row() * kPair<T>);
   });
-  transform_columns<0>(tile);
+  transform_outer<0>(tile);
 }
 
 // Bins → samples, with the factors of analyse_tile; `bias` is added.
 template <class T>
 void synthesise_tile(const Tile<T>& tile, T first, T inner, Vector<T> bias) {
   const Roots<T> w = roots_of<T>(tile.t.w, tile.t.w.size), packed = roots_of<T>(tile.t.w, tile.t.w.size / 2);
-  T* z = tile.work + fft_scratch<T>(tile.longest(tile.t), kFftColumns);
-  transform_columns<1>(tile);
-  for_columns(tile.t.h.size, [&](int64_t row, int64_t count) {
+  T* z = tile.work + fft_scratch<T>(tile.longest(tile.t, tile.depth), kFftColumns);
+  transform_outer<1>(tile);
+  for_columns(tile.rows(), [&](int64_t row, int64_t count) {
     T* rows = tile.data + row * tile.row() * kPair<T>;
     for (int64_t c = 0; c < count; ++c) pack_row(w, rows + c * tile.row() * kPair<T>, count, first, inner, bias, z + c * kPair<T>);
     fft<1, T>(packed, count, {z, count, 1}, {rows, 1, tile.row()}, tile.work);
