@@ -33,10 +33,11 @@ void analyse_plane(const Source& x, const Transform& t, bool planar, T* spectrum
   });
 }
 
-// How a synthesis reaches a plane of the result: as T, past the caches where rows start on cache lines and the whole is too large to stay
-// in one until it is read; or in strips of kStrip columns, which are converted then.
-enum class Store { kPlain, kStreamed, kConverted };
+// How a synthesis reaches a plane of the result: as T; past the caches where the whole is too large to stay in one until it is read, row by
+// row where rows start on cache lines, else as a plane that is made in L2; or in strips of kStrip columns, which are converted then.
+enum class Store { kPlain, kStreamed, kPlanes, kConverted };
 constexpr int64_t kStrip = 64;
+constexpr int64_t kPlaneBytes = 128 << 10;  // of a plane that is made in L2
 
 template <class T>
 void synthesise_converted(const T* sums, int64_t stride, const Transform& t, T bias, T* strip, const Target& y) {
@@ -47,10 +48,19 @@ void synthesise_converted(const T* sums, int64_t stride, const Transform& t, T b
   }
 }
 
+// A row that need not start on a cache line, past the caches but for its ends.
+template <class T>
+void stream_row(const T* from, T* to, int64_t count) {
+  int64_t i = 0;
+  for (; i < count && reinterpret_cast<uintptr_t>(to + i) % 64; ++i) to[i] = from[i];
+  for (; i + kLanes<T> <= count; i += kLanes<T>) stream(to + i, load(from + i));
+  for (; i < count; ++i) to[i] = from[i];
+}
+
 template <class T>
 void synthesise_plane(const T* spectrum, const Transform& t, bool planar, T bias, Store how, const Target& y) {
-  const int64_t rows = stage_rows(t.h), stride = padded_stride(t.w.size), modes = t.w.kept();
-  const int64_t strip_size = how == Store::kConverted ? t.h.size * kStrip : 0;
+  const int64_t rows = stage_rows(t.h), stride = padded_stride(t.w.size), modes = t.w.kept(), plane = t.h.size * t.w.size;
+  const int64_t strip_size = how == Store::kConverted ? t.h.size * kStrip : how == Store::kPlanes ? plane : 0;
   Scratch<T> scratch(rows * (stride + 2 * modes) + 4 * kTileRows * t.w.padded + strip_size + 128);
   T* sums = scratch.take(rows * stride);
   T* parts = scratch.take(rows * 2 * modes);
@@ -62,8 +72,10 @@ void synthesise_plane(const T* spectrum, const Transform& t, bool planar, T bias
   });
   synthesise_rows(parts, rows, t.w, sums, stride, scratch);
   if (how == Store::kConverted) return synthesise_converted(sums, stride, t, bias, strip, y);
+  T* result = reinterpret_cast<T*>(y.data);
   const auto synthesise = how == Store::kStreamed ? synthesise_columns<true, T> : synthesise_columns<false, T>;
-  synthesise(sums, stride, t.h, bias, t.w.size, reinterpret_cast<T*>(y.data), t.w.size);
+  synthesise(sums, stride, t.h, bias, t.w.size, how == Store::kPlanes ? strip : result, t.w.size);
+  if (how == Store::kPlanes) stream_row(strip, result, plane);
 }
 
 template <class T>
@@ -182,10 +194,13 @@ void analysis_in(const TransformParams& p) {
   });
 }
 
-// Whether a result is too large to stay in a cache until it is read, and its rows start on cache lines.
-bool streams(const Transform& t, int64_t planes, const Target& y) {
-  const int64_t row_bytes = t.w.size * y.bytes;
-  return planes * t.h.size * row_bytes >= kStreamBytes && row_bytes % 64 == 0 && reinterpret_cast<uintptr_t>(y.data) % 64 == 0;
+Store store_of(const TransformParams& p, DType computed, const Target& y) {
+  const Transform& t = p.t;
+  const int64_t row_bytes = t.w.size * y.bytes, plane_bytes = t.h.size * row_bytes;
+  if (p.dtype != computed) return Store::kConverted;
+  if (p.images * t.d.size * plane_bytes < kStreamBytes) return Store::kPlain;
+  if (row_bytes % 64 == 0 && reinterpret_cast<uintptr_t>(y.data) % 64 == 0) return Store::kStreamed;
+  return plane_bytes <= kPlaneBytes ? Store::kPlanes : Store::kPlain;
 }
 
 template <class T>
@@ -202,14 +217,14 @@ void synthesis_in(const TransformParams& p) {
       synthesise_depth(static_cast<const T*>(p.spectrum) + image * t.d.kept() * columns, t.d, block,
                        plane_spectra + image * t.d.size * columns);
     });
-  const Store how = p.dtype != kDTypeOf<T> ? Store::kConverted : streams(t, planes, y) ? Store::kStreamed : Store::kPlain;
+  const Store how = store_of(p, kDTypeOf<T>, y);
   auto bias_of = [&](int64_t plane_index) { return bias ? bias[plane_index / t.d.size % p.channels] : T(0); };
   auto body = [&](int64_t begin, int64_t end) {
     if (lines)
       return synthesise_lines(
           plane_spectra + begin * columns, end - begin, t.w, p.planar, [&](int64_t r) { return bias_of(begin + r); }, y + begin * plane);
     for (int64_t i = begin; i < end; ++i) synthesise_plane(plane_spectra + i * columns, t, p.planar, bias_of(i), how, y + i * plane);
-    if (how == Store::kStreamed) stream_fence();
+    if (how == Store::kStreamed || how == Store::kPlanes) stream_fence();
   };
   parallel_for(planes, lines ? kRowBlock : plane_grain(planes, threads), threads, body);
 }
