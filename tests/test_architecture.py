@@ -188,7 +188,7 @@ def test_kernels_import_torch_and_triton_only():
 
 
 # what of `ops` may import what: a module those before it
-OPS_FLOORS = ("context", "tables", "taps", "impl", "dispatch", "checks", "register")
+OPS_FLOORS = ("context", "tables", "fft", "taps", "impl", "dispatch", "checks", "register")
 
 
 def test_operators_stand_on_floors_without_a_circle():

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fastseg
 from fastseg import ops
 from fastseg.ops import tables
+from fastseg.ops.impl.fragments import first_in_tile, outer_fragments
 
 # grids of each mode's own, so that its call is the first one there
 GRIDS = {"inference": (22, 26), "fake": (26, 34), "meta": (34, 38), "func": (38, 46)}
@@ -77,8 +78,8 @@ def test_a_capture_of_a_graph_asks_for_a_call_before_it(monkeypatch):
 @pytest.mark.parametrize("synthesis", [False, True])
 def test_fragments_hold_the_table_in_the_order_of_a_warp(size, modes, synthesis):
     axis = tables.kept(modes, two_sided=True)
-    first = 1 if synthesis else tables.first_in_tile(axis.distinct, 16)
-    made = tables.outer_fragments(size, axis, synthesis, F32, tables.CPU).double().sum(3)
+    first = 1 if synthesis else first_in_tile(axis.distinct, 16)
+    made = outer_fragments(size, axis, synthesis, F32, tables.CPU).double().sum(3)
     k, n = torch.arange(first, axis.distinct), torch.arange(size // 2 + 1)
     weights = torch.ones(len(n), dtype=torch.float64)
     weights[(n == 0) | (2 * n == size)] = 1 if synthesis else 0.5
@@ -98,7 +99,7 @@ def test_fragments_hold_the_table_in_the_order_of_a_warp(size, modes, synthesis)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_fragments_of_16_bits_take_every_fourth_sample(dtype):
     size, axis = 37, tables.kept(20, two_sided=True)
-    made = tables.outer_fragments(size, axis, False, dtype, tables.CPU).double().sum(3)
+    made = outer_fragments(size, axis, False, dtype, tables.CPU).double().sum(3)
     for which, wanted in enumerate(tables.cos_sin(torch.arange(11), torch.arange(size), size)):
         got = torch.zeros(16, 48, dtype=torch.float64)
         for lane in range(32):

@@ -8,7 +8,7 @@ from tolerances import BACKWARD, BF16, F16, F32, F64, FORWARD, assert_near, wide
 
 import fastseg
 from fastseg import ops, reference
-from fastseg.ops import impl, tables
+from fastseg.ops import fft, impl, tables
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 BACKENDS = [name for name in ("cpu", "cuda") if fastseg.backends()[name]]
@@ -22,21 +22,21 @@ IMAGES = [(2, 4), (3, 11)]  # of a plane each: half a vector of planes, and a la
 
 
 def test_which_spectra_an_fft_serves():
-    assert all(tables.fft_serves(sizes, tables.half_spectrum(sizes)) for sizes in SIZES)
+    assert all(fft.serves(sizes, tables.half_spectrum(sizes)) for sizes in SIZES)
     for sizes in [(7, 8), (8, 14), (8, 9), (8, 2), (11, 4, 4)]:
-        assert not tables.fft_serves(sizes, tables.half_spectrum(sizes))
-    assert not tables.fft_serves((8, 8), (8, 4))
-    assert not tables.fft_serves((8, 8), (7, 5))
+        assert not fft.serves(sizes, tables.half_spectrum(sizes))
+    assert not fft.serves((8, 8), (8, 4))
+    assert not fft.serves((8, 8), (7, 5))
 
 
 def test_which_spectra_an_fft_serves_on_cuda():
     served = [sizes for sizes in SIZES if len(sizes) > 1 and sizes != (1, 12)]
-    assert all(map(tables.fft_serves_on_cuda, served))
+    assert all(map(fft.serves_on_cuda, served))
     for sizes in [(16,), (1, 12), (7, 8), (8, 9), (8, 2), (256, 256), (128, 8, 8), (2, 2, 4, 4)]:
-        assert not tables.fft_serves_on_cuda(sizes)
-    assert tables.filter_serves_on_cuda((64, 64))
-    assert not tables.filter_serves_on_cuda((80, 64))
-    assert not tables.filter_serves_on_cuda((4, 8, 8))
+        assert not fft.serves_on_cuda(sizes)
+    assert fft.filter_serves_on_cuda((64, 64))
+    assert not fft.filter_serves_on_cuda((80, 64))
+    assert not fft.filter_serves_on_cuda((4, 8, 8))
 
 
 def on(backend, dtype):

@@ -7,7 +7,7 @@ normalisation, activations). Tensors and their gradients move once, a weight onc
 import math
 
 from fastseg.bench.cases import DEFINITIONS, Case, GateCase, GaussianCase, VFFCCase
-from fastseg.ops import tables
+from fastseg.ops import fft, tables
 
 # a sampled Gaussian carries less than 1e-8 of its sum beyond this many σ: erfc(x/√2) = 1e-8
 _TAIL = 5.7307
@@ -55,7 +55,7 @@ def _transform(images: int, sizes, modes) -> int:
     """One truncated transform as csrc/cpu/transform.cpp does it: H, W, then D of what is kept; a
     whole spectrum as an FFT, by the usual count of 5/2·N·log₂N.
     """
-    if tables.fft_serves(sizes, modes):
+    if fft.serves(sizes, modes):
         samples = math.prod(sizes)
         return round(2.5 * images * samples * math.log2(samples))
     *outer, width = sizes

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from fastseg.ops import impl, tables
+from fastseg.ops import fft, impl, tables
 from fastseg.ops.context import traced
 from fastseg.ops.impl import bounds
 
@@ -131,9 +131,9 @@ def _fft_serves(device: torch.device | str, dtype: torch.dtype, sizes, modes) ->
     """Tell whether the kernels of a device have an FFT for this spectrum."""
     kind = torch.device(device).type
     if kind == "cuda":
-        whole = tuple(modes) == tables.half_spectrum(sizes) and tables.fft_serves_on_cuda(sizes)
+        whole = tuple(modes) == tables.half_spectrum(sizes) and fft.serves_on_cuda(sizes)
         return whole and not impl.unable("cuda", device, dtype)
-    return kind == "cpu" and tables.fft_serves(sizes, modes)
+    return kind == "cpu" and fft.serves(sizes, modes)
 
 
 def short_matrices_win(

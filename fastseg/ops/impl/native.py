@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastseg.ops import tables
+from fastseg.ops import fft, tables
 from fastseg.ops.impl import composed, contract, mixes
 from fastseg.ops.impl.contract import Geometry
 
@@ -122,7 +122,7 @@ class Spectral(composed.Convolution, contract.Spectral):
         """Return tables of every axis that not every transform has, by their names in `Axis`: the
         roots of unity where the kernels have an FFT that serves this spectrum.
         """
-        serves = tables.fft_serves(sizes, geometry.modes)
+        serves = fft.serves(sizes, geometry.modes)
         dtype = compute_dtype(storage)
         return [{"roots": tables.roots(n, dtype)} if serves else {} for n in sizes]
 

@@ -6,9 +6,10 @@ import os
 import torch
 from torch import Tensor
 
-from fastseg.ops import tables
+from fastseg.ops import fft, tables
 from fastseg.ops.impl import architectures, bounds
 from fastseg.ops.impl.contract import Geometry
+from fastseg.ops.impl.fragments import last_fragments, outer_fragments
 from fastseg.ops.impl.native import Whole, aligned, on_device_of
 
 # "0": the kernels without tensor cores on every device; read once
@@ -50,7 +51,7 @@ class CudaSpectral(Whole):
         self, sizes, geometry: Geometry, synthesis: bool, storage: torch.dtype, device: torch.device
     ) -> list[dict[str, Tensor]]:
         named = self._fragments(sizes, geometry, synthesis, storage, device)
-        if geometry.modes == tables.half_spectrum(sizes) and tables.fft_serves_on_cuda(sizes):
+        if geometry.modes == tables.half_spectrum(sizes) and fft.serves_on_cuda(sizes):
             for size, axis in zip(sizes, named, strict=True):
                 axis["roots"] = tables.roots(size, torch.float32, device)
         return named
@@ -62,11 +63,11 @@ class CudaSpectral(Whole):
         found = []
         for size, axis in zip(sizes[:-1], outer, strict=True):
             at = (size, axis, synthesis)
-            named = {"fragments": tables.outer_fragments(*at, torch.float32, device)}
+            named = {"fragments": outer_fragments(*at, torch.float32, device)}
             if not synthesis and storage.itemsize == 2:
-                named["halves"] = tables.outer_fragments(*at, storage, device)
+                named["halves"] = outer_fragments(*at, storage, device)
             found.append(named)
-        last = tables.last_fragments(
+        last = last_fragments(
             sizes[-1], geometry.modes[-1], synthesis, geometry.scales[synthesis],
             synthesis != geometry.adjoint, device,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fastseg.ops import tables
+from fastseg.ops import fft, tables
 from fastseg.ops.impl import composed, contract
 from fastseg.ops.impl.contract import GateInputs, SeparableFilter, whole
 from fastseg.ops.impl.native import (
@@ -173,7 +173,7 @@ class CpuFilter(Filter):
         filled = 3 * channels >= 2 * (-(-channels // _LANES) * _LANES)
         return (
             len(sizes) == 2 and filled and math.prod(bins) <= _MOST_BINS
-            and tables.fft_serves(sizes, bins)
+            and fft.serves(sizes, bins)
         )  # fmt: skip
 
 
@@ -181,7 +181,7 @@ class CudaFilter(Filter):
     """Take a plane, or several, in a block."""
 
     def serves(self, x: Tensor) -> bool:
-        return tables.filter_serves_on_cuda(tuple(x.shape[2:]))
+        return fft.filter_serves_on_cuda(tuple(x.shape[2:]))
 
     def ready(self, x: Tensor) -> Tensor:
         return aligned(x)
