@@ -93,9 +93,13 @@ def one_thread(threads):
     threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not ask for
 def pytest_collection_modifyitems(config, items):
-    if "large" in config.getoption("markexpr"):
-        return
+    from fastseg.ops import impl
+
     for item in items:
-        if item.get_closest_marker("large"):
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if impl.SERVES.get(parameters.get("backend")) == "cuda":
+            item.add_marker("gpu")
+        if item.get_closest_marker("large") and "large" not in config.getoption("markexpr"):
             item.add_marker(pytest.mark.skip(reason="16 GB of memory; run with -m large"))

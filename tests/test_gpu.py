@@ -1,6 +1,6 @@
 """What only a GPU can show: streams, CUDA graphs, a second device, compiled code on CUDA tensors.
-`pytest -m gpu`; correctness there is `tests/test_operators.py`, whose cells on a GPU bear that
-mark, and `tests/test_large.py`.
+`pytest -m gpu`; correctness there are the cells of other files whose `backend` computes on a GPU,
+which conftest.py marks, and `tests/test_large.py`.
 """
 
 import itertools

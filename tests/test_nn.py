@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from operators import LIVE, device_of
 from tolerances import BACKWARD, FORWARD, NEURALOP, assert_near, relative_error, wide
 from torch.nn import functional as F
 
@@ -188,10 +189,12 @@ def test_wrong_inputs_are_named(layer):
         layer(torch.zeros(1, 4, 8, 9, dtype=torch.int16))
 
 
-@pytest.mark.parametrize("backend", [n for n, s in fastseg.backends().items() if s] + ["auto"])
+@pytest.mark.parametrize("backend", [*LIVE, "auto"])
 @pytest.mark.parametrize("make", [nn.SpectralConv, nn.FNOBlock, nn.NeuralopSpectralConv])
 def test_layers_compile_whole(make, backend):
-    layer, x = make(4, 4, (4, 4)), torch.randn(2, 4, 8, 9, requires_grad=True)
+    device = device_of(backend)
+    layer, x = make(4, 4, (4, 4)).to(device), torch.randn(2, 4, 8, 9, device=device)
+    x.requires_grad_()
     torch._dynamo.reset()
     with fastseg.use_backend(backend):
         traced = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)

@@ -24,15 +24,9 @@ CELLS = [
 ]
 
 
-def marked(cells):
-    """Cells that run on a GPU are among those of `pytest -m gpu`."""
-    on_gpu = [[pytest.mark.gpu] if device_of(cell[1]) == "cuda" else [] for cell in cells]
-    return [pytest.param(*cell, marks=marks) for cell, marks in zip(cells, on_gpu, strict=True)]
-
-
-EVERY_CELL = pytest.mark.parametrize(("op", "backend", "dtype"), marked(CELLS), ids=str)
+EVERY_CELL = pytest.mark.parametrize(("op", "backend", "dtype"), CELLS, ids=str)
 IN_F32 = pytest.mark.parametrize(
-    ("op", "backend"), marked([cell[:2] for cell in CELLS if cell[2] == F32]), ids=str
+    ("op", "backend"), [cell[:2] for cell in CELLS if cell[2] == F32], ids=str
 )
 
 
