@@ -1,5 +1,6 @@
 """Fixtures shared by the tests of the operator layer."""
 
+import gc
 import importlib.util
 import os
 import subprocess
@@ -48,6 +49,13 @@ def poisoned_memory(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "new_empty", _poisoned(torch.Tensor.new_empty))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_objects_to_look_through():
+    """What is imported by now is no garbage: looking through it takes half a second each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def seeded():
     """torch's own random numbers start from the same seed, and are as before afterwards."""
@@ -93,10 +101,27 @@ def one_thread(threads):
     threads(1)
 
 
+# files of many seconds, the longest first: none of them is left for the end, when a worker is idle
+LONGEST = (
+    "cuda_host", "train", "overfit", "medsegdiff", "triton", "bench", "sharded", "processes",
+    "gpu_day", "scoring", "examples",
+)  # fmt: skip
+
+
+def _turn(item) -> int:
+    name = item.path.stem.removeprefix("test_")
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # files by their number of tests, the few long ones last
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not ask for
 def pytest_collection_modifyitems(config, items):
     from fastseg.ops import impl
 
+    items.sort(key=_turn)
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         if impl.SERVES.get(parameters.get("backend")) == "cuda":
