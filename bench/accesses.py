@@ -23,7 +23,7 @@ SOURCES = ROOT / "csrc" / "cuda"
 STORES_WIDE = {
     "gate.cu": ("gate_points", "gate_points_backward"),
     "pointwise.cu": ("pointwise_tile", "affine_relu_rows"),
-    "transform.cu": ("synthesise_planes", "synthesise_columns"),
+    "transform_synthesis.cu": ("synthesise_planes", "synthesise_columns"),
 }
 _ENTRY = re.compile(r"^(?:\.\w+ )*\.entry (\w+)\(|^\}", re.M)
 _ACCESS = re.compile(r"\b(ld|st)\.global[\w.:]*?(?:\.v([24]))?\.[bfsu](8|16|32|64)\b")

@@ -1,6 +1,7 @@
 """CUDA kernels without a GPU: csrc/cuda/host itself, and the production kernels run by it."""
 
 import functools
+import itertools
 import math
 import os
 import re
@@ -112,58 +113,55 @@ def build(tmp_path_factory):
     return host_build.HostBuild(Path(kept) if kept else tmp_path_factory.mktemp("host_build"))
 
 
-def run_operators(module, selected: str, *arguments: str, cores: str = "1"):
-    """Only what concerns kernels: the rest is Python that the CPU's go through too."""
-    selected = f"({selected}) and (matches_float64 or empty_batch or results_repeat)"
+# what concerns kernels: the rest is Python that the CPU's go through too
+OPERATORS = "(matches_float64 or empty_batch or results_repeat) and cuda and test_operators.py"
+PARTS = {
+    "float32": f"{OPERATORS} and float32",
+    "other dtypes": f"{OPERATORS} and not float32",
+    # epilogues and pairs of dtypes that no operator asks for
+    "products": "cuda and test_pointwise.py",
+    # tiles that no drawn case fills
+    "blocks": "(fill_tiles or wherever) and cuda and test_spectral.py",
+    "TF32": "tf32 and test_spectral.py",
+}
+FILES = [f"tests/test_{name}.py" for name in ("operators", "pointwise", "spectral")]
+# in an interpreter each: an emulated grid takes one core
+TOGETHER = [["float32", "blocks"], ["other dtypes", "products", "TF32"]]
+
+
+def run_selected(module, selected: str, *, tensor_cores: bool = True):
     return host_build.run_tests(
-        module, "tests/test_operators.py", "-k", selected, *arguments, FASTSEG_TEST_FEW="1",
-        FASTSEG_CUDA_TENSOR_CORES=cores,
+        module, *FILES, "-k", selected, FASTSEG_TEST_FEW="1",
+        FASTSEG_CUDA_TENSOR_CORES=str(int(tensor_cores)),
     )  # fmt: skip
 
 
+def run_parts(module, parts: list[str]):
+    return run_selected(module, " or ".join(f"({PARTS[part]})" for part in parts))
+
+
 def test_every_operator_is_right_through_the_cuda_kernels(build):
-    halves = ("cuda and float32", "cuda and not float32")
-    with ThreadPoolExecutor() as pool:  # one interpreter a half: an emulated grid takes one core
-        runs = list(pool.map(functools.partial(run_operators, build.module), halves))
+    assert sorted(itertools.chain(*TOGETHER)) == sorted(PARTS)
+    with ThreadPoolExecutor() as pool:
+        runs = list(pool.map(functools.partial(run_parts, build.module), TOGETHER))
     for done in runs:
         assert done.returncode == 0, done.stdout + done.stderr
         assert "passed" in done.stdout
 
 
-def test_every_product_is_right_through_the_cuda_kernels(build):
-    """Epilogues and pairs of dtypes that no operator asks for yet."""
-    done = host_build.run_tests(
-        build.module, "tests/test_pointwise.py", "-k", "cuda", FASTSEG_TEST_FEW="1"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_planes_are_right_without_tensor_cores_too(build):
     """Where a device has none: the same sizes through the other kernels."""
-    done = run_operators(build.module, "truncated and cuda", cores="0")
+    done = run_selected(build.module, f"{OPERATORS} and truncated", tensor_cores=False)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_tf32_is_for_who_allows_it(build):
-    done = host_build.run_tests(build.module, "tests/test_spectral.py", "-k", "tf32")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_blocks_are_right_through_the_cuda_kernels(build):
-    """Tiles that no drawn case fills."""
-    selected = "(fill_tiles or wherever) and cuda"
-    done = host_build.run_tests(
-        build.module, "tests/test_spectral.py", "-k", selected, FASTSEG_TEST_FEW="1"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "passed" in done.stdout
 
 
 # slips of the hand: where, what is there, what is left of it, the operator that must notice
 FAULTS = {
-    "no_store": ("planes.h", r"if \(k > 0\) samples\.store_q\(.*", "", "truncated_irfftn"),
+    "no_store": (
+        "transform/planes.h", r"if \(k > 0\) samples\.store_q\(.*", "", "truncated_irfftn"
+    ),
     "no_tensor_barrier": ("tensor/analysis.cu", r"__syncthreads\(\);", "", "truncated_rfftn"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -171,8 +169,8 @@ def test_a_planted_fault_is_found(build, fault):
     file, there, left, operator = FAULTS[fault]
     edit = functools.partial(re.sub, there, left, count=1)
     module = build.with_fault(fault, f"csrc/cuda/{file}", lambda text: edit(string=text))
-    cores = "1" if "tensor" in file else "0"
-    done = run_operators(module, f"{operator}-cuda-torch.float32", "-x", cores=cores)
+    selected = f"{operator}-cuda-torch.float32 and {OPERATORS}"
+    done = run_selected(module, selected, tensor_cores="tensor" in file)
     seen = " failed" in done.stdout or "AddressSanitizer" in done.stderr
     assert done.returncode != 0
     assert seen, done.stdout + done.stderr

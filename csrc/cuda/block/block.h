@@ -17,7 +17,8 @@ struct BlockParams {
   void* stream;
 };
 
-// In ../transform.cu: what a synthesis along H reads, in p.planes, which has room for `rows_scratch` floats; nothing is written to p.real.
+// In ../transform/transform_synthesis.cu: what a synthesis along H reads, in p.planes, which has room for `rows_scratch` floats; nothing is
+// written to p.real.
 const float* synthesise_to_rows(const TransformParams& p);
 int64_t rows_scratch(const Transform& t, int64_t images);
 

@@ -2,10 +2,10 @@
 // planes that do not fit one block.
 #pragma once
 
-#include "columns.h"
-#include "launch.h"
-#include "rows.h"
-#include "samples.h"
+#include "../columns.h"
+#include "../launch.h"
+#include "../rows.h"
+#include "../samples.h"
 
 namespace fastseg::cuda {
 

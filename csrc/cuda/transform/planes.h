@@ -2,10 +2,10 @@
 // H and the W axis stays in shared memory.
 #pragma once
 
-#include "columns.h"
-#include "launch.h"
-#include "rows.h"
-#include "samples.h"
+#include "../columns.h"
+#include "../launch.h"
+#include "../rows.h"
+#include "../samples.h"
 
 namespace fastseg::cuda {
 
