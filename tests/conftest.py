@@ -15,6 +15,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import torch
 
+gc.disable()  # what is imported is no garbage: until the tests begin
+
 
 def _take_module(path: str) -> None:
     """Puts a module built for tests in the place of fastseg._C, before fastseg is imported."""
@@ -51,9 +53,10 @@ def poisoned_memory(monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_objects_to_look_through():
-    """What is imported by now is no garbage: looking through it takes half a second each time."""
+    """Collections pass by what is imported, which would take them half a second each time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture
