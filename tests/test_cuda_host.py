@@ -144,6 +144,12 @@ def test_planes_are_right_without_tensor_cores_too(build):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_taps_are_right_through_the_cuda_kernel(build):
+    done = host_build.run_tests(build.module, "tests/test_gaussian.py", "-k", "taps_of_a_kernel")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
+
+
 def test_tf32_is_for_who_allows_it(build):
     done = host_build.run_tests(build.module, "tests/test_spectral.py", "-k", "tf32")
     assert done.returncode == 0, done.stdout + done.stderr
