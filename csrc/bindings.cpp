@@ -4,7 +4,10 @@
 // are exchanged are an error or can be read as one, never a wrong result that compiles. What shapes and dtypes decide of a kernel with many
 // arguments is a struct that Python makes once and keeps (`Mix`, `Pointwise`, `Gaussian`): pybind11 looks for every name among all.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
 #include <initializer_list>
 #include <string>
 
@@ -199,6 +202,37 @@ void gaussian(const Kernels& kernels, const GaussianParams& of, uintptr_t x, uin
   p.lane = make_lane(lane);
   kernels.gaussian(p);
 }
+
+#ifdef FASTSEG_CUDA
+MakeTapsParams make_make_taps(int64_t batch, int64_t channels, const std::array<int, 3>& sizes, int first_axis, int radius, int widest,
+                              double truncate, double compact_sigma, double tail, int kind, int padding) {
+  if (kind < 0 || kind > int(TapsKind::kErf)) throw Error("make_taps: unknown kind");
+  check_extents("make_taps", {batch, channels, radius, widest});
+  MakeTapsParams p{};
+  p.batch = batch, p.channels = channels, p.first_axis = first_axis, p.radius = radius, p.widest = widest;
+  std::copy(sizes.begin(), sizes.end(), p.sizes);
+  p.truncate = truncate, p.compact_sigma = compact_sigma, p.tail = tail;
+  p.kind = static_cast<TapsKind>(kind), p.padding = static_cast<Padding>(padding);
+  return p;
+}
+
+ImageNumbers make_numbers(uintptr_t data, const std::array<int64_t, 3>& strides, int dtype) {
+  return {.data = At{data}, .batch = strides[0], .channel = strides[1], .axis = strides[2], .dtype = make_dtype(dtype)};
+}
+
+void make_taps(const MakeTapsParams& of, const ImageNumbers& sigma, const ImageNumbers& offset, const std::array<uintptr_t, 3>& roots,
+               uintptr_t taps, uintptr_t radii, int64_t lane) {
+  check_pointers("make_taps", of.batch * of.channels, {taps, radii});
+  MakeTapsParams p = of;
+  p.sigma = sigma, p.offset = offset, p.taps = At{taps}, p.radii = At{radii}, p.lane = make_lane(lane);
+  for (int axis = 0; axis < 3; ++axis) {
+    if (of.kind == TapsKind::kExact && axis >= of.first_axis && !roots[axis]) throw Error("make_taps: no roots");
+    p.roots[axis] = At{roots[axis]};
+  }
+  if (!sigma.data) throw Error("make_taps: null pointer");
+  cuda_make_taps(p);
+}
+#endif
 
 void taps_gradient(const Kernels& kernels, uintptr_t x, uintptr_t gradient, uintptr_t out, uintptr_t partial, int64_t images, int64_t d,
                    int64_t h, int64_t w, int64_t radius, int axis, int padding, int dtype, int64_t lane) {
@@ -417,6 +451,11 @@ void bind_cuda(py::module_& cuda) {
   bind_convolutions(cuda, cuda_convolve, cuda_convolve_block);
   cuda.def("scratch", &cuda_scratch, named, "transform"_a, "images"_a, "synthesis"_a);
   cuda.def("gaussian_scratch", &cuda_gaussian_scratch, named, "of"_a);
+  cuda.def("make_taps", &make_taps, no_gil, named, "of"_a, "sigma"_a, "offset"_a, "roots"_a, "taps"_a, "radii"_a, "lane"_a);
+  py::class_<ImageNumbers>(cuda, "ImageNumbers").def(py::init(&make_numbers), named, "data"_a, "strides"_a, "dtype"_a);
+  py::class_<MakeTapsParams>(cuda, "MakeTaps")
+      .def(py::init(&make_make_taps), named, "batch"_a, "channels"_a, "sizes"_a, "first_axis"_a, "radius"_a, "widest"_a, "truncate"_a,
+           "compact_sigma"_a, "tail"_a, "kind"_a, "padding"_a);
   cuda.def("workspace", &cuda_workspace, named, "convolution"_a, "batch"_a, "keeps"_a, "block"_a);
 }
 #endif

@@ -143,6 +143,32 @@ struct GaussianParams {
   Lane lane;
 };
 
+// The taps of Gaussians whose sigmas are on the device, as fastseg/ops/taps.py has them: of a DFT's response exp(−σ²ω²/2), of samples that
+// sum to 1, or of integrals over voxels. CUDA.
+enum class TapsKind : int { kExact = 0, kSampled = 1, kErf = 2 };
+
+// A number of each image and axis: [batch, channels, axes] whose strides are 0 where several share one.
+struct ImageNumbers {
+  const void* data;
+  int64_t batch, channel, axis;  // strides in numbers
+  DType dtype;
+};
+
+struct MakeTapsParams {
+  ImageNumbers sigma, offset;  // offset: the data may be null
+  const double* roots[3];      // kExact: e^(−2πi·k/size) of the axes D, H, W, [size, 2]
+  float* taps;                 // [batch·channels, 3, 2·widest + 1]
+  int32_t* radii;              // [batch·channels, 3]
+  int64_t batch, channels;
+  int sizes[3], first_axis;    // axes before it are the identity
+  int radius, widest;          // that a spatial kernel may have, or that an exact one needs; the largest that the axes have room for
+  double truncate;             // a spatial kernel's own radius is that many sigmas; negative: `radius`
+  double compact_sigma, tail;  // an exact kernel of a sigma from there on ends `tail` sigmas away, others are whole
+  TapsKind kind;
+  Padding padding;
+  Lane lane;
+};
+
 // CUDA sums a taps gradient over blocks of so many voxels first.
 constexpr int64_t kTapsVoxels = 4096;
 constexpr int64_t taps_blocks(int64_t voxels) { return ceil_div(voxels, kTapsVoxels); }
@@ -229,5 +255,6 @@ const Kernels& cuda_kernels();
 int64_t cuda_scratch(const Transform& transform, int64_t images, bool synthesis);
 // How many floats the scratch of a CUDA filter must hold on the current device; none: it may be null. Pointers are not read.
 int64_t cuda_gaussian_scratch(const GaussianParams& p);
+void cuda_make_taps(const MakeTapsParams& p);
 
 }  // namespace fastseg

@@ -123,10 +123,11 @@ PARTS = {
     # tiles that no drawn case fills
     "blocks": "(fill_tiles or wherever) and cuda and test_spectral.py",
     "TF32": "tf32 and test_spectral.py",
+    "taps": "taps_of_a_kernel and test_gaussian.py",
 }
-FILES = [f"tests/test_{name}.py" for name in ("operators", "pointwise", "spectral")]
+FILES = [f"tests/test_{name}.py" for name in ("operators", "pointwise", "spectral", "gaussian")]
 # in an interpreter each: an emulated grid takes one core
-TOGETHER = [["float32", "blocks"], ["other dtypes", "products", "TF32"]]
+TOGETHER = [["float32", "blocks"], ["other dtypes", "products", "TF32", "taps"]]
 
 
 def run_selected(module, selected: str, *, tensor_cores: bool = True):

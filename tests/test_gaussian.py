@@ -9,12 +9,12 @@ import pytest
 import torch
 from operators import LIVE, check, device_of, serves
 from rows_gaussian import ROWS, gaussian_filter
-from tolerances import ADJOINT, F32, F64, FORWARD, assert_near
+from tolerances import ADJOINT, BACKWARD, F32, F64, FORWARD, assert_near
 from torch.nn import functional as F
 
 import fastseg
 from fastseg import ops, reference
-from fastseg.ops import gaussian, taps
+from fastseg.ops import gaussian, separable, taps
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
@@ -324,3 +324,38 @@ def test_a_tied_gate_halves_the_gradient(backend):
             y = module.anchor_gate(cond, feat, 1.0, weight, None)
         results.append(torch.autograd.grad(y.sum(), cond)[0])
     assert_near(results[0], results[1].double(), FORWARD, backend)
+
+
+def drawn_designs():
+    """Kernels of every kind, wider than their axes too, and exact ones."""
+    for sizes, most in (((31,), 8.0), ((24, 7), 3.0), ((5, 1, 40), 1.7), ((4, 50), 20.0)):
+        yield sizes, most, "circular", {}
+        for padding, kind, extent in (
+            ("circular", "sampled", {"radius": 9}), ("circular", "erf", {"truncate": 4.0}),
+            ("zeros", "erf", {"radius": 6}), ("zeros", "sampled", {"truncate": 2.5}),
+        ):  # fmt: skip
+            yield sizes, most, padding, {**extent, "taps": kind, "max_sigma": most}
+
+
+@pytest.mark.skipif("cuda" not in KERNELS, reason="needs the CUDA kernels")
+@pytest.mark.parametrize("dtype", [F32, F64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shifted", [False, True])
+def test_the_taps_of_a_kernel_are_those_of_torch(dtype, shifted):
+    for sizes, most, padding, options in drawn_designs():
+        x = torch.empty(2, 3, *sizes, device=device_of("cuda"))
+        for shape in ((2, 3, len(sizes)), (3, 1), (2, 1, 1), (1,)):
+            sigma = torch.linspace(0, most, math.prod(shape)).view(shape).flip(-1)
+            sigma = sigma.to(x.device, dtype).requires_grad_()
+            offset = torch.linspace(-1.5, 1, len(sizes), device=x.device) if shifted else None
+            given = taps.Options(padding, **options)
+            sigma3, offset3, design = gaussian.prepare("x", x, sigma, offset, given)
+            made = separable.packed_taps(x, sigma3, offset3, design, "cuda")
+            wide = (None if v is None else v.double() for v in (sigma3, offset3))
+            exact, radii = taps.packed(taps.build(*wide, design, F64, x.device), 2, 3)
+            assert torch.equal(made.radii, radii)
+            error = (made.taps - exact).abs().amax(-1) / exact.abs().amax(-1)
+            assert error.max() <= 1e-7, (sizes, padding, options, shape)
+            weights = randn(*exact.shape).to(x.device)
+            (gradient,) = torch.autograd.grad(made.taps, sigma, weights)
+            (expected,) = torch.autograd.grad(exact, sigma, weights.double())
+            assert_near(gradient, expected, BACKWARD, (sizes, padding, options, shape))

@@ -13,6 +13,7 @@
 #include "../common.h"
 #endif
 
+#include <cmath>
 #include <cstring>
 #include <type_traits>
 
@@ -131,6 +132,16 @@ __device__ inline int forgotten(int x) {
   asm volatile("" : "+r"(x));
 #endif
   return x;
+}
+
+// cos and sin of 2πx, x reduced before it meets π.
+__device__ inline void cos_sin_turns(double turns, double& cosine, double& sine) {
+#ifdef FASTSEG_CUDA_HOST
+  const double angle = 6.283185307179586476925 * (turns - std::rint(turns));
+  cosine = std::cos(angle), sine = std::sin(angle);
+#else
+  sincospi(2 * turns, &sine, &cosine);
+#endif
 }
 
 // The sum over the warp's lanes, the same in each of them.

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg.ops import checks, context, dispatch, impl, tables
+from fastseg.ops import checks, context, dispatch, impl
 from fastseg.ops.impl import bounds, matmul
 from fastseg.ops.impl.contract import SeparableFilter
-from fastseg.ops.impl.native import compute_dtype
 from fastseg.ops.register import op
-from fastseg.ops.taps import Design, Options, Taps, build, constant, design_of, packed
+from fastseg.ops.separable import make_taps, packed_taps
+from fastseg.ops.taps import Design, Options, design_of
 
 MODES = ("low", "high", "both")
 PADDINGS = ("circular", "reflect", "zeros")
@@ -66,9 +66,9 @@ def gaussian_filter(
             x, sigma, mode, padding, truncate, radius, taps, offset, max_sigma
         )
     if backend == "matmul":
-        made = _make_taps(x, sigma, offset, design)
+        made = make_taps(x, sigma, offset, design)
         return matmul.gaussian_filter(x, made, mode, padding)
-    by = _packed_taps(x, sigma, offset, design)
+    by = packed_taps(x, sigma, offset, design, backend)
     low, high = _filter(x, by, mode, False, backend)
     return (low, high) if mode == "both" else low if mode == "low" else high
 
@@ -164,43 +164,6 @@ def taps_win(
 def select(setting: str, device: torch.device | str, dtype: torch.dtype, design: Design) -> str:
     """Return the backend that filters tensors of a device and dtype by taps of this design."""
     return dispatch.select(impl.GAUSSIAN, setting, device, dtype, taps_win(design, device, dtype))
-
-
-def _constant(x: Tensor, sigma, offset, design: Design) -> tuple | None:
-    """The arguments of taps that all images share, which are worth keeping."""
-    if isinstance(sigma, Tensor) or isinstance(offset, Tensor):
-        return None
-    return sigma, offset, design, compute_dtype(x.dtype), x.device
-
-
-def _make_taps(x: Tensor, sigma, offset, design: Design) -> Taps:
-    arguments = _constant(x, sigma, offset, design)
-    if arguments:
-        return constant(*arguments)
-    devices = [v.device for v in (sigma, offset) if isinstance(v, Tensor)]
-    device = x.device if x.device in devices else devices[0]
-    wide = (_float64(v, device) for v in (sigma, offset))
-    return build(*wide, design, compute_dtype(x.dtype), x.device)
-
-
-def _packed_taps(x: Tensor, sigma, offset, design: Design) -> SeparableFilter:
-    arguments = _constant(x, sigma, offset, design)
-    if arguments:
-        return _constant_filter(*arguments)
-    taps = packed(_make_taps(x, sigma, offset, design), *x.shape[:2])
-    return SeparableFilter(*taps, design.padding, offset is None)
-
-
-@tables.cached
-def _constant_filter(sigma, offset, design: Design, *where) -> SeparableFilter:
-    taps = packed(constant(sigma, offset, design, *where), 1, 1)
-    return SeparableFilter(*taps, design.padding, offset is None)
-
-
-def _float64(value, device: torch.device) -> Tensor | None:
-    if isinstance(value, float):
-        return torch.full((1, 1, 1), value, dtype=torch.float64, device=device)
-    return None if value is None else value.to(device, torch.float64)
 
 
 def _forward(x, by, mode, adjoint, backend):

@@ -38,6 +38,10 @@ class Design(NamedTuple):
         size = self.sizes[axis]
         return min(self.radius, size // 2 if self.padding == "circular" else size - 1)
 
+    def widest(self) -> int:
+        """Return the largest reach."""
+        return max(self.reach(axis) for axis in range(len(self.sizes)))
+
 
 class Options(NamedTuple):
     """Say how far a filter's taps reach and what they are, as `gaussian_filter` takes it."""

@@ -28,10 +28,10 @@ struct BlockTile {
   int channel, column, row;  // the first ones
 
   __device__ explicit BlockTile(const BlockParams& p) {
-    int64_t index = blockIdx.x;
+    int index = int(blockIdx.x);  // a grid has no more than 2³¹ blocks, and divisions of 64 bits are long
     const auto next = [&](int64_t count) {
-      const int at = int(index % count);
-      index /= count;
+      const int at = index % int(count);
+      index /= int(count);
       return at;
     };
     channel = next(ceil_div(p.outputs, kBlockOutputs)) * kBlockOutputs;
@@ -39,7 +39,7 @@ struct BlockTile {
     row = next(ceil_div(p.h.even(), kBlockRows)) * kBlockRows;
     depth = next(p.depth);
     group = next(p.groups);
-    image = int(index);
+    image = index;
   }
 };
 
@@ -128,15 +128,15 @@ class BlockSlice {
 
  public:
   __device__ BlockSlice(const BlockParams& p, const BlockTile& tile, int first)
-      : input_(first + int(threadIdx.x) / kInputPacks), weight_input_(first + int(threadIdx.x) % kBlockInputs), exists_(false) {
+      : input_(first + int(threadIdx.x) / kInputPacks), weight_input_(first + int(threadIdx.x) % kBlockInputs) {
     const int pack = int(threadIdx.x) % kInputPacks, side = pack / kSidePacks, pair = pack / kWarp % 2;
     const BlockLane at(p, tile, pack % kWarp);
     const int64_t channel = (int64_t{tile.image} * p.groups + tile.group) * p.inputs + input_;
-    x_ = static_cast<const S*>(p.x) + (channel * p.depth + tile.depth) * p.h.size * p.width;
-    if (at.exists(p.h, pair, side)) exists_ = true, x_ += at.place(p, pair, side);
-    const int output = int(threadIdx.x) / kBlockInputs;
-    has_output_ = output < kBlockOutputs && tile.channel + output < p.outputs;
-    skip_ = p.skip + (tile.group * p.outputs + (has_output_ ? tile.channel + output : 0)) * p.inputs + weight_input_;
+    x_ = static_cast<const S*>(p.x) + (channel * p.depth + tile.depth) * p.h.size * p.width + at.place(p, pair, side);
+    const int output = tile.channel + int(threadIdx.x) / kBlockInputs;
+    skip_ = p.skip + (tile.group * p.outputs + output) * p.inputs + weight_input_;
+    if (!at.exists(p.h, pair, side)) input_ = kNone;
+    if (int(threadIdx.x) >= kBlockInputs * kBlockOutputs || output >= p.outputs) weight_input_ = kNone;
   }
 
   // Loads a slice; called for every one in turn.
@@ -145,9 +145,9 @@ class BlockSlice {
     FASTSEG_UNROLL
     for (int i = 0; i < kPacks; ++i) {
       packs_[i] = {};
-      if (exists_ && input_ + i * kStep < p.inputs) packs_[i] = load_pack<kBlockPack>(x_ + i * kStep * plane);
+      if (input_ + i * kStep < p.inputs) packs_[i] = load_raw<kBlockPack>(x_ + i * kStep * plane);
     }
-    weight_ = has_output_ && weight_input_ < p.inputs ? *skip_ : 0.f;
+    weight_ = weight_input_ < p.inputs ? *skip_ : 0.f;
     x_ += kBlockInputs * plane, skip_ += kBlockInputs, input_ += kBlockInputs, weight_input_ += kBlockInputs;
   }
 
@@ -156,7 +156,7 @@ class BlockSlice {
     for (int i = 0; i < kPacks; ++i) {
       Quad values;
       FASTSEG_UNROLL
-      for (int v = 0; v < kBlockPack; ++v) values.at[v] = to_compute(packs_[i].at[v]);
+      for (int v = 0; v < kBlockPack; ++v) values.at[v] = raw_at<S>(packs_[i], v);
       store_pack(x + i * kStep * kBlockPoints + threadIdx.x * kBlockPack, values);
     }
     const int output = int(threadIdx.x) / kBlockInputs;
@@ -164,11 +164,12 @@ class BlockSlice {
   }
 
  private:
+  static constexpr int kNone = 1 << 30;  // of a pack, or a weight, that does not exist
+
   int input_, weight_input_;
-  bool exists_, has_output_;
   const S* x_;
   const float* skip_;
-  Pack<S, kBlockPack> packs_[kPacks];
+  RawPack<kBlockPack, S> packs_[kPacks];
   float weight_;
 };
 

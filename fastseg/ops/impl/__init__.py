@@ -20,6 +20,7 @@ from fastseg.ops.impl import (
     native_cuda,
     native_filters,
     native_pointwise,
+    native_taps,
     triton,
 )
 
@@ -94,7 +95,7 @@ SPECTRAL = {"triton": _from_triton(triton.Spectral)}
 POINTWISE = {"triton": _from_triton(triton.Pointwise)}
 BLOCK = {"triton": triton.Block(SPECTRAL["triton"], POINTWISE["triton"])}
 FILTER = {"triton": composed.Filter(SPECTRAL["triton"])}
-GAUSSIAN, GATE = {}, {}
+GAUSSIAN, TAPS, GATE = {}, {}, {}
 if _C is not None:
     SPECTRAL["cpu"] = native.Whole(_C, _C.cpu)
     POINTWISE["cpu"] = native_pointwise.Pointwise(_C, _C.cpu)
@@ -108,6 +109,7 @@ if _C is not None:
         BLOCK["cuda"] = native_block.CudaBlock(SPECTRAL["cuda"], POINTWISE["cuda"])
         FILTER["cuda"] = native_filters.CudaFilter(_C.cuda, SPECTRAL["cuda"])
         GAUSSIAN["cuda"] = native_filters.Gaussian(_C, _C.cuda)
+        TAPS["cuda"] = native_taps.Taps(_C.cuda)
         GATE["cuda"] = native_filters.Gate(_C, _C.cuda)
 # Fourier units are made of both
 SPECTRAL_POINTWISE = frozenset(SPECTRAL.keys() & POINTWISE.keys())

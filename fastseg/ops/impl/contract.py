@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastseg.ops import tables
 from fastseg.ops.context import traced
+from fastseg.ops.taps import Design
 
 Integers = tuple[int, ...]
 Floats = tuple[float, ...]
@@ -254,6 +255,15 @@ class Gaussian(Protocol):
         """
 
 
+class Taps(Protocol):
+    """Provide the taps of Gaussians whose sigmas are on the device."""
+
+    def make(
+        self, sigma: Tensor, offset: Tensor | None, design: Design, batch: int, channels: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return `ops.taps.packed`'s taps and radii; sigma, offset: (b, c, 1 or axes)."""
+
+
 class Gate(Protocol):
     """Provide the anchor gate: logits = weight·max(low, cond) + bias, feat·(1 +
     sigmoid(logits)).
@@ -272,5 +282,6 @@ FAMILIES = {
     "BLOCK": Block,
     "FILTER": SpectralFilter,
     "GAUSSIAN": Gaussian,
+    "TAPS": Taps,
     "GATE": Gate,
 }
