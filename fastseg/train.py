@@ -10,12 +10,12 @@ Every random draw comes from (seed, step) or (seed, epoch, sample): a position i
 import logging
 import math
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from fastseg import report, tasks
 from fastseg.config import Recipe
@@ -24,12 +24,11 @@ from fastseg.host import files
 from fastseg.host.device import kernels_on, use_kernels
 from fastseg.host.processes import lost_another
 from fastseg.host.progress import progress
-from fastseg.training import sharded
-from fastseg.training.accumulate import backward
-from fastseg.training.engine import launch, precision_of, scaler_of
+from fastseg.training.engine import launch, precision_of
 from fastseg.training.resume import as_begun, find_saved
 from fastseg.training.run import Position, Run, prepare, save
-from fastseg.training.stop import Stopped, StopSignal
+from fastseg.training.step import take_step
+from fastseg.training.stop import Interrupted, Stopped, StopSignal
 from fastseg.training.validate import validate
 
 log = logging.getLogger("fastseg")
@@ -68,7 +67,7 @@ def train(
             more = "epochs" if at.validated >= recipe.epochs else "patience"
             log.warning("%s is finished (%d epochs); a larger %s= goes on", out, at.validated, more)
             return saved[0]
-        run = prepare(recipe, data, out, fabric, split, saved)
+        run = _prepared(stop, recipe, data, out, fabric, split, saved)
         stack.callback(run.feed.close)
         if fabric.is_global_zero:
             log.warning("%s", _plan(run))
@@ -120,11 +119,14 @@ def _loop(run: Run, stop: StopSignal) -> Path:
             if at.finished(recipe):
                 return last
             mark, seen = time.monotonic(), 0
-            for batch in run.feed.epoch(at.epoch, at.batch, at.step):
+            for batch in _batches(run):
                 # not at.step: an epoch that began again with other batches has counted some twice
                 done = at.epoch * at.batches_per_epoch + at.batch
                 batch["progress"] = done / steps
-                row = take_step(run, batch, lr_at(recipe, done, steps))
+                try:
+                    row = take_step(run, batch, lr_at(recipe, done, steps))
+                except Interrupted:
+                    break  # it is done again after resuming
                 at.time_s, seen = time.monotonic() - start_s, seen + recipe.data.batch_size
                 advance(1)
                 if row:
@@ -140,49 +142,29 @@ def _loop(run: Run, stop: StopSignal) -> Path:
                     save(run)
 
 
-def take_step(run: Run, batch: dict[str, Any], lr: float) -> dict[str, Any] | None:
-    """Train on one batch and advance the position; returns a row when there is something to log."""
-    recipe, at, optimizer = run.recipe, run.at, run.optimizer
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    buffers = [(b, b.clone()) for b in run.module.buffers() if b.is_floating_point()]
-    loss, parts = backward(run, batch)
-    limit = math.inf if recipe.grad_clip is None else recipe.grad_clip
-    norm = run.fabric.clip_gradients(run.net, optimizer, max_norm=limit, error_if_nonfinite=False)
-    # the mean over processes is non-finite for all when it is for one: they skip together
-    loss = run.fabric.all_reduce(loss, reduce_op="mean")
-    value, length = torch.stack([loss, sharded.full(norm.detach()).float()]).tolist()
-    finite = math.isfinite(value) and math.isfinite(length)
-    if not finite:
-        optimizer.zero_grad()
-        for buffer, before in buffers:
-            buffer.copy_(before)
-    if finite or scaler_of(run.fabric):  # the loss scaler must see overflows to shrink
-        optimizer.step()
-    optimizer.zero_grad()
-    if finite:
-        run.module.after_step()
-    if finite and run.ema is not None:
-        _average(run.ema, run.module, recipe.ema, at.step)
-    row = {"step": at.step + 1, "epoch": at.epoch}
-    at.advance(finite)
-    if not finite:
-        samples = [[int(number) for number in seed] for seed in batch["seed"]]
-        reason = f"loss {value}, gradient norm {length}"
-        return row | {"skipped": reason, "cases": list(batch["case"]), "samples": samples}
-    if at.step % recipe.log_every:
-        return None
-    return row | {"loss": value, **parts(), "lr": lr}
+def _prepared(stop: StopSignal, *given: Any) -> Run:
+    """Nothing is to be saved yet, so a signal is obeyed wherever this is."""
+    try:
+        with stop.may_give_up():
+            run = prepare(*given)
+    except Interrupted:
+        raise Stopped(f"stopped by {stop.name} before the first step") from None
+    run.stop = stop
+    return run
 
 
-@torch.no_grad()
-def _average(ema: nn.Module, module: nn.Module, decay: float, step: int) -> None:
-    # a fixed decay would keep the random initial weights for some 1 / (1 - decay) steps
-    decay = min(decay, (1 + step) / (10 + step))
-    average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
-    average(list(ema.parameters()), list(module.parameters()), None)
-    for mean, now in zip(ema.buffers(), module.buffers(), strict=True):
-        mean.copy_(now)
+def _batches(run: Run) -> Iterator[dict[str, Any]]:
+    """The rest of an epoch; its end too where a batch does not come though a signal has."""
+    batches = run.feed.epoch(run.at.epoch, run.at.batch, run.at.step)
+    while True:
+        try:
+            with run.may_give_up():
+                batch = next(batches, None)
+        except Interrupted:
+            return
+        if batch is None:
+            return
+        yield batch
 
 
 def _give_up(run: Run) -> None:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -34,7 +35,7 @@ from fastseg.tasks.segmentation import Segmentation
 from fastseg.train import lr_at, train
 from fastseg.training import engine, validate
 from fastseg.training.feed import Feed, choose_labelled
-from fastseg.training.stop import Stopped, StopSignal
+from fastseg.training.stop import Interrupted, Stopped, StopSignal, awake_in_backward
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -203,6 +204,82 @@ def test_stopped_and_resumed_run_is_bitwise_the_same(straight, data, tmp_path, m
             train(tiny(), data, tmp_path)
         assert caught.value.exit_code == 143
         assert len(losses(tmp_path)) == step + 1
+    train(tiny(), data, tmp_path)
+    assert_same_run(tmp_path, straight)
+
+
+def hang(*_):
+    """What never ends by itself, in Python or in a call that a signal wakes."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("where", ["loader", "forward", "backward", "preparation"])
+def test_what_takes_too_long_after_a_signal_is_given_up_and_done_again(
+    straight, data, tmp_path, monkeypatch, where
+):
+    monkeypatch.setattr("fastseg.training.stop.GRACE_S", 0.05)
+    cls = type(initial_network())
+    honest, calls = cls.training_loss, []
+
+    def training_loss(self, batch, generator):
+        loss, parts = honest(self, batch, generator)
+        calls.append(1)
+        if len(calls) == 3:
+            hang() if where == "forward" else loss.register_hook(hang)
+        return loss, parts
+
+    def epoch(self, *given):
+        yield from itertools.islice(rest := batches(self, *given), 2)
+        hang()
+        yield from rest
+
+    batches = Feed.epoch
+    with monkeypatch.context() as patch:
+        if where == "loader":
+            patch.setattr(Feed, "epoch", epoch)
+        elif where == "preparation":
+            patch.setattr(module, "prepare", hang)
+        else:
+            patch.setattr(cls, "training_loss", training_loss)
+        begun = time.monotonic()
+        after = "before the first step" if where == "preparation" else "after step 2"
+        with pytest.raises(Stopped, match=f"SIGTERM {after}"):
+            train(tiny(), data, tmp_path)
+        assert time.monotonic() - begun < 20
+    train(tiny(), data, tmp_path)
+    assert_same_run(tmp_path, straight)
+
+
+def test_a_backward_pass_hears_signals_between_its_modules(monkeypatch):
+    monkeypatch.setattr("fastseg.training.stop.GRACE_S", 1e-6)
+    net = torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(300)))
+    soon = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM))
+    with awake_in_backward(ranked(0, 1)):
+        loss = net(torch.ones(64, 512)).sum()
+    loss.register_hook(lambda _: soon.start())
+    with StopSignal() as stop, pytest.raises(Interrupted), stop.may_give_up():
+        loss.backward()
+    assert net[-1].bias.grad is not None
+    assert net[0].bias.grad is None
+    assert not torch.nn.modules.module._global_forward_hooks
+
+
+def test_a_second_interrupt_ends_a_run_at_once_and_costs_it_nothing(
+    straight, data, tmp_path, monkeypatch
+):
+    original = module.take_step
+
+    def step(run, *given):
+        if run.at.step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(run, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "take_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny(), data, tmp_path)
     train(tiny(), data, tmp_path)
     assert_same_run(tmp_path, straight)
 
@@ -592,7 +669,7 @@ def test_progress_and_rate_follow_the_position(data, tmp_path, fake):
 
 def ranked(rank: int, world: int) -> SimpleNamespace:
     """What a feed asks of Fabric."""
-    return SimpleNamespace(device="cpu", global_rank=rank, world_size=world)
+    return SimpleNamespace(device=torch.device("cpu"), global_rank=rank, world_size=world)
 
 
 def feed_of(dataset, split, recipe, rank: int, world: int) -> list[dict]:

@@ -3,7 +3,8 @@
 import copy
 import dataclasses
 import logging
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fastseg.training import sharded
 from fastseg.training.engine import precision_of, scaler_of, set_up
 from fastseg.training.feed import Feed, choose_labelled
 from fastseg.training.resume import Saved
+from fastseg.training.stop import StopSignal
 
 log = logging.getLogger("fastseg")
 RNG_RULE = "SeedSequence((seed, step, part))"  # part: a number among those of all processes
@@ -90,10 +92,16 @@ class Run:
     ema: nn.Module | None
     optimizer: Any
     at: Position
+    stop: StopSignal = field(default_factory=StopSignal)
+    saved: tuple[Any, Path] | None = None  # what the last checkpoint is of, and its place
 
     @property
     def metrics(self) -> Path:
         return self.out / "metrics.jsonl"
+
+    def may_give_up(self) -> AbstractContextManager:
+        """As `StopSignal.may_give_up`; of several processes none leaves the others waiting."""
+        return self.stop.may_give_up() if self.fabric.world_size == 1 else nullcontext()
 
 
 def prepare(
@@ -146,7 +154,9 @@ def _check_fit(module: nn.Module, recipe: Recipe) -> None:
 
 def save(run: Run, kind: str = "last") -> Path:
     """Write a checkpoint, whole, in rank 0; the others wait. Returns its folder."""
-    path, first = run.out, run.fabric.is_global_zero
+    path, first, here = run.out, run.fabric.is_global_zero, (kind, run.at.step, run.at.validated)
+    if run.saved and run.saved[0] == here:
+        return run.saved[1]  # whoever asks to stop would wait for the same again
     tensors, rest = checkpoint.pack_optimizer(run.optimizer.optimizer)
     groups = {"model": run.module.state_dict(), "optimizer": tensors}
     if run.ema is not None:
@@ -173,6 +183,7 @@ def save(run: Run, kind: str = "last") -> Path:
         folder = run.out / "checkpoints"
         path = checkpoint.save(folder, groups, state, kind=kind, keep=2 if kind == "last" else 1)
     run.fabric.barrier()
+    run.saved = here, path
     return path
 
 

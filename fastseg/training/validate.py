@@ -33,7 +33,7 @@ def validate(run: Run, stop: StopSignal) -> float | None:
             if stop.name:
                 break
             try:
-                with run.fabric.autocast():
+                with stop.may_give_up(), run.fabric.autocast():
                     found = task.validate(net, recipe, run.dataset, case_id, number, stop.check)
             except Interrupted:
                 break
