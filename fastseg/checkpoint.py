@@ -13,6 +13,7 @@ import shutil
 import stat
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def save(
             f"{final}: the checkpoint could not be saved ({error}); {intact}"
         ) from error
     for old in older[keep - 1 :]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return final
 
 
@@ -149,6 +150,15 @@ def tidy(folder: str | Path, damaged: Sequence[Path] = ()) -> None:
         aside = path.with_name(f"damaged-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(path, aside)
+
+
+def _remove(old: Path) -> None:
+    """Under another name first: half a checkpoint must not count as one."""
+    aside = old.with_name(f"tmp-old-{old.name}")
+    with suppress(OSError):
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(old, aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:

@@ -57,8 +57,7 @@ def train(
         stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         recipe = as_begun(recipe, out)
         fabric = launch(recipe)
-        if fabric.is_global_zero:
-            stack.enter_context(files.locked(out))
+        held = stack.enter_context(files.locked(out)) if fabric.is_global_zero else None
         stop = stack.enter_context(StopSignal())
         stack.enter_context(use_kernels(recipe.kernels))
         fabric.barrier()
@@ -67,7 +66,7 @@ def train(
             more = "epochs" if at.validated >= recipe.epochs else "patience"
             log.warning("%s is finished (%d epochs); a larger %s= goes on", out, at.validated, more)
             return saved[0]
-        run = _prepared(stop, recipe, data, out, fabric, split, saved)
+        run = _prepared(stop, held, recipe, data, out, fabric, split, saved)
         stack.callback(run.feed.close)
         if fabric.is_global_zero:
             log.warning("%s", _plan(run))
@@ -142,14 +141,14 @@ def _loop(run: Run, stop: StopSignal) -> Path:
                     save(run)
 
 
-def _prepared(stop: StopSignal, *given: Any) -> Run:
+def _prepared(stop: StopSignal, held: files.Held | None, *given: Any) -> Run:
     """Nothing is to be saved yet, so a signal is obeyed wherever this is."""
     try:
         with stop.may_give_up():
             run = prepare(*given)
     except Interrupted:
         raise Stopped(f"stopped by {stop.name} before the first step") from None
-    run.stop = stop
+    run.stop, run.held = stop, held
     return run
 
 

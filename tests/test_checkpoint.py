@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +65,29 @@ def test_two_generations_are_kept_of_each_kind(tmp_path):
     assert found[0] == newest
     assert checkpoint.generations(tmp_path, ("best", "last")) == [best, *found]
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_old_one_that_is_being_removed_counts_no_more(tmp_path, monkeypatch):
+    """Killed halfway through its files, it would be taken for a damaged checkpoint."""
+    save(tmp_path, 1)
+    newest = [save(tmp_path, seed) for seed in (2, 3)][-1]
+    remove = shutil.rmtree
+
+    def killed(path, **options):
+        if any(path.glob("*.json")):
+            (path / "state.json").unlink()
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 4)
+    monkeypatch.undo()
+    for path in checkpoint.generations(tmp_path):
+        checkpoint.load(path)
+    assert newest in checkpoint.generations(tmp_path)
+    checkpoint.tidy(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -28,7 +28,8 @@ from fastseg.data import phantom
 from fastseg.data.cases import Case, Dataset, discover
 from fastseg.data.cases.labels import BRATS
 from fastseg.data.pipeline import Loader, LoaderConfig, dali
-from fastseg.errors import DataError, NonFiniteError, UsageError
+from fastseg.errors import DataError, FastsegError, NonFiniteError, UsageError
+from fastseg.host import files
 from fastseg.sample import sample
 from fastseg.tasks.network import build_network
 from fastseg.tasks.segmentation import Segmentation
@@ -342,6 +343,33 @@ def test_second_run_in_the_same_folder_is_refused(data, tmp_path):
         with pytest.raises(UsageError, match="another run is writing there"):
             train(tiny(), data, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_removed_lock_lets_nobody_in(data, tmp_path):
+    with files.locked(tmp_path) as held:
+        (tmp_path / ".lock").unlink()
+        with pytest.raises(UsageError, match="another run is writing there"):
+            train(tiny(), data, tmp_path)
+        held.check()
+    with files.locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["removed", "replaced"])
+def test_a_folder_removed_under_a_run_is_an_error(data, tmp_path, monkeypatch, again):
+    out, original = tmp_path / "out", module.take_step
+
+    def step(run, *given):
+        if run.at.step == 5:  # the last of the epoch: what follows is a save
+            shutil.rmtree(out)
+            out.mkdir() if again else None
+        return original(run, *given)
+
+    monkeypatch.setattr(module, "take_step", step)
+    with pytest.raises(FastsegError, match=f"{out}: was removed or replaced"):
+        train(tiny("log_every=50"), data, out)
+    assert out.exists() == again
+    assert not again or not any(out.iterdir())
 
 
 def test_wrong_option_of_the_model_is_a_usage_error(data, tmp_path):

@@ -93,6 +93,7 @@ class Run:
     optimizer: Any
     at: Position
     stop: StopSignal = field(default_factory=StopSignal)
+    held: files.Held | None = None  # of process 0
     saved: tuple[Any, Path] | None = None  # what the last checkpoint is of, and its place
 
     @property
@@ -154,6 +155,8 @@ def _check_fit(module: nn.Module, recipe: Recipe) -> None:
 
 def save(run: Run, kind: str = "last") -> Path:
     """Write a checkpoint, whole, in rank 0; the others wait. Returns its folder."""
+    if run.held:
+        run.held.check()
     path, first, here = run.out, run.fabric.is_global_zero, (kind, run.at.step, run.at.validated)
     if run.saved and run.saved[0] == here:
         return run.saved[1]  # whoever asks to stop would wait for the same again
