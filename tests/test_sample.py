@@ -174,6 +174,36 @@ def test_finished_cases_are_not_predicted_again(run, data, tmp_path, monkeypatch
     assert [path.stat().st_mtime_ns for path in (first[0], first[2])] == before
 
 
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "from-before"])
+def test_a_damaged_prediction_is_made_again_and_no_other(run, data, tmp_path, caplog, noted):
+    first = sample(run, data, tmp_path)
+    contents, record = [path.read_bytes() for path in first], tmp_path / "sample.json"
+    notes = json.loads(record.read_text())
+    if not noted:
+        record.write_text(json.dumps({key: v for key, v in notes.items() if key != "files"}))
+    first[0].write_bytes(contents[0][:-3])
+    first[1].write_bytes(b"")
+    swapped = contents[2] if noted else contents[3][:30]
+    first[3].write_bytes(swapped)  # another case's, sound in itself
+    before = first[2].stat().st_mtime_ns
+    assert sample(run, data, tmp_path) == first
+    assert [path.read_bytes() for path in first] == contents
+    assert first[2].stat().st_mtime_ns == before
+    assert caplog.text.count("is not as it was written") == 3
+    again = json.loads(record.read_text())
+    assert {name: notes["files"][name] for name in again["files"]} == again["files"]
+
+
+def test_predictions_removed_meanwhile_are_an_error(run, data, tmp_path, monkeypatch):
+    original = label_maps.LabelMaps.finish
+    gone = tmp_path / "Phantom00001_pred.nii.gz"
+    monkeypatch.setattr(
+        label_maps.LabelMaps, "finish", lambda self: (original(self), gone.unlink())
+    )
+    with pytest.raises(DataError, match=f"{gone}: was removed meanwhile, one of 1 of 4"):
+        sample(run, data, tmp_path)
+
+
 def test_a_damaged_case_does_not_keep_the_others_from_being_predicted(run, data, tmp_path, capsys):
     shutil.copytree(data, tmp_path / "data")
     cases = discover(tmp_path / "data").cases
