@@ -114,7 +114,7 @@ def _loop(run: Run, stop: StopSignal) -> Path:
             if at.batch == 0 and at.epoch > at.validated:
                 last = _end_epoch(run, stop)
             if _stopping(run, stop):
-                raise Stopped(f"stopped by {stop.name} after step {at.step}; saved in {save(run)}")
+                raise _left(run, stop)
             if at.finished(recipe):
                 return last
             mark, seen = time.monotonic(), 0
@@ -139,6 +139,18 @@ def _loop(run: Run, stop: StopSignal) -> Path:
                     break
                 if at.step % recipe.save_every == 0 and at.batch:
                     save(run)
+
+
+def _left(run: Run, stop: StopSignal) -> FastsegError:
+    """What is said on the way out; the state is saved before."""
+    after = f"after step {run.at.step}"
+    if not run.failure:
+        who = stop.name or "another process"
+        return Stopped(f"stopped by {who} {after}; saved in {save(run)}")
+    try:
+        return FastsegError(f"stopped {after}: {run.failure}; saved in {save(run)}")
+    except FastsegError as error:
+        return FastsegError(f"stopped {after}: {run.failure}; {error}")
 
 
 def _prepared(stop: StopSignal, held: files.Held | None, *given: Any) -> Run:
@@ -175,9 +187,10 @@ def _give_up(run: Run) -> None:
 
 
 def _stopping(run: Run, stop: StopSignal) -> bool:
+    asked = bool(stop.name or run.failure)
     if run.fabric.world_size == 1:
-        return bool(stop.name)
-    flag = torch.tensor(float(bool(stop.name)), device=run.fabric.device)
+        return asked
+    flag = torch.tensor(float(asked), device=run.fabric.device)
     return run.fabric.all_reduce(flag, reduce_op="sum").item() > 0
 
 
@@ -207,7 +220,11 @@ def _end_epoch(run: Run, stop: StopSignal) -> Path | None:
 
 
 def _log(run: Run, row: dict[str, Any]) -> None:
+    """Append to the metrics; where they cannot be written the run is saved and left."""
     if run.fabric.is_global_zero:
-        files.append_row(run.metrics, row)
+        try:
+            files.append_row(run.metrics, row)
+        except OSError as error:
+            run.failure = f"{run.metrics}: cannot be written ({error.strerror})"
         if "skipped" in row:
             log.warning("step %d skipped: %s; cases %s", row["step"], row["skipped"], row["cases"])

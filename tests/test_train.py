@@ -6,13 +6,14 @@ import importlib
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -370,6 +371,69 @@ def test_a_folder_removed_under_a_run_is_an_error(data, tmp_path, monkeypatch, a
         train(tiny("log_every=50"), data, out)
     assert out.exists() == again
     assert not again or not any(out.iterdir())
+
+
+@contextmanager
+def small_files(most: int):
+    """No file of this process may grow past `most` bytes: a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_names_the_file_and_leaves_no_half_of_it(tmp_path):
+    path, rows = tmp_path / "a.json", tmp_path / "metrics.jsonl"
+    files.write_json(path, 1)
+    files.append_row(rows, {"step": 1})
+    with small_files(20):
+        for write in (files.write_json, files.append_row):
+            target = path if write is files.write_json else rows
+            with pytest.raises(OSError, match=f"File too large: '{target}'"):
+                write(target, {"step": "2" * 99})
+    assert [file.read_text() for file in (path, rows)] == ["1\n", '{"step": 1}\n']
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_metrics_that_cannot_be_written_end_a_run_that_is_saved(
+    straight, data, tmp_path, monkeypatch
+):
+    original, metrics = module.take_step, tmp_path / "metrics.jsonl"
+
+    def step(run, *given):
+        if run.at.step == 8:
+            metrics.rename(tmp_path / "kept")
+            metrics.symlink_to("/dev/full")
+        return original(run, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "take_step", step)
+        message = f"after step 9: {metrics}: cannot be written .No space left.*saved in {tmp_path}"
+        with pytest.raises(FastsegError, match=message):
+            train(tiny(), data, tmp_path)
+    (tmp_path / "kept").rename(metrics)
+    train(tiny(), data, tmp_path)
+    expected = weights(straight)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path).items())
+
+
+def test_a_picture_without_room_ends_no_run(data, tmp_path, monkeypatch, caplog):
+    monkeypatch.undo()  # of what leaves pictures out
+    monkeypatch.setattr(validate, "OVERLAYS", 0)
+    draw, path = module.report.progress_png, tmp_path / "progress.png"
+
+    def without_room(*given):
+        with small_files(100):
+            draw(*given)
+
+    monkeypatch.setattr(module.report, "progress_png", without_room)
+    train(tiny("epochs=1"), data, tmp_path)
+    assert f"progress.png could not be drawn: [Errno 27] File too large: '{path}'" in caplog.text
+    assert not path.exists()
+    assert len(scores(tmp_path)) == 1
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_wrong_option_of_the_model_is_a_usage_error(data, tmp_path):

@@ -96,6 +96,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield where to write: a file beside `path` that takes its place if the block ends well.
 
     So `path` holds the old or the new content, never half of it, whenever the process is killed.
+    OSError names `path`, also that of a full disk, which as it comes names nothing.
     """
     path = Path(path)
     # processes and threads that write the same file must not share it
@@ -103,6 +104,10 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.filename in (None, part, str(part)):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
     finally:
         with suppress(OSError):
             part.unlink()
@@ -165,6 +170,23 @@ def _cell(value: Any) -> Any:
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append one line to a metrics.jsonl, in a single write."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    """Append one line to a metrics.jsonl: whole, or nothing of it, then OSError names the file."""
+    line = (json.dumps(row) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError as error:
+            with suppress(OSError):
+                file.truncate(before)
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def cut(path: Path, size: int) -> None:
+    """Leave at most `size` bytes of a metrics.jsonl, which is made where it is not."""
+    with path.open("ab") as file:
+        try:
+            file.truncate(min(size, path.stat().st_size))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error

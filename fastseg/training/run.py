@@ -94,6 +94,7 @@ class Run:
     at: Position
     stop: StopSignal = field(default_factory=StopSignal)
     held: files.Held | None = None  # of process 0
+    failure: str = ""  # of this process's files: a reason to stop
     saved: tuple[Any, Path] | None = None  # what the last checkpoint is of, and its place
 
     @property
@@ -253,5 +254,4 @@ def _write_files(run: Run) -> None:
     files.write_json(run.out / "config.json", config.to_dict(run.recipe))
     files.write_json(run.out / "env.json", environment.of_run())
     cases.save_split(run.out / "split.json", run.split)
-    with run.metrics.open("ab") as file:
-        file.truncate(min(run.at.metrics_bytes, run.metrics.stat().st_size))
+    files.cut(run.metrics, run.at.metrics_bytes)
