@@ -25,8 +25,10 @@ from fastseg.errors import DataError, FastsegError
 FORMAT = 1
 GROUPS = ("model", "ema", "optimizer")
 MAX_ENTRIES = 20_000  # a parser of a hostile header slows down long before its 100 MB limit
-MAX_HEADER_BYTES = 16 * 2**20
-MAX_STATE_BYTES = 64 * 2**20
+MAX_HEADER_BYTES = 4 * 2**20
+MAX_STATE_BYTES = 16 * 2**20
+_ITEMS_AN_ENTRY = 16  # of a header: names, numbers, brackets; each costs far more than its bytes
+_MAX_STATE_ITEMS = 200_000
 Tensors = dict[str, Tensor]
 log = logging.getLogger("fastseg")
 
@@ -238,9 +240,17 @@ def _read(path: Path, limit: int | None = None) -> bytes:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+def _items(text: bytes, *where: int) -> int:
+    """About how many values a JSON text has, at no more cost than its bytes."""
+    return sum(text.count(mark, *where) for mark in (b",", b"[", b"{"))
+
+
 def _read_state(path: Path) -> dict[str, Any]:
+    text = _read(path, MAX_STATE_BYTES)
+    if (items := _items(text)) > _MAX_STATE_ITEMS:
+        raise CheckpointError(f"{path}: has {items} items, wanted at most {_MAX_STATE_ITEMS}")
     try:
-        state = json.loads(_read(path, MAX_STATE_BYTES))
+        state = json.loads(text)
         expected = state["sha256"].pop("state.json")
         actual = hashlib.sha256(_canonical(state)).hexdigest()
         version = state["format"]
@@ -266,8 +276,12 @@ def _read_tensors(path: Path, state: dict[str, Any]) -> Tensors:
         raise CheckpointError(
             f"{path}: header of {length} bytes, wanted at most {MAX_HEADER_BYTES}"
         )
-    if content.count(b'"dtype"', 8, 8 + length) > MAX_ENTRIES:
-        raise CheckpointError(f"{path}: more than {MAX_ENTRIES} tensors")
+    entries, items = content.count(b'"dtype"', 8, 8 + length), _items(content, 8, 8 + length)
+    if entries > MAX_ENTRIES or items > _ITEMS_AN_ENTRY * (1 + entries):
+        raise CheckpointError(
+            f"{path}: header of {entries} tensors with {items} items; wanted at most {MAX_ENTRIES} "
+            f"tensors, with {_ITEMS_AN_ENTRY} each"
+        )
     try:
         return parse(content)
     except (SafetensorError, ValueError, KeyError) as error:

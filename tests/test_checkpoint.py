@@ -218,6 +218,32 @@ def test_header_made_to_exhaust_the_reader_is_refused(tmp_path, header, message)
         load_with_matching_sums(path, content)
 
 
+def inflated(kind: str) -> bytes:
+    """A header of four megabytes, nearly all of one kind of thing."""
+    most = checkpoint.MAX_HEADER_BYTES - 200
+    if kind == "metadata":
+        entries = (f'"{i:06x}":""' for i in range(most // 12))
+        text = '{"__metadata__":{' + ",".join(entries) + "}}"
+    else:
+        sizes = ",".join("0" for _ in range(most // 2))
+        text = '{"w":{"dtype":"U8","shape":[' + sizes + '],"data_offsets":[0,0]}}'
+    return len(text).to_bytes(8, "little") + text.encode()
+
+
+@pytest.mark.parametrize("kind", ["metadata", "shape"])
+def test_a_header_of_many_things_is_refused_before_it_is_parsed(tmp_path, kind):
+    path = save(tmp_path) / "model.safetensors"
+    with pytest.raises(CheckpointError, match="wanted at most 20000 tensors, with 16 each"):
+        load_with_matching_sums(path, inflated(kind))
+
+
+def test_a_state_of_many_things_is_refused_before_it_is_parsed(tmp_path):
+    path = save(tmp_path) / "state.json"
+    path.write_text('{"a":[' + "[]," * 200_000 + "1]}")
+    with pytest.raises(CheckpointError, match=r"state\.json: has 400002 items"):
+        checkpoint.load(path.parent)
+
+
 def load_with_matching_sums(path, content: bytes) -> None:
     """As a malicious author would: the checksums fit, only the content is hostile."""
     import hashlib

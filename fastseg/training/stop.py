@@ -22,8 +22,11 @@ class Stopped(FastsegError):
     exit_code = 143
 
 
-class Interrupted(Exception):
-    """What is being computed was given up for a signal; nothing of it is kept."""
+class Interrupted(BaseException):
+    """What is being computed was given up for a signal; nothing of it is kept.
+
+    No error: what catches all of these, so that a picture ends no run, must let it pass.
+    """
 
 
 class StopSignal:
