@@ -24,6 +24,7 @@ from fastseg.host import files
 from fastseg.host.device import kernels_on, use_kernels
 from fastseg.host.processes import lost_another
 from fastseg.host.progress import progress
+from fastseg.host.pulse import Pulse, pulse
 from fastseg.training.engine import launch, precision_of
 from fastseg.training.resume import as_begun, find_saved
 from fastseg.training.run import Position, Run, prepare, save
@@ -70,15 +71,21 @@ def train(
         stack.callback(run.feed.close)
         if fabric.is_global_zero:
             log.warning("%s", _plan(run))
+        life = stack.enter_context(pulse(fabric.global_rank, fabric.world_size))
         try:
             return _loop(run, stop)
         except RuntimeError as error:
-            if fabric.world_size == 1 or not lost_another(error):
+            if life is None or not lost_another(error):
                 raise
-            reason = f"process {fabric.global_rank} lost the others after step {run.at.step}"
-            raise FastsegError(
-                f"{reason}; start all again to go on from the last checkpoint in {out} ({error})"
-            ) from error
+            raise _alone(run, life, error) from error
+
+
+def _alone(run: Run, life: Pulse, error: RuntimeError) -> FastsegError:
+    ranks = ", ".join(f"process {rank}" for rank in life.silent()) or "the others"
+    return FastsegError(
+        f"process {life.rank} lost {ranks} after step {run.at.step}; start all again to go on "
+        f"from the last checkpoint in {run.out} ({error})"
+    )
 
 
 def lr_at(recipe: Recipe, step: int, steps: int) -> float:
