@@ -27,7 +27,7 @@ from fastseg.host.progress import progress
 from fastseg.host.pulse import Pulse, pulse
 from fastseg.training.engine import launch, precision_of
 from fastseg.training.resume import as_begun, find_saved
-from fastseg.training.run import Position, Run, prepare, save
+from fastseg.training.run import Run, prepare, save
 from fastseg.training.step import take_step
 from fastseg.training.stop import Interrupted, Stopped, StopSignal
 from fastseg.training.validate import validate
@@ -63,7 +63,7 @@ def train(
         stack.enter_context(use_kernels(recipe.kernels))
         fabric.barrier()
         saved = find_saved(recipe, out, resume, fabric)
-        if saved and (at := Position.restored(saved[1].get("position"))).finished(recipe):
+        if saved and (at := saved[1].position).finished(recipe):
             more = "epochs" if at.validated >= recipe.epochs else "patience"
             log.warning("%s is finished (%d epochs); a larger %s= goes on", out, at.validated, more)
             return saved[0]

@@ -713,6 +713,32 @@ def test_a_position_that_says_nothing_is_refused(data, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state, groups: groups.pop("optimizer"), "holds no optimizer.safetensors"),
+        (lambda state, groups: groups.pop("model"), "holds no model.safetensors"),
+        (lambda state, groups: groups["model"].popitem(), "weights do not fit system fno"),
+        (lambda state, groups: groups["optimizer"].pop("0.step"), "optimizer.0.step: is missing"),
+        (lambda state, groups: groups["optimizer"].update({"99.step": torch.tensor(1.0)}),
+         "optimizer.99.step: is of no parameter"),
+        (lambda state, groups: groups["optimizer"].update({"0.exp_avg": torch.ones(3)}),
+         r"optimizer.0.exp_avg is \(3,\), wanted a tensor of"),
+        (lambda state, groups: state["optimizer"].update(values=[]), "optimizer.values is"),
+        (lambda state, groups: state["optimizer"].update(values={"0.exp_avg": 1}), "exp_avg is 1"),
+        (lambda state, groups: state.update(optimizer=3), "optimizer is 3, wanted a dict"),
+        (lambda state, groups: state.pop("position"), "position is missing"),
+        (lambda state, groups: state["split"].pop("val"), "split.val is missing"),
+    ],
+)  # fmt: skip
+def test_a_run_goes_on_from_nothing_that_was_edited(straight, data, tmp_path, change, message):
+    state, groups = checkpoint.load(checkpoint.generations(straight / "checkpoints")[0])
+    change(state, groups)
+    checkpoint.save(tmp_path / "checkpoints", groups, state)
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        train(tiny("epochs=3", "val_every=0"), data, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
     [("devices=9999", "devices: is 9999, wanted at most"), (f"seed={2**63}", "seed: is")],
 )
