@@ -7,6 +7,7 @@
 Every random draw comes from (seed, step) or (seed, epoch, sample): a position is all to resume.
 """
 
+import gc
 import logging
 import math
 import time
@@ -221,6 +222,8 @@ def _end_epoch(run: Run, stop: StopSignal) -> Path | None:
     if run.fabric.is_global_zero and (due or final):
         with files.harmless(run.out / "progress.png"):
             report.progress_png(run.metrics, run.out / "progress.png")
+        # figures hold themselves in circles; left to chance, some lie about and memory grows
+        gc.collect()
     if improved:
         save(run, "best")
     return save(run)

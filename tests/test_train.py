@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import gc
 import importlib
 import itertools
 import json
@@ -756,6 +757,19 @@ def test_no_picture_ends_a_run(data, tmp_path, caplog, monkeypatch):
     assert "overlays" in caplog.text
     assert "progress.png could not be drawn" in caplog.text
     assert len(rows(tmp_path, "val_dice")) == 2
+
+
+def test_pictures_leave_nothing_in_memory(data, tmp_path, monkeypatch):
+    monkeypatch.undo()  # of what leaves pictures out
+    monkeypatch.setattr(validate, "OVERLAYS", 1)
+    gc.disable()
+    try:
+        train(tiny("epochs=1"), data, tmp_path)
+        left = [thing for thing in gc.get_objects() if type(thing).__name__ == "Figure"]
+    finally:
+        gc.enable()
+    assert not left
+    assert len([*tmp_path.glob("*/*.png"), *tmp_path.glob("*.png")]) == 2
 
 
 def test_validation_sees_the_validation_patients_alone(data, tmp_path, monkeypatch):
