@@ -43,6 +43,10 @@ class NiftiError(DataError):
         return type(self), (self.path, self.reason)
 
 
+class CheckpointError(DataError):
+    """A checkpoint that is damaged, incomplete or not one of ours."""
+
+
 class NonFiniteError(FastsegError):
     """Training met too many non-finite steps in a row."""
 

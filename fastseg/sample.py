@@ -23,6 +23,7 @@ from fastseg.host.files import inside, write_json
 from fastseg.host.processes import Place, launched
 from fastseg.host.progress import progress
 from fastseg.tasks.base import RECORD, Claim, Prediction, Wishes
+from fastseg.tasks.finished import FILES, Finished
 from fastseg.tasks.network import Trained
 
 log = logging.getLogger("fastseg")
@@ -91,7 +92,7 @@ def sample(
     chosen = everyone[place.rank :: place.world]
     with use_kernels(recipe.kernels if kernels == "auto" else kernels):
         work.start(device, chosen)
-        return _predict(work, chosen, trained.name)
+        return _predict(work, chosen, trained.name, Finished(out))
 
 
 def _refuse_options(by: str, overrides: Sequence[str]) -> None:
@@ -100,10 +101,14 @@ def _refuse_options(by: str, overrides: Sequence[str]) -> None:
             raise UsageError(f"by: {by} has no options such as {item}")
 
 
-def _predict(work: Prediction, chosen: Sequence[Case], name: str) -> list[Path]:
+def _predict(work: Prediction, chosen: Sequence[Case], name: str, finished: Finished) -> list[Path]:
     """Write what is not there yet, case by case, and list all files view by view."""
     failed: list[str] = []
-    done = {(view, case.id): work.is_done(case, view) for view in work.views for case in chosen}
+    done = {
+        (view, case.id): work.is_done(case, view) and finished.has_all(work.paths(case, view))
+        for view in work.views
+        for case in chosen
+    }
     with progress(len(done), f"sample {name}", sum(done.values())) as advance:
         for case in chosen:
             for view in work.views:
@@ -116,6 +121,7 @@ def _predict(work: Prediction, chosen: Sequence[Case], name: str) -> list[Path]:
 
                 try:
                     work.predict(case, view, watch)
+                    finished.note(work.paths(case, view))
                 except DataError as error:
                     log.warning("%s is left out: %s", text, error)
                     failed.append(str(error))
@@ -125,7 +131,10 @@ def _predict(work: Prediction, chosen: Sequence[Case], name: str) -> list[Path]:
         raise DataError(
             f"{len(failed)} of {len(done)} predictions could not be made: {'; '.join(failed[:3])}"
         )
-    return [path for view in work.views for case in chosen for path in work.paths(case, view)]
+    paths = [path for view in work.views for case in chosen for path in work.paths(case, view)]
+    if lost := [path for path in paths if not path.exists()]:
+        raise DataError(f"{lost[0]}: was removed meanwhile, one of {len(lost)} of {len(paths)}")
+    return paths
 
 
 def choose_cases(
@@ -165,9 +174,10 @@ def _claim(out: Path, claim: Claim, common: dict[str, Any], suffix: str) -> None
         known = config.from_json(json.loads(path.read_text())) if path.exists() else None
     except ValueError:
         known = {}
+    files = known.pop(FILES, None) if isinstance(known, dict) else None
     former = None if claim.former is None else common | claim.former
     fits = known in (record, former) if known else known is None and not some
     if not fits:
         raise UsageError(f"{folder}: holds other predictions; choose another folder")
     if known != record:
-        write_json(path, record)
+        write_json(path, record | ({FILES: files} if files else {}))

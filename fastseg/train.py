@@ -7,15 +7,16 @@
 Every random draw comes from (seed, step) or (seed, epoch, sample): a position is all to resume.
 """
 
+import gc
 import logging
 import math
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from fastseg import report, tasks
 from fastseg.config import Recipe
@@ -24,12 +25,12 @@ from fastseg.host import files
 from fastseg.host.device import kernels_on, use_kernels
 from fastseg.host.processes import lost_another
 from fastseg.host.progress import progress
-from fastseg.training import sharded
-from fastseg.training.accumulate import backward
-from fastseg.training.engine import launch, precision_of, scaler_of
+from fastseg.host.pulse import Pulse, pulse
+from fastseg.training.engine import launch, precision_of
 from fastseg.training.resume import as_begun, find_saved
-from fastseg.training.run import Position, Run, prepare, save
-from fastseg.training.stop import Stopped, StopSignal
+from fastseg.training.run import Run, prepare, save
+from fastseg.training.step import take_step
+from fastseg.training.stop import Interrupted, Stopped, StopSignal
 from fastseg.training.validate import validate
 
 log = logging.getLogger("fastseg")
@@ -58,29 +59,34 @@ def train(
         stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         recipe = as_begun(recipe, out)
         fabric = launch(recipe)
-        if fabric.is_global_zero:
-            stack.enter_context(files.locked(out))
+        held = stack.enter_context(files.locked(out)) if fabric.is_global_zero else None
         stop = stack.enter_context(StopSignal())
         stack.enter_context(use_kernels(recipe.kernels))
         fabric.barrier()
         saved = find_saved(recipe, out, resume, fabric)
-        if saved and (at := Position.restored(saved[1].get("position"))).finished(recipe):
+        if saved and (at := saved[1].position).finished(recipe):
             more = "epochs" if at.validated >= recipe.epochs else "patience"
             log.warning("%s is finished (%d epochs); a larger %s= goes on", out, at.validated, more)
             return saved[0]
-        run = prepare(recipe, data, out, fabric, split, saved)
+        run = _prepared(stop, held, recipe, data, out, fabric, split, saved)
         stack.callback(run.feed.close)
         if fabric.is_global_zero:
             log.warning("%s", _plan(run))
+        life = stack.enter_context(pulse(fabric.global_rank, fabric.world_size))
         try:
             return _loop(run, stop)
         except RuntimeError as error:
-            if fabric.world_size == 1 or not lost_another(error):
+            if life is None or not lost_another(error):
                 raise
-            reason = f"process {fabric.global_rank} lost the others after step {run.at.step}"
-            raise FastsegError(
-                f"{reason}; start all again to go on from the last checkpoint in {out} ({error})"
-            ) from error
+            raise _alone(run, life, error) from error
+
+
+def _alone(run: Run, life: Pulse, error: RuntimeError) -> FastsegError:
+    ranks = ", ".join(f"process {rank}" for rank in life.silent()) or "the others"
+    return FastsegError(
+        f"process {life.rank} lost {ranks} after step {run.at.step}; start all again to go on "
+        f"from the last checkpoint in {run.out} ({error})"
+    )
 
 
 def lr_at(recipe: Recipe, step: int, steps: int) -> float:
@@ -116,15 +122,18 @@ def _loop(run: Run, stop: StopSignal) -> Path:
             if at.batch == 0 and at.epoch > at.validated:
                 last = _end_epoch(run, stop)
             if _stopping(run, stop):
-                raise Stopped(f"stopped by {stop.name} after step {at.step}; saved in {save(run)}")
+                raise _left(run, stop)
             if at.finished(recipe):
                 return last
             mark, seen = time.monotonic(), 0
-            for batch in run.feed.epoch(at.epoch, at.batch, at.step):
+            for batch in _batches(run):
                 # not at.step: an epoch that began again with other batches has counted some twice
                 done = at.epoch * at.batches_per_epoch + at.batch
                 batch["progress"] = done / steps
-                row = take_step(run, batch, lr_at(recipe, done, steps))
+                try:
+                    row = take_step(run, batch, lr_at(recipe, done, steps))
+                except Interrupted:
+                    break  # it is done again after resuming
                 at.time_s, seen = time.monotonic() - start_s, seen + recipe.data.batch_size
                 advance(1)
                 if row:
@@ -140,49 +149,41 @@ def _loop(run: Run, stop: StopSignal) -> Path:
                     save(run)
 
 
-def take_step(run: Run, batch: dict[str, Any], lr: float) -> dict[str, Any] | None:
-    """Train on one batch and advance the position; returns a row when there is something to log."""
-    recipe, at, optimizer = run.recipe, run.at, run.optimizer
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    buffers = [(b, b.clone()) for b in run.module.buffers() if b.is_floating_point()]
-    loss, parts = backward(run, batch)
-    limit = math.inf if recipe.grad_clip is None else recipe.grad_clip
-    norm = run.fabric.clip_gradients(run.net, optimizer, max_norm=limit, error_if_nonfinite=False)
-    # the mean over processes is non-finite for all when it is for one: they skip together
-    loss = run.fabric.all_reduce(loss, reduce_op="mean")
-    value, length = torch.stack([loss, sharded.full(norm.detach()).float()]).tolist()
-    finite = math.isfinite(value) and math.isfinite(length)
-    if not finite:
-        optimizer.zero_grad()
-        for buffer, before in buffers:
-            buffer.copy_(before)
-    if finite or scaler_of(run.fabric):  # the loss scaler must see overflows to shrink
-        optimizer.step()
-    optimizer.zero_grad()
-    if finite:
-        run.module.after_step()
-    if finite and run.ema is not None:
-        _average(run.ema, run.module, recipe.ema, at.step)
-    row = {"step": at.step + 1, "epoch": at.epoch}
-    at.advance(finite)
-    if not finite:
-        samples = [[int(number) for number in seed] for seed in batch["seed"]]
-        reason = f"loss {value}, gradient norm {length}"
-        return row | {"skipped": reason, "cases": list(batch["case"]), "samples": samples}
-    if at.step % recipe.log_every:
-        return None
-    return row | {"loss": value, **parts(), "lr": lr}
+def _left(run: Run, stop: StopSignal) -> FastsegError:
+    """What is said on the way out; the state is saved before."""
+    after = f"after step {run.at.step}"
+    if not run.failure:
+        who = stop.name or "another process"
+        return Stopped(f"stopped by {who} {after}; saved in {save(run)}")
+    try:
+        return FastsegError(f"stopped {after}: {run.failure}; saved in {save(run)}")
+    except FastsegError as error:
+        return FastsegError(f"stopped {after}: {run.failure}; {error}")
 
 
-@torch.no_grad()
-def _average(ema: nn.Module, module: nn.Module, decay: float, step: int) -> None:
-    # a fixed decay would keep the random initial weights for some 1 / (1 - decay) steps
-    decay = min(decay, (1 + step) / (10 + step))
-    average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
-    average(list(ema.parameters()), list(module.parameters()), None)
-    for mean, now in zip(ema.buffers(), module.buffers(), strict=True):
-        mean.copy_(now)
+def _prepared(stop: StopSignal, held: files.Held | None, *given: Any) -> Run:
+    """Nothing is to be saved yet, so a signal is obeyed wherever this is."""
+    try:
+        with stop.may_give_up():
+            run = prepare(*given)
+    except Interrupted:
+        raise Stopped(f"stopped by {stop.name} before the first step") from None
+    run.stop, run.held = stop, held
+    return run
+
+
+def _batches(run: Run) -> Iterator[dict[str, Any]]:
+    """The rest of an epoch; its end too where a batch does not come though a signal has."""
+    batches = run.feed.epoch(run.at.epoch, run.at.batch, run.at.step)
+    while True:
+        try:
+            with run.may_give_up():
+                batch = next(batches, None)
+        except Interrupted:
+            return
+        if batch is None:
+            return
+        yield batch
 
 
 def _give_up(run: Run) -> None:
@@ -194,9 +195,10 @@ def _give_up(run: Run) -> None:
 
 
 def _stopping(run: Run, stop: StopSignal) -> bool:
+    asked = bool(stop.name or run.failure)
     if run.fabric.world_size == 1:
-        return bool(stop.name)
-    flag = torch.tensor(float(bool(stop.name)), device=run.fabric.device)
+        return asked
+    flag = torch.tensor(float(asked), device=run.fabric.device)
     return run.fabric.all_reduce(flag, reduce_op="sum").item() > 0
 
 
@@ -220,13 +222,19 @@ def _end_epoch(run: Run, stop: StopSignal) -> Path | None:
     if run.fabric.is_global_zero and (due or final):
         with files.harmless(run.out / "progress.png"):
             report.progress_png(run.metrics, run.out / "progress.png")
+        # figures hold themselves in circles; left to chance, some lie about and memory grows
+        gc.collect()
     if improved:
         save(run, "best")
     return save(run)
 
 
 def _log(run: Run, row: dict[str, Any]) -> None:
+    """Append to the metrics; where they cannot be written the run is saved and left."""
     if run.fabric.is_global_zero:
-        files.append_row(run.metrics, row)
+        try:
+            files.append_row(run.metrics, row)
+        except OSError as error:
+            run.failure = f"{run.metrics}: cannot be written ({error.strerror})"
         if "skipped" in row:
             log.warning("step %d skipped: %s; cases %s", row["step"], row["skipped"], row["cases"])

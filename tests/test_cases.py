@@ -1,6 +1,7 @@
 """Discovery, label schemes, splits and the integrity check, on small files in every layout."""
 
 import gzip
+import itertools
 import json
 import os
 import struct
@@ -761,3 +762,37 @@ def test_a_pipe_and_an_endless_device_are_no_descriptions(tmp_path):
     for name in ("a.json", "b.json"):
         with pytest.raises(DataError, match="no cases found"):
             cases.discover(tmp_path / name)
+
+
+def test_links_out_of_the_folder_lead_to_data_alone(tmp_path, caplog):
+    brats_case(tmp_path / "elsewhere", "P2")
+    for name in ("dataset.json", "list.json"):
+        write_json(tmp_path / "elsewhere" / name, {"training": ["P2/P2_t1.nii.gz"]})
+    root = tmp_path / "data"
+    brats_case(root, "P1")
+    (root / "P2").symlink_to(tmp_path / "elsewhere" / "P2")
+    for name in ("dataset.json", "list.json"):
+        (root / name).symlink_to(tmp_path / "elsewhere" / name)
+    dataset = cases.discover(root)
+    assert [case.id for case in dataset.cases] == ["P1", "P2"]
+    for name in ("dataset.json", "list.json"):
+        assert f"{root / name}: is a link out of its folder" in caplog.text
+    [line] = notices.unused(dataset)
+    first = f"{root}/P2/P2_t1.nii.gz to {tmp_path}/elsewhere/P2/P2_t1.nii.gz"
+    assert line == f"{root}: 5 data files are links out of it, {first} the first"
+    # what somebody names is meant
+    link = root / "list.json"
+    assert cases.discover(link.resolve()).modalities == ("t1",)
+
+
+def test_discovery_ends_in_time(tmp_path, monkeypatch):
+    for number in range(40):
+        (tmp_path / f"{number}").mkdir()
+        write_json(tmp_path / f"{number}.json", [])
+    brats_case(tmp_path, "P1")
+    assert len(cases.discover(tmp_path).cases) == 1
+    now = itertools.count()
+    monkeypatch.setattr("time.monotonic", lambda: float(next(now)))
+    monkeypatch.setattr("fastseg.data.cases.bounds.SEARCH_S", 45.0)
+    with pytest.raises(DataError, match=f"{tmp_path}: looked for cases for 45 s, in 4. files"):
+        cases.discover(tmp_path)

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +65,29 @@ def test_two_generations_are_kept_of_each_kind(tmp_path):
     assert found[0] == newest
     assert checkpoint.generations(tmp_path, ("best", "last")) == [best, *found]
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_old_one_that_is_being_removed_counts_no_more(tmp_path, monkeypatch):
+    """Killed halfway through its files, it would be taken for a damaged checkpoint."""
+    save(tmp_path, 1)
+    newest = [save(tmp_path, seed) for seed in (2, 3)][-1]
+    remove = shutil.rmtree
+
+    def killed(path, **options):
+        if any(path.glob("*.json")):
+            (path / "state.json").unlink()
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 4)
+    monkeypatch.undo()
+    for path in checkpoint.generations(tmp_path):
+        checkpoint.load(path)
+    assert newest in checkpoint.generations(tmp_path)
+    checkpoint.tidy(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -192,6 +216,32 @@ def test_header_made_to_exhaust_the_reader_is_refused(tmp_path, header, message)
         content = header.to_bytes(8, "little") + path.read_bytes()[8:]
     with pytest.raises(CheckpointError, match=message):
         load_with_matching_sums(path, content)
+
+
+def inflated(kind: str) -> bytes:
+    """A header of four megabytes, nearly all of one kind of thing."""
+    most = checkpoint.MAX_HEADER_BYTES - 200
+    if kind == "metadata":
+        entries = (f'"{i:06x}":""' for i in range(most // 12))
+        text = '{"__metadata__":{' + ",".join(entries) + "}}"
+    else:
+        sizes = ",".join("0" for _ in range(most // 2))
+        text = '{"w":{"dtype":"U8","shape":[' + sizes + '],"data_offsets":[0,0]}}'
+    return len(text).to_bytes(8, "little") + text.encode()
+
+
+@pytest.mark.parametrize("kind", ["metadata", "shape"])
+def test_a_header_of_many_things_is_refused_before_it_is_parsed(tmp_path, kind):
+    path = save(tmp_path) / "model.safetensors"
+    with pytest.raises(CheckpointError, match="wanted at most 20000 tensors, with 16 each"):
+        load_with_matching_sums(path, inflated(kind))
+
+
+def test_a_state_of_many_things_is_refused_before_it_is_parsed(tmp_path):
+    path = save(tmp_path) / "state.json"
+    path.write_text('{"a":[' + "[]," * 200_000 + "1]}")
+    with pytest.raises(CheckpointError, match=r"state\.json: has 400002 items"):
+        checkpoint.load(path.parent)
 
 
 def load_with_matching_sums(path, content: bytes) -> None:

@@ -18,6 +18,7 @@ import pytest
 from fastseg.data import nifti
 from fastseg.data.nifti import inflate
 from fastseg.errors import NiftiError
+from fastseg.host import memory
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -417,6 +418,59 @@ def test_gzip_bomb_takes_no_more_than_the_header_promises(tmp_path):
     growth, seconds = extra_memory(path)
     assert growth < 4 + 16
     assert seconds < 1
+
+
+def test_a_small_file_that_promises_much_and_holds_more_takes_nothing(tmp_path, engine):
+    encoder = zlib.compressobj(9, wbits=31)
+    start = encoder.compress(header((256, 256, 256), "f8")) + encoder.flush(zlib.Z_FULL_FLUSH)
+    zeros = encoder.compress(bytes(1 << 22)) + encoder.flush(zlib.Z_FULL_FLUSH)
+    path = write_bytes(tmp_path / "a.nii.gz", start + zeros * 256)
+    assert extra_memory(path)[0] < 16
+    with pytest.raises(NiftiError, match="goes on past the size"):
+        nifti.read(path)
+
+
+LIMITED = """
+import resource, sys
+from fastseg.data import nifti
+from fastseg.errors import NiftiError
+from fastseg.host.memory import available_bytes
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + (3 << 30)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+assert abs(available_bytes() - (3 << 30)) < 1 << 26
+for path in sys.argv[1:]:
+    try:
+        print(nifti.read(path).data.nbytes)
+    except NiftiError as error:
+        print(error)
+"""
+
+
+def test_honest_gigabytes_are_read_where_there_is_memory_alone(tmp_path):
+    """Zeros pack a thousandfold, so a file of a megabyte is one of them."""
+    paths = []
+    for name, depth in (("small", 64), ("large", 512)):
+        encoder = zlib.compressobj(9, wbits=31)
+        content = encoder.compress(header((512, 512, depth), "f8"))
+        content += encoder.compress(bytes(1 << 27)) + encoder.flush() + bytes(1 << 21)
+        paths.append(write_bytes(tmp_path / f"{name}.nii.gz", content))
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, *paths], capture_output=True, text=True, check=True
+    )
+    small, large = result.stdout.splitlines()
+    assert small == str(1 << 27)
+    assert large.startswith(f"{paths[1]}: 1.00 GiB of voxels; wanted at most 25% of the ")
+
+
+def test_memory_that_a_container_has_left_counts(tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 400\nactive_file 150\n")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    assert memory.available_bytes() == 650
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available_bytes() > 10**6
 
 
 @pytest.mark.parametrize("size", [4096, 32767])

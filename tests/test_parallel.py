@@ -110,6 +110,42 @@ def test_a_forked_process_computes(threads):
     assert same(convolve_without_autograd(given), wanted)
 
 
+def blurred(x, ones):
+    sigma = torch.linspace(0.5, 6, 32).reshape(4, 8, 1).requires_grad_()
+    offset = torch.full((4, 8, 1), 0.25, requires_grad=True)
+    y = ops.gaussian_filter(x, sigma, offset=offset)
+    return [y.detach(), *torch.autograd.grad(y, (sigma, offset), ones)]
+
+
+def _send_blurred(connection, x, ones):
+    connection.send([t.numpy() for t in blurred(x, ones)])
+    connection.close()
+
+
+def test_a_forked_process_makes_the_taps_of_a_tensor(threads):
+    """Torch's own loops, with which they are made, wait there for threads of the parent."""
+    threads(2)
+    x = torch.randn(4, 8, 64, 64, generator=torch.Generator().manual_seed(0))
+    ones = torch.ones_like(x)
+    with fastseg.use_backend("cpu"):
+        wanted = blurred(x, ones)
+        context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process = context.Process(target=_send_blurred, args=(sender, x, ones))
+            process.start()
+        try:
+            assert receiver.poll(30), "the forked process hangs"
+            found = [torch.from_numpy(array) for array in receiver.recv()]
+        finally:
+            process.kill()
+            process.join(60)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.get_num_threads() == 2
+
+
 EXIT = """
 import sys, threading, torch, fastseg
 from fastseg import ops

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(
         both[1].send_signal(signal.SIGKILL)
         _, errors = both[0].communicate(timeout=60)
     assert both[0].returncode == 1
-    assert "process 0 lost the others after step" in errors
+    assert "process 0 lost process 1 after step" in errors
     assert "start all again" in errors
     assert "Traceback" not in errors
     saved = checkpoint.load_newest(checkpoint.generations(tmp_path / "checkpoints"))[1]
@@ -135,6 +136,58 @@ def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(
     train(more, data, tmp_path / "alone")
     found, alone = ([row["loss"] for row in metrics(out)] for out in (tmp_path, tmp_path / "alone"))
     assert found == pytest.approx(alone, rel=BACKWARD[torch.float32])
+
+
+STOPPED = """
+import os, sys
+from fastseg.host import processes, pulse
+processes.TIMEOUT_S, pulse.BEAT_S = 2.0, 0.2
+with processes.company() as both:
+    with pulse.pulse(both.place.rank, both.place.world) as life:
+        assert life.silent() == []
+        print("ready", flush=True)
+        try:
+            while True:
+                both.agree(int)
+        except processes.FastsegError as error:
+            print(life.silent(), error, flush=True)
+"""
+
+
+def test_a_stopped_process_is_named_by_the_others():
+    with srun([sys.executable, "-c", STOPPED]) as both:
+        assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
+        both[1].send_signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        said, errors = both[0].communicate(timeout=60)
+        assert time.monotonic() - begun < 30
+    assert said.startswith("[1] process 0 lost the others; start all again ("), errors
+    assert "Timed out" in said
+
+
+PARENT = """
+import os, subprocess, sys, time
+from fastseg.host.processes import die_with_parent
+die_with_parent()
+child = "from fastseg.host.processes import die_with_parent as d; d(); print('up', flush=True); "
+subprocess.Popen([sys.executable, "-c", child + "import time; time.sleep(100)"],
+                 env=os.environ | {"LOCAL_RANK": "1"}, stdout=sys.stdout)
+time.sleep(100)
+"""
+
+
+def test_processes_of_a_run_end_with_the_one_that_started_them():
+    process = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "up\n"
+    process.kill()
+    begun = time.monotonic()
+    assert process.stdout.read() == ""  # until nobody has the other end
+    assert time.monotonic() - begun < 20
+    orphan = subprocess.run(
+        [sys.executable, "-c", "import fastseg.host.processes as p; p.die_with_parent()"],
+        env=os.environ | {"LOCAL_RANK": "1", "FASTSEG_PARENT": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "process 1, which started this one, has ended" in orphan.stderr
 
 
 @pytest.mark.parametrize(

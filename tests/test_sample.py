@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def test_only_the_box_around_the_brain_is_looked_at(patch):
     net = Copycat()
     image = torch.zeros(1, 6, 50, 70)
     image[0, 2:4, 10:40, 5] = image[0, 2:4, 12, 5:35] = 3
-    found = predict_volume(net, image, patch, 8)
+    found = predict_volume(net, image, patch, 10**400 if len(patch) == 2 else 8)
     assert np.array_equal(found, image[0].numpy())
     assert net.windows == [(2, 1, 32, 32) if len(patch) == 2 else (1, 1, 4, 32, 32)]
 
@@ -174,6 +175,36 @@ def test_finished_cases_are_not_predicted_again(run, data, tmp_path, monkeypatch
     assert [path.stat().st_mtime_ns for path in (first[0], first[2])] == before
 
 
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "from-before"])
+def test_a_damaged_prediction_is_made_again_and_no_other(run, data, tmp_path, caplog, noted):
+    first = sample(run, data, tmp_path)
+    contents, record = [path.read_bytes() for path in first], tmp_path / "sample.json"
+    notes = json.loads(record.read_text())
+    if not noted:
+        record.write_text(json.dumps({key: v for key, v in notes.items() if key != "files"}))
+    first[0].write_bytes(contents[0][:-3])
+    first[1].write_bytes(b"")
+    swapped = contents[2] if noted else contents[3][:30]
+    first[3].write_bytes(swapped)  # another case's, sound in itself
+    before = first[2].stat().st_mtime_ns
+    assert sample(run, data, tmp_path) == first
+    assert [path.read_bytes() for path in first] == contents
+    assert first[2].stat().st_mtime_ns == before
+    assert caplog.text.count("is not as it was written") == 3
+    again = json.loads(record.read_text())
+    assert {name: notes["files"][name] for name in again["files"]} == again["files"]
+
+
+def test_predictions_removed_meanwhile_are_an_error(run, data, tmp_path, monkeypatch):
+    original = label_maps.LabelMaps.finish
+    gone = tmp_path / "Phantom00001_pred.nii.gz"
+    monkeypatch.setattr(
+        label_maps.LabelMaps, "finish", lambda self: (original(self), gone.unlink())
+    )
+    with pytest.raises(DataError, match=f"{gone}: was removed meanwhile, one of 1 of 4"):
+        sample(run, data, tmp_path)
+
+
 def test_a_damaged_case_does_not_keep_the_others_from_being_predicted(run, data, tmp_path, capsys):
     shutil.copytree(data, tmp_path / "data")
     cases = discover(tmp_path / "data").cases
@@ -202,6 +233,19 @@ def renamed(state, key, value):
         ("split", {"train": 3}, "split.train is 3"),
         ("scheme", {"name": "x"}, "scheme is damaged"),
         ("recipe.model.width", 6, "weights do not fit system fno"),
+        ("recipe.model.width", 10**9, "do not fit system fno: it is larger than they are"),
+        ("recipe.model.blocks", 10**9, "do not fit system fno: it is larger than they are"),
+        ("recipe.model.width", "x", "recipe is damaged: model.width: is 'x', wanted a whole"),
+        ("recipe.model", [], "recipe is damaged"),
+        ("recipe.data", 3, "recipe is damaged"),
+        ("recipe.lr", "fast", "recipe is damaged: lr: is 'fast', wanted a number"),
+        ("recipe.system", "other", "recipe is damaged: system: is 'other'"),
+        ("scheme", [], "scheme is .., wanted a dict"),
+        ("position", {}, "position.step: is missing"),
+        ("position.step", 10**400, "position.step: is 1000"),
+        ("position.batch", -1, "position.batch: is -1, wanted at least 0"),
+        ("position.validated", 7, "position.validated: is 7, wanted ≤ 1"),
+        ("precision", "fp8", "precision is 'fp8', wanted one of auto"),
     ],
 )
 def test_a_state_that_somebody_edited_is_named(run, data, tmp_path, key, value, message):
@@ -209,8 +253,11 @@ def test_a_state_that_somebody_edited_is_named(run, data, tmp_path, key, value, 
     renamed(state, key, value)
     plain = {name: inner for name, inner in state.items() if name not in ("sha256", "format")}
     checkpoint.save(tmp_path / "checkpoints", groups, plain)
-    with pytest.raises(checkpoint.CheckpointError, match=message):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(checkpoint.CheckpointError, match=message) as caught:
         sample(tmp_path, data, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
 def test_no_name_leads_out_of_the_folder(run, data, tmp_path):

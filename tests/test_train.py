@@ -2,16 +2,19 @@
 
 import dataclasses
 import fcntl
+import gc
 import importlib
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,14 +30,15 @@ from fastseg.data import phantom
 from fastseg.data.cases import Case, Dataset, discover
 from fastseg.data.cases.labels import BRATS
 from fastseg.data.pipeline import Loader, LoaderConfig, dali
-from fastseg.errors import DataError, NonFiniteError, UsageError
+from fastseg.errors import DataError, FastsegError, NonFiniteError, UsageError
+from fastseg.host import files
 from fastseg.sample import sample
 from fastseg.tasks.network import build_network
 from fastseg.tasks.segmentation import Segmentation
 from fastseg.train import lr_at, train
 from fastseg.training import engine, validate
 from fastseg.training.feed import Feed, choose_labelled
-from fastseg.training.stop import Stopped, StopSignal
+from fastseg.training.stop import Interrupted, Stopped, StopSignal, awake_in_backward
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -207,6 +211,82 @@ def test_stopped_and_resumed_run_is_bitwise_the_same(straight, data, tmp_path, m
     assert_same_run(tmp_path, straight)
 
 
+def hang(*_):
+    """What never ends by itself, in Python or in a call that a signal wakes."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("where", ["loader", "forward", "backward", "preparation"])
+def test_what_takes_too_long_after_a_signal_is_given_up_and_done_again(
+    straight, data, tmp_path, monkeypatch, where
+):
+    monkeypatch.setattr("fastseg.training.stop.GRACE_S", 0.05)
+    cls = type(initial_network())
+    honest, calls = cls.training_loss, []
+
+    def training_loss(self, batch, generator):
+        loss, parts = honest(self, batch, generator)
+        calls.append(1)
+        if len(calls) == 3:
+            hang() if where == "forward" else loss.register_hook(hang)
+        return loss, parts
+
+    def epoch(self, *given):
+        yield from itertools.islice(rest := batches(self, *given), 2)
+        hang()
+        yield from rest
+
+    batches = Feed.epoch
+    with monkeypatch.context() as patch:
+        if where == "loader":
+            patch.setattr(Feed, "epoch", epoch)
+        elif where == "preparation":
+            patch.setattr(module, "prepare", hang)
+        else:
+            patch.setattr(cls, "training_loss", training_loss)
+        begun = time.monotonic()
+        after = "before the first step" if where == "preparation" else "after step 2"
+        with pytest.raises(Stopped, match=f"SIGTERM {after}"):
+            train(tiny(), data, tmp_path)
+        assert time.monotonic() - begun < 20
+    train(tiny(), data, tmp_path)
+    assert_same_run(tmp_path, straight)
+
+
+def test_a_backward_pass_hears_signals_between_its_modules(monkeypatch):
+    monkeypatch.setattr("fastseg.training.stop.GRACE_S", 1e-6)
+    net = torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(300)))
+    soon = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM))
+    with awake_in_backward(ranked(0, 1)):
+        loss = net(torch.ones(64, 512)).sum()
+    loss.register_hook(lambda _: soon.start())
+    with StopSignal() as stop, pytest.raises(Interrupted), stop.may_give_up():
+        loss.backward()
+    assert net[-1].bias.grad is not None
+    assert net[0].bias.grad is None
+    assert not torch.nn.modules.module._global_forward_hooks
+
+
+def test_a_second_interrupt_ends_a_run_at_once_and_costs_it_nothing(
+    straight, data, tmp_path, monkeypatch
+):
+    original = module.take_step
+
+    def step(run, *given):
+        if run.at.step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(run, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "take_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny(), data, tmp_path)
+    train(tiny(), data, tmp_path)
+    assert_same_run(tmp_path, straight)
+
+
 def test_stop_while_validating_validates_after_resuming(straight, data, tmp_path, monkeypatch):
     original = module.validate
 
@@ -265,6 +345,96 @@ def test_second_run_in_the_same_folder_is_refused(data, tmp_path):
         with pytest.raises(UsageError, match="another run is writing there"):
             train(tiny(), data, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_removed_lock_lets_nobody_in(data, tmp_path):
+    with files.locked(tmp_path) as held:
+        (tmp_path / ".lock").unlink()
+        with pytest.raises(UsageError, match="another run is writing there"):
+            train(tiny(), data, tmp_path)
+        held.check()
+    with files.locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["removed", "replaced"])
+def test_a_folder_removed_under_a_run_is_an_error(data, tmp_path, monkeypatch, again):
+    out, original = tmp_path / "out", module.take_step
+
+    def step(run, *given):
+        if run.at.step == 5:  # the last of the epoch: what follows is a save
+            shutil.rmtree(out)
+            out.mkdir() if again else None
+        return original(run, *given)
+
+    monkeypatch.setattr(module, "take_step", step)
+    with pytest.raises(FastsegError, match=f"{out}: was removed or replaced"):
+        train(tiny("log_every=50"), data, out)
+    assert out.exists() == again
+    assert not again or not any(out.iterdir())
+
+
+@contextmanager
+def small_files(most: int):
+    """No file of this process may grow past `most` bytes: a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_names_the_file_and_leaves_no_half_of_it(tmp_path):
+    path, rows = tmp_path / "a.json", tmp_path / "metrics.jsonl"
+    files.write_json(path, 1)
+    files.append_row(rows, {"step": 1})
+    with small_files(20):
+        for write in (files.write_json, files.append_row):
+            target = path if write is files.write_json else rows
+            with pytest.raises(OSError, match=f"File too large: '{target}'"):
+                write(target, {"step": "2" * 99})
+    assert [file.read_text() for file in (path, rows)] == ["1\n", '{"step": 1}\n']
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_metrics_that_cannot_be_written_end_a_run_that_is_saved(
+    straight, data, tmp_path, monkeypatch
+):
+    original, metrics = module.take_step, tmp_path / "metrics.jsonl"
+
+    def step(run, *given):
+        if run.at.step == 8:
+            metrics.rename(tmp_path / "kept")
+            metrics.symlink_to("/dev/full")
+        return original(run, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "take_step", step)
+        message = f"after step 9: {metrics}: cannot be written .No space left.*saved in {tmp_path}"
+        with pytest.raises(FastsegError, match=message):
+            train(tiny(), data, tmp_path)
+    (tmp_path / "kept").rename(metrics)
+    train(tiny(), data, tmp_path)
+    expected = weights(straight)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path).items())
+
+
+def test_a_picture_without_room_ends_no_run(data, tmp_path, monkeypatch, caplog):
+    monkeypatch.undo()  # of what leaves pictures out
+    monkeypatch.setattr(validate, "OVERLAYS", 0)
+    draw, path = module.report.progress_png, tmp_path / "progress.png"
+
+    def without_room(*given):
+        with small_files(100):
+            draw(*given)
+
+    monkeypatch.setattr(module.report, "progress_png", without_room)
+    train(tiny("epochs=1"), data, tmp_path)
+    assert f"progress.png could not be drawn: [Errno 27] File too large: '{path}'" in caplog.text
+    assert not path.exists()
+    assert len(scores(tmp_path)) == 1
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_wrong_option_of_the_model_is_a_usage_error(data, tmp_path):
@@ -544,6 +714,32 @@ def test_a_position_that_says_nothing_is_refused(data, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state, groups: groups.pop("optimizer"), "holds no optimizer.safetensors"),
+        (lambda state, groups: groups.pop("model"), "holds no model.safetensors"),
+        (lambda state, groups: groups["model"].popitem(), "weights do not fit system fno"),
+        (lambda state, groups: groups["optimizer"].pop("0.step"), "optimizer.0.step: is missing"),
+        (lambda state, groups: groups["optimizer"].update({"99.step": torch.tensor(1.0)}),
+         "optimizer.99.step: is of no parameter"),
+        (lambda state, groups: groups["optimizer"].update({"0.exp_avg": torch.ones(3)}),
+         r"optimizer.0.exp_avg is \(3,\), wanted a tensor of"),
+        (lambda state, groups: state["optimizer"].update(values=[]), "optimizer.values is"),
+        (lambda state, groups: state["optimizer"].update(values={"0.exp_avg": 1}), "exp_avg is 1"),
+        (lambda state, groups: state.update(optimizer=3), "optimizer is 3, wanted a dict"),
+        (lambda state, groups: state.pop("position"), "position is missing"),
+        (lambda state, groups: state["split"].pop("val"), "split.val is missing"),
+    ],
+)  # fmt: skip
+def test_a_run_goes_on_from_nothing_that_was_edited(straight, data, tmp_path, change, message):
+    state, groups = checkpoint.load(checkpoint.generations(straight / "checkpoints")[0])
+    change(state, groups)
+    checkpoint.save(tmp_path / "checkpoints", groups, state)
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        train(tiny("epochs=3", "val_every=0"), data, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
     [("devices=9999", "devices: is 9999, wanted at most"), (f"seed={2**63}", "seed: is")],
 )
@@ -561,6 +757,19 @@ def test_no_picture_ends_a_run(data, tmp_path, caplog, monkeypatch):
     assert "overlays" in caplog.text
     assert "progress.png could not be drawn" in caplog.text
     assert len(rows(tmp_path, "val_dice")) == 2
+
+
+def test_pictures_leave_nothing_in_memory(data, tmp_path, monkeypatch):
+    monkeypatch.undo()  # of what leaves pictures out
+    monkeypatch.setattr(validate, "OVERLAYS", 1)
+    gc.disable()
+    try:
+        train(tiny("epochs=1"), data, tmp_path)
+        left = [thing for thing in gc.get_objects() if type(thing).__name__ == "Figure"]
+    finally:
+        gc.enable()
+    assert not left
+    assert len([*tmp_path.glob("*/*.png"), *tmp_path.glob("*.png")]) == 2
 
 
 def test_validation_sees_the_validation_patients_alone(data, tmp_path, monkeypatch):
@@ -592,7 +801,7 @@ def test_progress_and_rate_follow_the_position(data, tmp_path, fake):
 
 def ranked(rank: int, world: int) -> SimpleNamespace:
     """What a feed asks of Fabric."""
-    return SimpleNamespace(device="cpu", global_rank=rank, world_size=world)
+    return SimpleNamespace(device=torch.device("cpu"), global_rank=rank, world_size=world)
 
 
 def feed_of(dataset, split, recipe, rank: int, world: int) -> list[dict]:

@@ -11,37 +11,84 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fastseg.errors import DataError, UsageError
+from fastseg.errors import DataError, FastsegError, UsageError
 
 log = logging.getLogger("fastseg")
 
 
+class Held:
+    """A folder that this process holds: nobody else may, for as long as it is open."""
+
+    def __init__(self, out: Path, folder: int):
+        self._out, self._folder = out, folder
+
+    def check(self) -> None:
+        """Raise FastsegError where it has been removed, or is no longer what is at its path."""
+        try:
+            same = os.path.samestat(os.stat(self._out), os.fstat(self._folder))
+        except OSError:
+            same = False
+        if not same:
+            raise FastsegError(
+                f"{self._out}: was removed or replaced while the run was writing there; what was "
+                "not saved before is lost"
+            )
+
+
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[Held]:
     """Hold `out` for this process; the kernel lets go when the process ends, however it ends.
 
     UsageError when another run holds it.
     """
-    import fcntl
-
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UsageError(f"{out}: is a file, wanted a folder for the run") from None
-    with (out / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    # the folder, since a file in it can be removed; the file for network disks, where only files
+    # can be locked, and to say who
+    with _opened_folder(out) as folder, (out / ".lock").open("a+") as file:
+        if not (_locks(folder) and _locks(file.fileno())):
             file.seek(0)
             owner = file.read().strip()
-            raise UsageError(f"{out}: another run is writing there (process {owner})") from None
+            raise UsageError(f"{out}: another run is writing there (process {owner})")
         # of a process that was killed: nobody else writes here now
         for leftover in (*out.glob(".*.tmp"), *out.glob("*/.*.tmp")):
             leftover.unlink(missing_ok=True)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        yield Held(out, folder)
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait until no other process is inside for this folder."""
+    with _opened_folder(folder) as opened:
+        _locks(opened, wait=True)
         yield
+
+
+@contextmanager
+def _opened_folder(path: Path) -> Iterator[int]:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _locks(opened: int, wait: bool = False) -> bool:
+    """Lock a file or a folder, or tell that another process has; True where locks are unknown."""
+    import fcntl
+
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        log.debug("no lock: %s", error)
+    return True
 
 
 @contextmanager
@@ -49,6 +96,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield where to write: a file beside `path` that takes its place if the block ends well.
 
     So `path` holds the old or the new content, never half of it, whenever the process is killed.
+    OSError names `path`, also that of a full disk, which as it comes names nothing.
     """
     path = Path(path)
     # processes and threads that write the same file must not share it
@@ -56,6 +104,10 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.filename in (None, part, str(part)):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
     finally:
         with suppress(OSError):
             part.unlink()
@@ -118,6 +170,23 @@ def _cell(value: Any) -> Any:
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append one line to a metrics.jsonl, in a single write."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    """Append one line to a metrics.jsonl: whole, or nothing of it, then OSError names the file."""
+    line = (json.dumps(row) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError as error:
+            with suppress(OSError):
+                file.truncate(before)
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def cut(path: Path, size: int) -> None:
+    """Leave at most `size` bytes of a metrics.jsonl, which is made where it is not."""
+    with path.open("ab") as file:
+        try:
+            file.truncate(min(size, path.stat().st_size))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error

@@ -5,20 +5,27 @@ torchrun --nproc-per-node 4 -m fastseg train RECIPE --data DATA --out RUN
 srun --ntasks-per-node 4 --nodes 2 fastseg train RECIPE --data DATA --out RUN
 
 When a process dies, torchrun ends the others. Under srun they notice by themselves: at once on CPUs
-(gloo), after torch's timeout of ten minutes on GPUs (NCCL).
+(gloo), after ten minutes on GPUs (NCCL) and where a process is stopped. When the process that
+started them dies, they do too.
 """
 
+import ctypes
 import functools
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 from fastseg.errors import FastsegError
 
+TIMEOUT_S = 600.0  # of what processes do together
 T = TypeVar("T")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PARENT = "FASTSEG_PARENT"
 _openings = itertools.count()
 
 
@@ -49,6 +56,25 @@ def launched() -> Place | None:
         local = int(found.get("SLURM_LOCALID", 0))
         return Place(int(found["SLURM_PROCID"]), local, world, per_node)
     return None
+
+
+def die_with_parent() -> None:
+    """End this process when the one that started it ends, if that was to run several of them.
+
+    torchrun, and a run with `devices`, start processes that would else wait for ever for a lost
+    company. Who calls this first, before any are started, is known to them as their parent.
+    """
+    parent = os.environ.get(_PARENT)
+    started = "TORCHELASTIC_RUN_ID" in os.environ or (parent and "LOCAL_RANK" in os.environ)
+    if not started or parent == str(os.getpid()):
+        os.environ[_PARENT] = str(os.getpid())
+        return
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # it may have ended before
+    if "TORCHELASTIC_RUN_ID" not in os.environ and str(os.getppid()) != parent:
+        raise FastsegError(f"process {parent}, which started this one, has ended")
 
 
 def lost_another(error: RuntimeError) -> bool:
@@ -125,7 +151,10 @@ def company() -> Iterator[Company]:
         return
     # torchrun's store outlives a group: the next one must not find this one's addresses
     store = dist.PrefixStore(f"company-{next(_openings)}", _meeting_point(place))
-    dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.world)
+    timeout = timedelta(seconds=TIMEOUT_S)
+    dist.init_process_group(
+        "gloo", store=store, rank=place.rank, world_size=place.world, timeout=timeout
+    )
     try:
         yield Company(place)
     finally:

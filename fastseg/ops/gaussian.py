@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg.ops import checks, context, dispatch, impl
+from fastseg.ops import checks, context, dispatch, forked, impl
 from fastseg.ops.impl import bounds, matmul
 from fastseg.ops.impl.contract import SeparableFilter
 from fastseg.ops.register import op
@@ -228,7 +228,12 @@ def _taps_backward(x, gradient, by, backend):
     """Axis by axis: what the axes before it make of x meets what the adjoints of those after it
     make of the gradient.
     """
-    kernels, sizes = impl.GAUSSIAN[backend], (1,) * (5 - x.dim()) + tuple(x.shape[2:])
+    with forked.one_thread():
+        return _taps_gradients(x, gradient, by, impl.GAUSSIAN[backend])
+
+
+def _taps_gradients(x, gradient, by, kernels):
+    sizes = (1,) * (5 - x.dim()) + tuple(x.shape[2:])
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     taps, radius = by.taps, by.taps.shape[-1] // 2
     out = torch.zeros((x.shape[0] * x.shape[1], 3, taps.shape[-1]), dtype=wide, device=x.device)

@@ -5,7 +5,7 @@ kernel where a backend has one, the others from torch.
 import torch
 from torch import Tensor
 
-from fastseg.ops import impl, tables
+from fastseg.ops import forked, impl, tables
 from fastseg.ops.impl.contract import SeparableFilter
 from fastseg.ops.impl.native import compute_dtype
 from fastseg.ops.register import op
@@ -28,12 +28,19 @@ def packed_taps(x: Tensor, sigma, offset, design: Design, backend: str) -> Separ
     arguments = _constant(x, sigma, offset, design)
     if arguments:
         return _constant_filter(*arguments)
+
+    def make(sigma, offset) -> tuple[Tensor, Tensor]:
+        return packed(make_taps(x, sigma, offset, design), *x.shape[:2])
+
     given = [v for v in (sigma, offset) if isinstance(v, Tensor)]
     if backend in impl.TAPS and all(v.device == x.device for v in given):
         sigma, offset = (_number(v, x.device) for v in (sigma, offset))
         by = _made(sigma, offset, x.shape, *design[1:-1], backend)
+    elif forked.in_child():
+        wide = [_float64(v, x.device) for v in (sigma, offset)]
+        by = forked.alone(make, *wide)
     else:
-        by = packed(make_taps(x, sigma, offset, design), *x.shape[:2])
+        by = make(sigma, offset)
     return SeparableFilter(*by, design.padding, offset is None)
 
 

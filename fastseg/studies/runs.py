@@ -45,8 +45,8 @@ def _scores(
     recipe: Recipe, dataset: cases.Dataset, folder: Path, test: Sequence[str], hide: Sequence[str],
     truth: cases.Dataset | None,
 ) -> dict[str, Any]:  # fmt: skip
-    best, chosen, _ = checkpoint.load_newest(checkpoint.find(folder / "run"), ("model",))
-    last, _ = checkpoint.load(checkpoint.generations(folder / "run" / "checkpoints")[0], ())
+    best, chosen, _ = checkpoint.load_run(checkpoint.find(folder / "run"), ("model",))
+    _, last, _ = checkpoint.load_run(checkpoint.generations(folder / "run" / "checkpoints"), ())
     # by checkpoint: predictions of a run that went on do not mix with those from before
     predictions = folder / "predictions" / best.name
     if models.task(recipe.system) == "synthesis":
@@ -57,7 +57,7 @@ def _scores(
         sample(best, dataset.root, predictions, part="test", kernels=recipe.kernels)
         report = evaluate(predictions, dataset, folder, cases=test, missing="error", quiet=True)
         rows, regions = report.rows, report.regions
-    names = chosen["modalities"]
+    names = chosen.modalities
     net = build_network(recipe, input_channels(recipe, names), dataset.scheme, names)
     return {
         "rows": rows,
@@ -65,9 +65,9 @@ def _scores(
         "predictions": str(predictions.relative_to(folder.parents[1])),
         "metrics": str((folder / "run" / "metrics.jsonl").relative_to(folder.parents[1])),
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
-        "epochs": last["position"]["epoch"],
-        "best_epoch": chosen["position"]["epoch"],
-        "time_s": last["position"]["time_s"],
+        "epochs": last.position.epoch,
+        "best_epoch": chosen.position.epoch,
+        "time_s": last.position.time_s,
     }
 
 

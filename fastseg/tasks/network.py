@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastseg import checkpoint, config, models
 from fastseg.data.cases.labels import LabelScheme
+from fastseg.tasks.bounded import fill, group_of, no_larger_than
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,12 @@ class Trained:
     @classmethod
     def load(cls, place: str | Path) -> "Trained":
         """Read a checkpoint, or the best one of a run. What `fastseg.checkpoint.find` raises."""
-        found, state, groups = checkpoint.load_newest(checkpoint.find(place), ("model", "ema"))
-        checkpoint.check_run(state, found)
-        recipe, modalities = config.from_dict(state["recipe"]), tuple(state["modalities"])
-        try:
-            scheme = LabelScheme.from_dict(state["scheme"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise checkpoint.CheckpointError(f"{found}: scheme is damaged ({error!r})") from None
-        return cls(found.name, recipe, modalities, scheme, state["split"], groups, state["sha256"])
+        found, state, groups = checkpoint.load_run(checkpoint.find(place), ("model", "ema"))
+        group_of(groups, "model")
+        return cls(
+            found.name, state.recipe, state.modalities, state.scheme, state.split, groups,
+            state.sha256,
+        )  # fmt: skip
 
     def network(self) -> nn.Module:
         """Build the network with these weights."""
@@ -58,13 +57,10 @@ def load_network(
     modalities: Sequence[str] = (),
 ) -> nn.Module:
     """Build the recipe's network for evaluation, with averaged weights where there are any."""
-    net = build_network(recipe, channels, scheme, modalities)
-    try:
-        net.load_state_dict(groups.get("ema", groups["model"]))
-    except RuntimeError as error:
-        raise checkpoint.CheckpointError(
-            f"weights do not fit system {recipe.system}: {error}"
-        ) from None
+    weights = groups.get("ema", groups["model"])
+    with no_larger_than(weights, recipe.system):
+        net = build_network(recipe, channels, scheme, modalities)
+    fill(net, weights, recipe.system)
     return net.eval().requires_grad_(False)
 
 

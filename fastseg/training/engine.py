@@ -4,6 +4,7 @@ processes divide a network among them.
 
 import logging
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from fastseg.config import Recipe
 from fastseg.errors import UsageError
+from fastseg.host import processes
 from fastseg.host.device import pick_device
 from fastseg.host.processes import launched
 from fastseg.training import sharded
@@ -26,6 +28,7 @@ def launch(recipe: Recipe) -> Any:
     """
     from lightning_fabric import Fabric
 
+    processes.die_with_parent()
     place = launched()
     local = place.per_node if place else recipe.devices
     device = pick_device(recipe.device).type
@@ -34,10 +37,12 @@ def launch(recipe: Recipe) -> Any:
     precision = resolve_precision(recipe.precision, device, _least_capability(device, local))
     # "highest" forbids TF32 in matrix products, "high" allows it
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    nodes = place.world // local if place else 1
     fabric = Fabric(
         accelerator=device,
         devices=local,
-        num_nodes=place.world // local if place else 1,
+        num_nodes=nodes,
+        strategy=_strategy() if local * nodes > 1 else "auto",
         **_precision(precision, device),
     )
     fabric.launch()
@@ -45,6 +50,13 @@ def launch(recipe: Recipe) -> Any:
     if 0 < fabric.all_reduce(fp16, reduce_op="mean") < 1:
         raise UsageError("precision: auto is fp16 on some of these GPUs only; wanted one by name")
     return fabric
+
+
+def _strategy() -> Any:
+    """Fabric's usual one for several processes, with our patience."""
+    from lightning_fabric.strategies import DDPStrategy
+
+    return DDPStrategy(timeout=timedelta(seconds=processes.TIMEOUT_S))
 
 
 def _check_devices(wanted: int, device: str) -> None:

@@ -8,7 +8,7 @@ from fastseg import checkpoint, config
 from fastseg.config import Recipe
 from fastseg.errors import UsageError
 
-Saved = tuple[Path, dict[str, Any], dict[str, checkpoint.Tensors]]
+Saved = tuple[Path, checkpoint.State, dict[str, checkpoint.Tensors]]
 # keys that change how long or how a run computes, not what: a resumed run may differ in them
 _FREE = {"epochs", "patience", "device", "devices", "strategy", "loader", "kernels"}
 _FREE |= {"val_every", "val_cases", "save_every", "log_every", "max_skipped"}
@@ -20,8 +20,8 @@ def as_begun(recipe: Recipe, out: Path) -> Recipe:
     paths = checkpoint.generations(out / "checkpoints")
     if recipe.precision != "auto" or not paths:
         return recipe
-    state = checkpoint.load_newest(paths, ())[1]
-    return dataclasses.replace(recipe, precision=state["recipe"]["precision"])
+    begun = checkpoint.load_run(paths, ())[1].recipe
+    return dataclasses.replace(recipe, precision=begun.precision)
 
 
 def find_saved(recipe: Recipe, out: Path, resume: bool, fabric: Any) -> Saved | None:
@@ -32,18 +32,18 @@ def find_saved(recipe: Recipe, out: Path, resume: bool, fabric: Any) -> Saved | 
         return None
     if not resume:
         raise UsageError(f"{out}: holds a run already; resume it or choose another folder")
-    saved = checkpoint.load_newest(paths)
-    checkpoint.check_run(saved[1], saved[0])
+    saved = checkpoint.load_run(paths)
+    saved[1].check_goes_on(saved[0])
     fabric.barrier()
     if fabric.is_global_zero:
         checkpoint.tidy(folder, damaged=paths[: paths.index(saved[0])])
-    _check_same(recipe, saved[1]["recipe"], out)
+    _check_same(recipe, saved[1].recipe, out)
     return saved
 
 
-def _check_same(recipe: Recipe, begun: dict[str, Any], out: Path) -> None:
+def _check_same(recipe: Recipe, begun: Recipe, out: Path) -> None:
     # keys that came after the run began have their defaults
-    before = config.to_dict(config.from_dict(begun))
+    before = config.to_dict(begun)
     if recipe.name in config.recipe_names():
         before["model"] = config.load_recipe(recipe.name).model | before["model"]
     old, new = config.flatten(before), config.flatten(config.to_dict(recipe))

@@ -7,6 +7,7 @@ import torch
 from fastseg import tasks
 from fastseg.errors import DataError
 from fastseg.host.files import harmless
+from fastseg.tasks.base import Validated
 from fastseg.training import sharded
 from fastseg.training.run import Run
 from fastseg.training.stop import Interrupted, StopSignal
@@ -33,21 +34,25 @@ def validate(run: Run, stop: StopSignal) -> float | None:
             if stop.name:
                 break
             try:
-                with run.fabric.autocast():
+                with stop.may_give_up(), run.fabric.autocast():
                     found = task.validate(net, recipe, run.dataset, case_id, number, stop.check)
+                if number < OVERLAYS and run.fabric.is_global_zero:
+                    _draw(run, stop, found, f"epoch-{run.at.epoch:04d}-{case_id}.png")
             except Interrupted:
                 break
             except DataError as error:
                 log.warning("validation leaves out %s", error)
                 continue
-            if number < OVERLAYS and run.fabric.is_global_zero:
-                path = run.out / "overlays" / f"epoch-{run.at.epoch:04d}-{case_id}.png"
-                with harmless(path):
-                    path.parent.mkdir(exist_ok=True)
-                    found.draw(path)
             total, count = total + found.score, count + 1
     run.module.train()
     net.on_step = None
     sums = torch.tensor([total, count, bool(stop.name)], device=run.fabric.device)
     total, count, stopped = run.fabric.all_reduce(sums, reduce_op="sum").tolist()
     return None if stopped or not count else total / count
+
+
+def _draw(run: Run, stop: StopSignal, found: Validated, name: str) -> None:
+    path = run.out / "overlays" / name
+    with stop.may_give_up(), harmless(path):
+        path.parent.mkdir(exist_ok=True)
+        found.draw(path)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastseg.data import nifti
+from fastseg.data.cases.bounds import in_time, leads_out, warn_of_link
 from fastseg.data.cases.dataset import Dataset
 from fastseg.data.cases.labels import BRATS, BRATS_2023, BRATS_2024, LabelScheme, scheme_from_labels
 from fastseg.data.cases.layouts import BRATS_ORDER, Case, Found, brats, canonical, left_over
@@ -95,17 +96,24 @@ def _description(root: Path) -> Path | None:
     """Find the JSON file that describes `root`, if there is one."""
     if root.is_file():
         return root
-    if (root / "dataset.json").exists():
+    if (root / "dataset.json").exists() and _is_own(root / "dataset.json"):
         return root / "dataset.json"
-    for path in sorted(root.glob("*.json")):
+    for path in in_time(sorted(root.glob("*.json")), root):
         try:
             listed = is_datalist(_load(path))
         except DataError:
             # Other programs keep files of their own in data folders.
             continue
-        if listed:
+        if listed and _is_own(path):
             return path
     return None
+
+
+def _is_own(description: Path) -> bool:
+    if leads_out(description, description.parent):
+        warn_of_link(description)
+        return False
+    return True
 
 
 def _load(path: Path) -> dict:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from fastseg.data.cases.bounds import in_time
 from fastseg.data.cases.labels import LabelScheme
 from fastseg.errors import DataError
 
@@ -159,6 +160,10 @@ def make_case(case_id: str, images: dict[str, Path], label: Path | None) -> Case
 
 
 def _walk(root: Path) -> Iterator[Path]:
+    return (path for path in in_time(_everything(root), root) if NIFTI_END.search(path.name))
+
+
+def _everything(root: Path) -> Iterator[Path]:
     pending, seen = [(root, 0)], set()
     while pending:
         folder, depth = pending.pop()
@@ -168,9 +173,8 @@ def _walk(root: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         for entry in entries(folder):
-            if NIFTI_END.search(entry.name):
-                yield entry
-            elif depth < _DEPTH and entry.is_dir():
+            yield entry
+            if depth < _DEPTH and not NIFTI_END.search(entry.name) and entry.is_dir():
                 pending.append((entry, depth + 1))
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fastseg.data.cases.bounds import linked
 from fastseg.data.cases.dataset import Dataset
 from fastseg.data.nifti import read_header
 from fastseg.errors import NiftiError
@@ -22,7 +23,8 @@ def warn(dataset: Dataset, ids: Sequence[str], patch: Sequence[int]) -> None:
 
 
 def unused(dataset: Dataset) -> Iterator[str]:
-    """Say which NIfTI files of the folder are not taken: a line for each reason, with a few names.
+    """Say which NIfTI files of the folder are not taken: a line for each reason, with a few names;
+    and that some which are taken lie elsewhere.
 
     >>> from fastseg.data import phantom
     >>> from fastseg.data.cases import discover
@@ -39,6 +41,9 @@ def unused(dataset: Dataset) -> Iterator[str]:
         more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
         files = "1 NIfTI file is" if len(paths) == 1 else f"{len(paths)} NIfTI files are"
         yield f"{dataset.root}: {files} not taken ({reason}): {names}{more}"
+    files = (path for case in dataset.cases for path in (*case.images.values(), case.label) if path)
+    if line := linked(_folder(dataset), files):
+        yield line
 
 
 def too_small(dataset: Dataset, ids: Sequence[str], patch: Sequence[int]) -> Iterator[str]:

@@ -79,7 +79,29 @@ def inflate_into(raw: np.ndarray, out: np.ndarray, needed: int) -> None:
     >>> out
     array([7, 8, 9, 0], dtype=uint8)
     """
-    member, read, written = _member(inflate_library()), 0, 0
+    _inflate_members(_member(inflate_library()), raw, out, needed)
+
+
+def inflate_nowhere(raw: np.ndarray, size: int, needed: int) -> None:
+    """Inflate as `inflate_into` does into `size` bytes, but take no memory for them.
+
+    Raises:
+        Damaged: as `inflate_into`.
+
+    >>> import gzip
+    >>> raw = np.frombuffer(gzip.compress(bytes(100)), np.uint8)
+    >>> inflate_nowhere(raw, size=200, needed=101)
+    Traceback (most recent call last):
+    fastseg.data.nifti.inflate.Damaged: the gzip data ends after 100 of 101 bytes
+    """
+    library = inflate_library()
+    streaming = next(n for n in (library, *LIBRARIES[1:]) if n != LIBRARIES[0] and _is_there(n))
+    one_byte = np.lib.stride_tricks.as_strided(np.empty(1, np.uint8), (size,), (0,))
+    _inflate_members(_member(streaming), raw, one_byte, needed)
+
+
+def _inflate_members(member: Member, raw: np.ndarray, out: np.ndarray, needed: int) -> None:
+    read, written = 0, 0
     # Tiny members would turn a small file into millions of calls; block gzip holds kilobytes.
     for _ in range(1024 + needed // 1024):
         if raw[read : read + 2].tobytes() != MAGIC:
@@ -126,13 +148,16 @@ def inflate_with(library: str) -> Iterator[None]:
 
 @functools.cache
 def _fastest() -> str:
-    for library in LIBRARIES[:-1]:
-        try:
-            _member(library)
-            return library
-        except ImportError:
-            continue
-    return LIBRARIES[-1]
+    return next(filter(_is_there, LIBRARIES))
+
+
+@functools.cache
+def _is_there(library: str) -> bool:
+    try:
+        _member(library)
+    except ImportError:
+        return False
+    return True
 
 
 @functools.cache

@@ -15,8 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from fastseg.data.nifti.header import LARGEST, Header, parse
-from fastseg.data.nifti.inflate import MAGIC, MAX_RATIO, Damaged, inflate_into, inflate_prefix
+from fastseg.data.nifti.inflate import (
+    MAGIC,
+    MAX_RATIO,
+    Damaged,
+    inflate_into,
+    inflate_nowhere,
+    inflate_prefix,
+)
 from fastseg.errors import NiftiError
+from fastseg.host.memory import available_bytes
 
 MAX_VOXELS = 2**29
 # A gzip header may carry 64 KiB of extra fields before the first compressed byte.
@@ -24,6 +32,11 @@ _HEAD_BYTES = 1 << 17
 # Writers may pad the voxels; more than this past the promised size is a lie or a bomb.
 _SLACK = 1 << 20
 _ALIGN = 64
+# A file that promises more, of its own size too, is inflated once before memory is taken for it.
+_LIE_BYTES, _LIE_RATIO = 18_000_000, 16  # int16 of BraTS is 17.9 MB
+# copies follow, in float32 and of other modalities: a volume may take so much of what there is
+_MEMORY_SHARE = 0.25
+_LITTLE = 1 << 26  # bytes that are there as a rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +127,8 @@ def read(path: str | Path, *, buffer: Buffer | None = None, max_voxels: int = MA
 
     Raises:
         NiftiError: naming the file, when it is missing, cut short, damaged, of an unsupported kind
-            (header/image pair, 4-D, complex, RGB, float128) or larger than `max_voxels`.
+            (header/image pair, 4-D, complex, RGB, float128), larger than `max_voxels` or than a
+            quarter of the memory that is available.
 
     >>> from fastseg.data import phantom
     >>> folder = phantom.write("phantoms", cases=1, size=(24, 26, 28))
@@ -125,6 +139,7 @@ def read(path: str | Path, *, buffer: Buffer | None = None, max_voxels: int = MA
     path, buffer = Path(path), Buffer() if buffer is None else buffer
     with _opened(path) as (file, size):
         header, head = _read_head(file, path, size, max_voxels)
+        _refuse_more_than_fits(header.data_bytes)
         if head[:2] == MAGIC:
             voxels = _inflate_voxels(file, head, size, header, buffer)
         else:
@@ -167,6 +182,16 @@ def _read_head(file, path: Path, size: int, max_voxels: int) -> tuple[Header, by
     return header, head
 
 
+def _refuse_more_than_fits(size: int) -> None:
+    """A few megabytes of gzip data may be gigabytes, in all honesty."""
+    available = available_bytes() if size > _LITTLE else None
+    if available is not None and size > _MEMORY_SHARE * available:
+        raise Damaged(
+            f"{size / 2**30:.2f} GiB of voxels; wanted at most {_MEMORY_SHARE:.0%} of the "
+            f"{available / 2**30:.2f} GiB of memory that are available"
+        )
+
+
 def _inflate_voxels(file, head: bytes, size: int, header: Header, buffer: Buffer) -> np.ndarray:
     needed = header.data_offset + header.data_bytes
     # Valid gzip is hardly longer than its content; the rest of a longer file is never needed.
@@ -174,6 +199,8 @@ def _inflate_voxels(file, head: bytes, size: int, header: Header, buffer: Buffer
     head = head[: raw.size]
     raw[: len(head)] = np.frombuffer(head, np.uint8)
     _read_exactly(file, raw[len(head) :])
+    if needed > max(_LIE_BYTES, _LIE_RATIO * size):
+        inflate_nowhere(raw, needed + _SLACK, needed)
     out = buffer.plain(needed + _SLACK, header.data_offset)
     inflate_into(raw, out, needed)
     return out[header.data_offset : needed]

@@ -13,6 +13,7 @@ from fastseg.data.pipeline.decode import Brain
 from fastseg.data.pipeline.intensity import PERCENTILES
 from fastseg.errors import UsageError
 from fastseg.host.files import write_bytes, written_whole
+from fastseg.host.memory import meminfo
 
 try:
     from deflate import crc32
@@ -88,12 +89,8 @@ class RamCache:
 
 def memory_is_short() -> bool:
     """Tell whether less than a tenth of the machine's memory is available; False if unknown."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return False
-    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.split()[1:]}
-    return kib["MemAvailable"] < _FREE_MEMORY_SHARE * kib["MemTotal"]
+    found = meminfo()
+    return bool(found) and found["MemAvailable"] < _FREE_MEMORY_SHARE * found["MemTotal"]
 
 
 class DiskCache:

@@ -14,7 +14,7 @@ import torch
 from fastseg.data import nifti
 from fastseg.data.cases import Case, discover
 from fastseg.errors import UsageError
-from fastseg.host.files import inside, write_json
+from fastseg.host.files import harmless, inside, write_json
 from fastseg.tasks.base import Claim, Prediction, View, Watch, Wishes, case_noise
 from fastseg.tasks.modality_synthesis.baselines import BASELINES, cases_to_fit
 from fastseg.tasks.modality_synthesis.case import (
@@ -141,7 +141,9 @@ class MissingImages(Prediction):
         index = int(known.brain.sum((1, 2)).argmax())
         truth = np.where(known.available[:, None, None], known.image[:, index], np.nan)
         shown = Shown(f"{case.id}\nslice {index}", available, filled[:, index], truth)
-        synthesis_png([shown], self.net.modalities, out / f"{case.id}_synthesis.png")
+        path = inside(out, f"{case.id}_synthesis.png")
+        with harmless(path):
+            synthesis_png([shown], self.net.modalities, path)
 
 
 def views_of(net, hide: Sequence[str]) -> list[View]:

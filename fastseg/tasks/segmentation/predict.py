@@ -59,7 +59,7 @@ def predict_volume(
         found = decide(windows(brain[None]))
         chosen, last = (array[0] for array in found)
     else:
-        batches = brain.movedim(1, 0).split(batch_size)
+        batches = brain.movedim(1, 0).split(min(batch_size, brain.shape[1]))
         found = [decide(windows(batch)) for batch in batches]
         chosen, last = map(np.concatenate, zip(*found, strict=True))
     classes[box] = chosen

@@ -10,31 +10,49 @@ import json
 import logging
 import os
 import shutil
-import stat
-import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fastseg.errors import DataError, FastsegError
+from fastseg.checkpoint.optimizer import load_scaler, pack_optimizer, unpack_optimizer
+from fastseg.checkpoint.reading import (
+    FORMAT,
+    MAX_ENTRIES,
+    MAX_HEADER_BYTES,
+    Tensors,
+    canonical,
+    read_state,
+    read_tensors,
+)
+from fastseg.checkpoint.state import Position, State
+from fastseg.errors import CheckpointError, FastsegError
 
-FORMAT = 1
+__all__ = [
+    "FORMAT",
+    "GROUPS",
+    "MAX_ENTRIES",
+    "MAX_HEADER_BYTES",
+    "CheckpointError",
+    "Position",
+    "State",
+    "Tensors",
+    "find",
+    "generations",
+    "load",
+    "load_newest",
+    "load_run",
+    "load_scaler",
+    "pack_optimizer",
+    "save",
+    "tidy",
+    "unpack_optimizer",
+]
+
 GROUPS = ("model", "ema", "optimizer")
-MAX_ENTRIES = 20_000  # a parser of a hostile header slows down long before its 100 MB limit
-MAX_HEADER_BYTES = 16 * 2**20
-MAX_STATE_BYTES = 64 * 2**20
-Tensors = dict[str, Tensor]
 log = logging.getLogger("fastseg")
-
-
-class CheckpointError(DataError):
-    """A checkpoint that is damaged, incomplete or not one of ours."""
-
-
-_OF_RUN = {"recipe": dict, "modalities": list, "scheme": dict, "split": dict}
 
 
 def save(
@@ -67,7 +85,7 @@ def save(
             f"{final}: the checkpoint could not be saved ({error}); {intact}"
         ) from error
     for old in older[keep - 1 :]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return final
 
 
@@ -79,22 +97,9 @@ def load(
     Every file is compared with its SHA-256 before it is parsed. CheckpointError names the file.
     """
     path = Path(path)
-    state = _read_state(path / "state.json")
+    state = read_state(path / "state.json")
     present = [name for name in names if f"{name}.safetensors" in state["sha256"]]
-    return state, {name: _read_tensors(path / f"{name}.safetensors", state) for name in present}
-
-
-def check_run(state: dict[str, Any], path: Path) -> None:
-    """Raise CheckpointError, naming the key, where a state is not that of a run's network."""
-    for key, kind in _OF_RUN.items():
-        if not isinstance(value := state.get(key), kind):
-            raise CheckpointError(f"{path}: {key} is {value!r:.80}, wanted a {kind.__name__}")
-    names = state["modalities"]
-    if not names or not all(isinstance(name, str) and name for name in names):
-        raise CheckpointError(f"{path}: modalities is {names!r:.80}, wanted names")
-    for part, ids in state["split"].items():
-        if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
-            raise CheckpointError(f"{path}: split.{part} is {ids!r:.80}, wanted a list of ids")
+    return state, {name: read_tensors(path / f"{name}.safetensors", state) for name in present}
 
 
 def load_newest(
@@ -112,6 +117,14 @@ def load_newest(
             reasons.append(str(error))
             log.warning("checkpoint %s is damaged, trying the one before it: %s", path.name, error)
     raise CheckpointError("no sound checkpoint: " + "; ".join(reasons))
+
+
+def load_run(
+    paths: list[Path], names: tuple[str, ...] = GROUPS
+) -> tuple[Path, State, dict[str, Tensors]]:
+    """Load as `load_newest` does a checkpoint of a run. CheckpointError names a wrong key too."""
+    path, values, groups = load_newest(paths, names)
+    return path, State.of(values, path), groups
 
 
 def generations(folder: str | Path, kinds: tuple[str, ...] = ("last",)) -> list[Path]:
@@ -151,26 +164,13 @@ def tidy(folder: str | Path, damaged: Sequence[Path] = ()) -> None:
         os.rename(path, aside)
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
-    """Part an optimiser's state into named tensors ("3.exp_avg") and a JSON-able rest."""
-    state = optimizer.state_dict()
-    tensors, values = {}, {}
-    for index, entries in state["state"].items():
-        for key, value in entries.items():
-            target = tensors if isinstance(value, Tensor) else values
-            target[f"{index}.{key}"] = value
-    return tensors, {"values": values, "param_groups": state["param_groups"]}
-
-
-def unpack_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Tensors, rest: dict[str, Any]
-) -> None:
-    """Load what `pack_optimizer` gave."""
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in (tensors | rest["values"]).items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
+def _remove(old: Path) -> None:
+    """Under another name first: half a checkpoint must not count as one."""
+    aside = old.with_name(f"tmp-old-{old.name}")
+    with suppress(OSError):
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(old, aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_folder(folder: Path, groups: dict[str, Tensors], state: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ def _write_folder(folder: Path, groups: dict[str, Tensors], state: dict[str, Any
         }
         sums[f"{name}.safetensors"] = _write(folder / f"{name}.safetensors", serialise(plain))
     state = {**state, "format": FORMAT, "sha256": sums}
-    state["sha256"]["state.json"] = hashlib.sha256(_canonical(state)).hexdigest()
+    state["sha256"]["state.json"] = hashlib.sha256(canonical(state)).hexdigest()
     _write(
         folder / "state.json", json.dumps(state, indent=1, sort_keys=True, allow_nan=False).encode()
     )
@@ -209,56 +209,3 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _canonical(state: dict[str, Any]) -> bytes:
-    return json.dumps(state, sort_keys=True, allow_nan=False).encode()
-
-
-def _read(path: Path, limit: int | None = None) -> bytes:
-    try:
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode) or (limit is not None and found.st_size > limit):
-            most = "" if limit is None else f" of at most {limit} bytes"
-            raise CheckpointError(
-                f"{path}: is no regular file, or has {found.st_size} bytes; wanted a file{most}"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        state = json.loads(_read(path, MAX_STATE_BYTES))
-        expected = state["sha256"].pop("state.json")
-        actual = hashlib.sha256(_canonical(state)).hexdigest()
-        version = state["format"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not a checkpoint's state ({error!r})") from error
-    if actual != expected:
-        raise CheckpointError(f"{path}: SHA-256 differs from the one written")
-    if version != FORMAT:
-        raise CheckpointError(f"{path}: has format {version}, this version reads {FORMAT}")
-    return state
-
-
-def _read_tensors(path: Path, state: dict[str, Any]) -> Tensors:
-    from safetensors import SafetensorError
-    from safetensors.torch import load as parse
-
-    content = _read(path)
-    if hashlib.sha256(content).hexdigest() != state["sha256"][path.name]:
-        raise CheckpointError(f"{path}: SHA-256 differs from the one in state.json")
-    # our own checksum says nothing about a file that somebody else prepared: bound the parser too
-    length = struct.unpack("<Q", content[:8])[0] if len(content) >= 8 else 0
-    if not 0 < length <= min(MAX_HEADER_BYTES, len(content) - 8):
-        raise CheckpointError(
-            f"{path}: header of {length} bytes, wanted at most {MAX_HEADER_BYTES}"
-        )
-    if content.count(b'"dtype"', 8, 8 + length) > MAX_ENTRIES:
-        raise CheckpointError(f"{path}: more than {MAX_ENTRIES} tensors")
-    try:
-        return parse(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: is not a safetensors file ({error})") from error
