@@ -85,7 +85,7 @@ class Checked:
             name, value = field.name, getattr(self, field.name)
             least, most = field.metadata.get("least"), field.metadata.get("most")
             self.want(fits(value, kinds[name]), name, type_name(kinds[name]))
-            self.want(holdable(value), name, "what 64 bits hold, and of fractions 32")
+            self.want(holdable(value), name, "numbers that int64 and float32 hold")
             if least is not None and value is not None:
                 self.want(value >= least, name, f"at least {least}")
             if most is not None and value is not None:

@@ -4,11 +4,15 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from campaign.child import SMALL, command, small_run
 from fastseg import config
+from fastseg.data.cases.labels import BRATS
+from fastseg.data.cases.layouts import BRATS_ORDER
 from fastseg.errors import UsageError
 from fastseg.fields import parse
+from fastseg.tasks.network import build_network, input_channels
 
 PARSED = 40  # of a round, and then one command
 # 1: no memory; 2: the override; 3: not in the data; 4: losses that are not finite
@@ -23,6 +27,7 @@ _WORDS = ["", " ", "null", "None", "true", "yes", "a", "é", "\udc80", "$\\frac$
           "null,1", "true,false"]  # fmt: skip
 VALUES = _NUMBERS + _WORDS
 # what only says how much is computed; a large one is no mistake, but takes for ever
+_LARGE = 512
 _AMOUNTS = {"epochs", "data.samples_per_case"}
 
 
@@ -40,8 +45,9 @@ class Part:
             overrides = drawn(name, rng)
             (folder / "overrides.txt").write_text(f"{name} {overrides!a}")
             try:
-                config.to_dict(config.load_recipe(name, overrides))
+                recipe = config.load_recipe(name, overrides)
                 did["accepted"] += 1
+                did["built"] += _build(recipe)
             except UsageError as error:
                 assert "\n" not in str(error) or any("\n" in item for item in overrides)  # noqa: PT017
         self._train(drawn("fno", rng)[:2], folder, did)
@@ -59,6 +65,22 @@ class Part:
         )
         assert code in CODES, (code, (folder / "said.txt").read_text(errors="replace"))
         did[f"exit {code}"] += 1
+
+
+def _build(recipe: config.Recipe) -> bool:
+    """Make the network, without memory; not one of thousands of channels or blocks."""
+    if any(isinstance(n, int) and n > _LARGE for n in _numbers(recipe.model)):
+        return False
+    with torch.device("meta"):
+        build_network(recipe, input_channels(recipe, BRATS_ORDER), BRATS, BRATS_ORDER)
+    return True
+
+
+def _numbers(value):
+    if isinstance(value, dict | tuple | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return [number for item in inner for number in _numbers(item)]
+    return [value]
 
 
 def drawn(name: str, rng: np.random.Generator) -> list[str]:
