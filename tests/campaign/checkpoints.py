@@ -123,7 +123,8 @@ def _sign(place: Path, path: Path) -> None:
 
 def _write(place: Path, state: dict[str, Any]) -> None:
     state["sha256"].pop("state.json", None)
-    state["sha256"]["state.json"] = hashlib.sha256(checkpoint._canonical(state)).hexdigest()
+    content = json.dumps(state, sort_keys=True, allow_nan=False).encode()
+    state["sha256"]["state.json"] = hashlib.sha256(content).hexdigest()
     (place / "state.json").write_text(json.dumps(state))
 
 
