@@ -50,7 +50,7 @@ class Part:
                 did["built"] += _build(recipe)
             except UsageError as error:
                 assert "\n" not in str(error) or any("\n" in item for item in overrides)  # noqa: PT017
-        self._train(drawn("fno", rng)[:2], folder, did)
+        self._train(_taken(rng), folder, did)
         return did
 
     def _train(self, overrides: list[str], folder: Path, did: Counter) -> None:
@@ -65,6 +65,18 @@ class Part:
         )
         assert code in CODES, (code, (folder / "said.txt").read_text(errors="replace"))
         did[f"exit {code}"] += 1
+
+
+def _taken(rng: np.random.Generator) -> list[str]:
+    """Overrides of which most are such as the recipe takes: then it is trained."""
+    for _ in range(rng.integers(1, 9)):
+        overrides = drawn("fno", rng)[:2]
+        try:
+            config.load_recipe("fno", overrides)
+        except UsageError:
+            continue
+        break
+    return overrides
 
 
 def _build(recipe: config.Recipe) -> bool:
