@@ -8,8 +8,6 @@ from fastseg.data.cases.labels import LabelScheme
 from fastseg.data.cases.layouts import Case
 from fastseg.errors import DataError
 
-NO_LABEL = "its case has no label"  # a reason not to take a file
-
 
 @dataclass(frozen=True)
 class Dataset:

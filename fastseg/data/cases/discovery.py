@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastseg.data import nifti
-from fastseg.data.cases.dataset import NO_LABEL, Dataset
+from fastseg.data.cases.dataset import Dataset
 from fastseg.data.cases.labels import BRATS, BRATS_2023, BRATS_2024, LabelScheme, scheme_from_labels
 from fastseg.data.cases.layouts import BRATS_ORDER, Case, Found, brats, canonical, left_over
 from fastseg.data.cases.listings import datalist, is_datalist, is_nnunet, nnunet
+from fastseg.data.cases.notices import NO_LABEL
 from fastseg.errors import DataError, NiftiError, UsageError
 
 # Labels are small; this many show which values a data set uses without reading all of it.

@@ -11,6 +11,7 @@ from fastseg.data.cases.dataset import Dataset
 from fastseg.data.nifti import read_header
 from fastseg.errors import NiftiError
 
+NO_LABEL = "its case has no label"  # a reason not to take a file
 _NAMED = 3  # files
 log = logging.getLogger("fastseg")
 

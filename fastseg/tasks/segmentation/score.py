@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from fastseg import metrics
-from fastseg.data.cases.dataset import NO_LABEL
 from fastseg.data.cases.labels import read_classes
+from fastseg.data.cases.notices import NO_LABEL
 from fastseg.data.geometry import grid_difference
 from fastseg.errors import DataError
 from fastseg.pictures.tables import Table, number
