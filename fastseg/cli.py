@@ -36,11 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(error, error.exit_code)
     except OSError as error:
         return _say(error, 1)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
         if not no_memory(error):
             raise
-        return _say(f"not enough memory ({error}); smaller batches, patches or networks need less"
-                    if str(error) else "not enough memory", 1)  # fmt: skip
+        reason = str(error).strip().splitlines()[-1:] or ["of this process"]
+        return _say(f"not enough memory ({reason[0]}); smaller batches, patches or networks need"
+                    " less", 1)  # fmt: skip
     except KeyboardInterrupt:
         return _say("interrupted", 130)
 

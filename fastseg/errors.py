@@ -56,7 +56,7 @@ def no_memory(error: BaseException) -> bool:
     (True, False)
     """
     said = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc",
-            "can't start new thread")  # fmt: skip
+            "can't start new thread", "failed to map segment")  # fmt: skip
     return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 

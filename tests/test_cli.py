@@ -177,7 +177,14 @@ def test_other_errors_keep_their_code(capsys, monkeypatch, kind):
     assert (code, err) == (kind.exit_code, "fastseg: first second\n")
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("X: can't allocate memory: 9 B")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("X: can't allocate memory: 9 B"),
+        ImportError("a.so: failed to map segment from shared object"),
+    ],
+)
 def test_want_of_memory_is_one_line(capsys, monkeypatch, error):
     def fail(_):
         raise error
