@@ -8,11 +8,11 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastseg import arguments
-from fastseg.errors import DataError, FastsegError, FastsegWarning, UsageError
+from fastseg.errors import DataError, FastsegError, FastsegWarning, UsageError, no_memory
 
 log = logging.getLogger("fastseg")
 _OVERRIDABLE = ("train", "sample", "study")
@@ -22,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. A user's mistake is one line on stderr, no traceback."""
     logging.basicConfig(level=logging.WARNING, format="fastseg: %(message)s")
     parser = arguments.parser()
+    with suppress(AttributeError):  # a notebook's stream; others may be asked for any path
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         given, rest = parser.parse_known_args(argv)
         given.rest = _check_rest(parser, given, rest)
@@ -34,6 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(error, error.exit_code)
     except OSError as error:
         return _say(error, 1)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not no_memory(error):
+            raise
+        reason = str(error).strip().splitlines()[-1:] or ["of this process"]
+        return _say(f"not enough memory ({reason[0]}); smaller batches, patches or networks need"
+                    " less", 1)  # fmt: skip
     except KeyboardInterrupt:
         return _say("interrupted", 130)
 

@@ -34,19 +34,19 @@ class Recipe(Checked):
     model: dict[str, Any] = documented("the system's own options")
     data: LoaderConfig = documented("how samples are drawn")
     optimizer: Literal["adam", "adamw", "sgd"] = documented("update rule", "adam")
-    lr: float = documented("learning rate at the start", 3e-4)
+    lr: float = documented("learning rate at the start", 3e-4, most=1e6)
     betas: tuple[float, ...] = documented(
         "decay of Adam's two averages; SGD's momentum is the first", (0.9, 0.999)
     )
     amsgrad: bool = documented("Adam divides by the largest average so far", False)
     nesterov: bool = documented("SGD's momentum looks ahead; Adam has no such thing", False)
     weight_decay: float = documented(
-        "L2 penalty (Adam, SGD) or decoupled decay (AdamW)", 0.0, least=0
+        "L2 penalty (Adam, SGD) or decoupled decay (AdamW)", 0.0, least=0, most=1e6
     )
     schedule: Literal["constant", "cosine", "poly"] = documented(
         "learning rate over the whole run", "constant"
     )
-    lr_min: float = documented("where the cosine schedule ends", 1e-6, least=0)
+    lr_min: float = documented("where the cosine schedule ends", 1e-6, least=0, most=1e6)
     grad_clip: float | None = documented("largest norm of a gradient, null for any", 12.0, least=0)
     epochs: int = documented("passes over the training cases", 50, least=1)
     patience: int | None = documented(

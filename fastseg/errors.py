@@ -53,6 +53,17 @@ class NonFiniteError(FastsegError):
     exit_code = 4
 
 
+def no_memory(error: BaseException) -> bool:
+    """Tell whether it is for want of memory, which torch says in words of a RuntimeError.
+
+    >>> no_memory(MemoryError()), no_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    said = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc",
+            "can't start new thread", "failed to map segment")  # fmt: skip
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+
+
 def offered(word: str, known: Collection[str]) -> str:
     """ "; it has …": the end of an error about `word`, what there is, the nearest first."""
     near = difflib.get_close_matches(word, known, n=_OFFERED, cutoff=0.5)

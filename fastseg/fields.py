@@ -13,15 +13,17 @@ from fastseg.errors import UsageError
 
 
 def documented(
-    help: str, default: Any = MISSING, *, sampling: bool = False, least: float | None = None
-) -> Any:
+    help: str, default: Any = MISSING, *, sampling: bool = False, least: float | None = None,
+    most: float | None = None,
+) -> Any:  # fmt: skip
     """Make a dataclass field with a help line, and optionally a default.
 
     Args:
         help: one line, what the field means and in which unit.
         default: the field's value where none is given; without it the field is required.
         sampling: mark the field as one that only changes how a trained network predicts.
-        least: the smallest value that a `Checked` dataclass lets the field have.
+        least, most: the smallest and the largest value that a `Checked` dataclass lets the field
+            have.
 
     Returns:
         what stands right of the `=` in the class.
@@ -33,7 +35,7 @@ def documented(
     >>> Options().width, help_of(Options)
     (16, {'width': 'channels of the finest level'})
     """
-    metadata = {"help": help, "sampling": sampling, "least": least}
+    metadata = {"help": help, "sampling": sampling, "least": least, "most": most}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -65,7 +67,8 @@ def types_of(cls: type) -> dict[str, Any]:
 class Checked:
     """Base of dataclasses that refuse wrong values when they are made.
 
-    Each field's value is held against its type and its `least`; then `check` is called.
+    Each field's value is held against its type, its `least` and `most`, and what a machine's
+    numbers hold; then `check` is called.
     Raises UsageError, one line that begins with the field's name.
 
     >>> @dataclass(frozen=True)
@@ -79,10 +82,14 @@ class Checked:
     def __post_init__(self):
         kinds = types_of(type(self))
         for field in dataclasses.fields(self):
-            name, value, least = field.name, getattr(self, field.name), field.metadata.get("least")
+            name, value = field.name, getattr(self, field.name)
+            least, most = field.metadata.get("least"), field.metadata.get("most")
             self.want(fits(value, kinds[name]), name, type_name(kinds[name]))
+            self.want(holdable(value), name, "numbers that int64 and float32 hold")
             if least is not None and value is not None:
                 self.want(value >= least, name, f"at least {least}")
+            if most is not None and value is not None:
+                self.want(value <= most, name, f"at most {most:g}")
         self.check()
 
     def check(self) -> None:
@@ -112,6 +119,19 @@ def fits(value: Any, kind: Any) -> bool:
         number = isinstance(value, Integral if kind is int else Real)
         return number and not isinstance(value, bool) and math.isfinite(value)
     return kind is Any or isinstance(value, origin or kind)
+
+
+def holdable(value: Any) -> bool:
+    """Tell whether all numbers in `value`, at any depth, are such as int64 and float32 hold.
+
+    >>> holdable((3, 1e-40, "a")), holdable(2**63), holdable((0.5, 1e300))
+    (True, False, False)
+    """
+    if isinstance(value, (tuple, list)):
+        return all(map(holdable, value))
+    if isinstance(value, Integral):
+        return -(2**63) <= value < 2**63
+    return not isinstance(value, Real) or abs(value) <= 3e38
 
 
 def type_name(kind: Any) -> str:

@@ -145,6 +145,8 @@ def choose_cases(
         raise UsageError(f"part: is {part!r}, wanted all, {', '.join(split)}")
     known = {case.id: case for case in dataset.cases}
     wanted = list(ids) if ids is not None else list(known) if part == "all" else split[part]
+    if not wanted:
+        log.warning("part: the run's split has no %s patients; nothing is predicted", part)
     missing = [case_id for case_id in wanted if case_id not in known]
     if missing:
         there = offered(missing[0], known)
@@ -177,6 +179,11 @@ def _claim(out: Path, claim: Claim, common: dict[str, Any], suffix: str) -> None
     files = known.pop(FILES, None) if isinstance(known, dict) else None
     former = None if claim.former is None else common | claim.former
     fits = known in (record, former) if known else known is None and not some
+    if not fits and not known and path.exists():
+        raise UsageError(
+            f"{path}: is empty or damaged, so it does not say what the predictions beside it are "
+            "of; remove them and it, or choose another folder"
+        )
     if not fits:
         raise UsageError(f"{folder}: holds other predictions; choose another folder")
     if known != record:

@@ -285,3 +285,15 @@ def test_no_file_names_a_machine():
     for path in texts:
         text = path.read_text(errors="replace")
         assert not [word for word in forbidden if word in text], path
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_hangs_on_assert_or_on_the_clock_of_the_wall(name):
+    """`python -O` drops asserts, and a wall's clock jumps."""
+    for node in ast.walk(ast.parse(FILES[name].read_text())):
+        assert not isinstance(node, ast.Assert), f"{FILES[name]}:{node.lineno}"
+        wall = isinstance(node, ast.Attribute) and ast.unparse(node) in (
+            "time.time",
+            "time.time_ns",
+        )
+        assert not wall, f"{FILES[name]}:{node.lineno}"

@@ -738,6 +738,16 @@ def test_check_warns_of_conflicting_forms(tmp_path, caplog):
     assert "P1_t1.nii.gz: qform and sform differ" in caplog.text
 
 
+def test_labels_of_background_alone_are_one_fault(tmp_path):
+    for name in ("A", "B", "C"):
+        brats_case(tmp_path, name, values=(0,))
+    [problem] = cases.check(cases.discover(tmp_path))
+    assert (problem.path, problem.kind) == (tmp_path, "labels")
+    assert problem.message.startswith("all 3 labels hold background alone")
+    brats_case(tmp_path, "D")
+    assert cases.check(cases.discover(tmp_path)) == []
+
+
 def test_unlabelled_parts_are_no_fault(tmp_path):
     brats_case(tmp_path / "train", "P1")
     brats_case(tmp_path / "validation", "P2", values=None)

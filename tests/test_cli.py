@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import fastseg
-from fastseg import checkpoint, config, errors
+from fastseg import checkpoint, cli, config, errors
 from fastseg.cli import main
 from fastseg.data import phantom
 from fastseg.data.cases.labels import BRATS
@@ -174,6 +175,38 @@ def test_other_errors_keep_their_code(capsys, monkeypatch, kind):
     monkeypatch.setattr(fastseg.data.cases, "discover", fail)
     code, _, err = run(capsys, "check", "D")
     assert (code, err) == (kind.exit_code, "fastseg: first second\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("X: can't allocate memory: 9 B"),
+        ImportError("a.so: failed to map segment from shared object"),
+    ],
+)
+def test_want_of_memory_is_one_line(capsys, monkeypatch, error):
+    def fail(_):
+        raise error
+
+    monkeypatch.setitem(cli.VERBS, "doctor", fail)
+    code, _, err = run(capsys, "doctor")
+    assert code == 1
+    assert err.startswith("fastseg: not enough memory")
+    assert err.count("\n") == 1
+    monkeypatch.setitem(cli.VERBS, "doctor", lambda _: (_ for _ in ()).throw(RuntimeError("else")))
+    with pytest.raises(RuntimeError, match="else"):
+        run(capsys, "doctor")
+
+
+def test_names_that_are_not_utf8_are_one_line(capsys, data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    case = tmp_path / "data" / "Phantom00000"
+    for path in list(case.iterdir()):
+        path.rename(os.fsdecode(os.fsencode(path).replace(b"00000_", b"\xff\xfe_")))
+    code, out, err = run(capsys, "check", tmp_path / "data")
+    assert (code, out) == (3, "")
+    assert "case id 'Phantom\\udcff\\udcfe' is not UTF-8" in err
 
 
 def test_the_whole_road(capsys, data, tmp_path):

@@ -85,6 +85,31 @@ def test_predictions_that_are_all_empty_are_one_warning(data, tmp_path, caplog):
     assert "empty" not in report.mean
 
 
+def test_labels_that_are_all_empty_are_one_warning(tmp_path, caplog, capsys):
+    data = phantom.write(tmp_path / "data", 3, size=(24, 24, 24))
+    for name in ("Phantom00000", "Phantom00001"):
+        predict(data, tmp_path / "out", name)
+        image = nib.load(label_file(data, name))
+        nothing = np.zeros(image.shape, np.uint8)
+        nib.save(nib.Nifti1Image(nothing, image.affine), label_file(data, name))
+    label_file(data, "Phantom00002").unlink()
+    evaluate(tmp_path / "out", data)
+    [line] = caplog.messages
+    assert line.startswith(f"{data}: all 2 labels are empty")
+    assert "cases without a label, which are not scored: 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "[]"])
+def test_an_emptied_record_is_named(data, tmp_path, caplog, content):
+    predict(data, tmp_path / "t1", "Phantom00000")
+    (tmp_path / "t1" / "sample.json").write_text(content)
+    evaluate(tmp_path / "t1", data, quiet=True)
+    [line] = caplog.messages
+    assert line.startswith(f"{tmp_path / 't1' / 'sample.json'}: is empty or damaged")
+    with pytest.raises(DataError, match=r"sample\.json: is empty or damaged"):
+        evaluate(tmp_path, data, modalities=["t1"])
+
+
 def test_label_value_3_is_enhancing_tumour_as_4_is(data, tmp_path):
     predict(data, tmp_path / "p", NAMES[1], lambda v: np.where(v == 4, 3, v).astype(np.uint8))
     assert evaluate(tmp_path / "p", data, quiet=True).mean["dice_class_ET"] == 1

@@ -135,6 +135,10 @@ def test_wrong_arguments_are_named(backend):
             x, weight, v, v, None, None, False, 0.1, 1e-5)),
         (ValueError, "running_mean, running_var", lambda: ops.fourier_unit(
             x, weight, v, v, v, None, True, 0.1, 1e-5)),
+        (ValueError, "eps: got", lambda: ops.fourier_unit(
+            x, weight, v, v, None, None, True, 0.1, 10**30)),
+        (TypeError, "momentum: got a tensor", lambda: ops.fourier_unit(
+            x, weight, v, v, v, v, True, v[:2], 1e-5)),
     ]  # fmt: skip
     with fastseg.use_backend(backend if backend in ("reference", "matmul") else "auto"):
         for kind, message, call in calls:

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -64,6 +65,26 @@ def test_hd95_equals_brute_force(seed, spacing_mm):
     assert expected > 0
     assert metrics.hd95_mm(a, b, spacing_mm) == pytest.approx(expected, rel=1e-12)
     assert metrics.hd95_mm(b, a, spacing_mm) == pytest.approx(expected, rel=1e-12)
+
+
+def degenerate(shape, rng):
+    """Masks that leave little of a surface, or little room around it."""
+    whole, point, border = np.ones(shape, bool), np.zeros(shape, bool), np.zeros(shape, bool)
+    point[tuple(rng.integers(n) for n in shape)] = True
+    border[0], border[..., -1] = True, True
+    checks, plane = np.indices(shape).sum(0) % 2 == 0, np.zeros(shape, bool)
+    plane[:, shape[1] // 2] = True
+    return {"whole": whole, "point": point, "border": border, "checks": checks, "plane": plane}
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 6), (5, 1, 1), (4, 5, 6)], ids=str)
+def test_hd95_of_degenerate_masks_equals_brute_force(shape):
+    """Single voxels, whole volumes, thin ones, masks on the border: in all pairs."""
+    masks = degenerate(shape, np.random.default_rng(sum(shape)))
+    for (name, a), (other, b) in itertools.product(masks.items(), repeat=2):
+        for spacing_mm in ((1, 1, 1), SPACING_MM, (1e-3, 1.0, 1e3)):
+            found, wanted = metrics.hd95_mm(a, b, spacing_mm), brute_force_hd95_mm(a, b, spacing_mm)
+            assert found == pytest.approx(wanted, rel=1e-12), (name, other, spacing_mm)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -338,6 +338,20 @@ def test_a_bad_case_is_named_and_replaced(bad_root, backend, caplog):
     assert sum("Case_02" in record.message for record in caplog.records) == 1
 
 
+@pytest.mark.parametrize("blank", [2, 3])
+def test_labels_of_background_alone_are_one_warning(tmp_path, caplog, blank):
+    data = discover(write_cases(tmp_path, 3))
+    for index in range(blank):
+        rewrite(tmp_path, f"Case_{index:02}", lambda label: label * 0, "seg")
+    with open_loader(data, LoaderConfig((8, 8), 4, 4)) as loader:
+        assert all([*loader.epoch(0), *loader.epoch(1)])
+    said = [message for message in caplog.messages if "background alone" in message]
+    assert len(said) == (blank == 3)
+    with open_loader(data, LoaderConfig((8, 8), 4, 4, foreground_fraction=None)) as loader:
+        assert list(loader.epoch(0))
+    assert [message for message in caplog.messages if "background alone" in message] == said
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_too_many_bad_cases_end_the_epoch(bad_root, backend):
     for name in ("Case_03", "Case_04"):
@@ -662,7 +676,13 @@ WRONG = [
     ({"normalise": "minmax"}, "normalise"),
     ({"normalise": "percentile", "percentiles": (99, 1)}, "percentiles"),
     ({"normalise": "percentile", "percentiles": (1, 101)}, "percentiles"),
+    ({"percentiles": (99, 1)}, "percentiles"),
+    ({"percentiles": (5,)}, "percentiles"),
     ({"normalise": "window"}, "window"),
+    ({"normalise": "window", "window": (-1e300, 1e300)}, "window"),
+    ({"value_range": (0, float("inf"))}, "value_range"),
+    ({"threads": 2**31}, "threads"),
+    ({"patch": (8, 2**40)}, "patch"),
     ({"normalise": "percentile", "value_range": (1, 1)}, "value_range"),
     (
         {"normalise": "window", "window": (0, 9), "value_range": (-1, 1), "rotate_degrees": 5},

@@ -277,6 +277,24 @@ def test_folder_with_another_checkpoints_predictions_is_refused(run, data, tmp_p
         sample(run, data, tmp_path / "out", part="test")
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "null"])
+def test_an_emptied_record_says_so(run, data, tmp_path, content):
+    sample(run, data, tmp_path / "out", part="test")
+    (tmp_path / "out" / "sample.json").write_text(content)
+    with pytest.raises(UsageError, match=r"sample\.json: is empty or damaged, so it does not say"):
+        sample(run, data, tmp_path / "out", part="test")
+
+
+def test_a_part_without_patients_is_one_line(run, data, tmp_path, caplog):
+    state, groups = checkpoint.load(checkpoint.generations(run / "checkpoints")[0])
+    state["split"]["test"] = []
+    plain = {name: inner for name, inner in state.items() if name not in ("sha256", "format")}
+    checkpoint.save(tmp_path / "checkpoints", groups, plain)
+    assert sample(tmp_path, data, tmp_path / "out", part="test") == []
+    [line] = caplog.messages
+    assert line == "part: the run's split has no test patients; nothing is predicted"
+
+
 def test_averaged_weights_are_preferred(run):
     state, groups = checkpoint.load(checkpoint.generations(run / "checkpoints")[0])
     recipe = config.from_dict(state["recipe"])

@@ -600,19 +600,6 @@ def test_real_process_saves_and_exits_143_on_sigterm(data, tmp_path):
     assert state["position"]["step"] == len(losses(tmp_path))
 
 
-def test_killed_runs_go_on_bitwise_the_same(tmp_path):
-    script = Path(__file__).parents[1] / "bench" / "kill_resume.py"
-    arguments = ["--kills", "2", "--epochs", "6", "--out", str(tmp_path), "val_every=0"]
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["kills"] == 2
-    assert summary["losses_equal"]
-    assert summary["weights_equal"]
-
-
 @pytest.fixture
 def fake(monkeypatch):
     """The recipe of a system with noise, buffers, ramp, own average and unlabelled images."""

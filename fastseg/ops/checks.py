@@ -14,9 +14,20 @@ def integers(name: str, values) -> tuple:
         values = tuple(values)
     except TypeError:
         raise TypeError(f"{name}: got {values!r}, want a sequence of integers") from None
-    if any(isinstance(value, (float, str)) for value in values):
+    if any(isinstance(value, (float, str, Tensor)) and not _is_number(value) for value in values):
         raise TypeError(f"{name}: got {values}, want integers")
     return values
+
+
+def _is_number(value) -> bool:
+    """Whether it is a tensor of one integer, as a tracer's numbers are."""
+    return isinstance(value, Tensor) and not value.dim() and not value.is_floating_point()
+
+
+def check_plain(name: str, value) -> None:
+    """Refuse a tensor of several numbers in the place of one; a tracer's are of one."""
+    if isinstance(value, Tensor) and value.dim():
+        raise TypeError(f"{name}: got a tensor of shape {tuple(value.shape)}, want a number")
 
 
 def check_tensor(name: str, x) -> None:
@@ -49,8 +60,9 @@ def check_modes(modes, sizes, two_sided: bool, what: str) -> None:
             )
 
 
-def check_norm(norm: str) -> None:
-    """Refuse a norm that torch.fft does not have."""
+def check_norm(norm: str, two_sided: bool) -> None:
+    """Refuse a norm that torch.fft does not have, and a two_sided that is several numbers."""
+    check_plain("two_sided", two_sided)
     if norm not in ("backward", "ortho", "forward"):
         raise ValueError(f"norm: got {norm!r}, want 'backward', 'ortho' or 'forward'")
 
@@ -79,6 +91,7 @@ def check_weight(channels: int, shape, bias, groups: int, modes) -> None:
     """Refuse channels, groups and mode axes that do not fit a weight's shape. bias: its shape and
     dtype, or None.
     """
+    check_plain("groups", groups)
     if groups < 1 or channels % groups or shape[1] % groups:
         raise ValueError(
             f"groups: got {groups}, want a divisor of {channels} input and {shape[1]} output "
@@ -114,6 +127,7 @@ def check_devices(device: torch.device, **others: torch.device | None) -> None:
 
 def check_skip(x: Tensor, skip_weight: Tensor, outputs: int, groups: int) -> None:
     """Refuse a skip weight that is no (outputs, x's channels / groups)."""
+    check_tensor("skip_weight", skip_weight)
     want = (outputs, x.shape[1] // groups)
     if tuple(skip_weight.shape) != want:
         raise ValueError(f"skip_weight: got shape {tuple(skip_weight.shape)}, want {want}")

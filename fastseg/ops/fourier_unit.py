@@ -82,7 +82,9 @@ def fourier_unit(
     torch.Size([2, 2, 8, 10])
     """
     weight = _checked_input(x, weight)
-    _check_norm(x, weight, norm_weight, norm_bias, running_mean, running_var, training)
+    _check_norm(
+        x, weight, norm_weight, norm_bias, running_mean, running_var, training, momentum, eps
+    )
     backend = _select(x, x.shape[2:], x.shape[0] * x.shape[1])
     if backend == "reference":
         return reference.fourier_unit(
@@ -167,9 +169,13 @@ def _check_vectors(x: Tensor, channels: int, **vectors: Tensor) -> None:
 
 
 def _check_norm(
-    x, weight, norm_weight, norm_bias, running_mean, running_var, training: bool
+    x, weight, norm_weight, norm_bias, running_mean, running_var, training, momentum, eps
 ) -> None:
     channels = weight.shape[0]
+    for name, value in (("training", training), ("momentum", momentum), ("eps", eps)):
+        checks.check_plain(name, value)
+        if isinstance(value, int | float) and not abs(value) <= 1e18:
+            raise ValueError(f"{name}: got {value}, want a number within 1e18")
     _check_vectors(x, channels, norm_weight=norm_weight, norm_bias=norm_bias)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean, running_var: got one of the two, want both or neither")

@@ -39,7 +39,7 @@ def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = 
     checks.check_tensor("x", x)
     modes, sizes = checks.integers("modes", modes), tuple(x.shape[2:])
     checks.check_real("x", x.dtype, x.shape, len(modes))
-    checks.check_norm(norm)
+    checks.check_norm(norm, two_sided)
     checks.check_modes(modes, sizes, two_sided, "x's")
     backend = dispatch.select_spectral(context.setting(), x.device, x.dtype, sizes, sizes, modes)
     if backend == "reference":
@@ -79,7 +79,7 @@ def truncated_irfftn(
         )
     modes = tuple(spectrum.shape[2:])
     sizes = checks.check_sizes(sizes, len(modes))
-    checks.check_norm(norm)
+    checks.check_norm(norm, two_sided)
     checks.check_modes(modes, sizes, two_sided, "the output's")
     wide = torch.float64 if spectrum.dtype == torch.complex128 else torch.float32
     dtype = wide if dtype is None else dtype
@@ -119,7 +119,7 @@ def _prepare(setting: str, family: str, x, weight, bias, options) -> Call:
         raise ValueError(
             f"weight: got {len(weight_shape) - 3} mode axes, want {len(modes)}, as many as modes"
         )
-    checks.check_norm(norm)
+    checks.check_norm(norm, two_sided)
     grid = tuple(shape[2:])
     sizes = grid if sizes is None else checks.check_sizes(sizes, len(modes))
     checks.check_modes(modes, grid, two_sided, "x's")
@@ -145,6 +145,8 @@ def prepare(family: str, x: Tensor, weight: Tensor, bias: Tensor | None, options
     if not (isinstance(x, Tensor) and isinstance(weight, Tensor)):
         checks.check_tensor("x", x)
         checks.check_tensor("weight", weight)
+    if not (bias is None or isinstance(bias, Tensor)):
+        checks.check_tensor("bias", bias)
     return (_prepare if traced() else _prepare_cached)(
         context.setting(), family, (x.shape, x.dtype, x.device),
         (weight.shape, weight.dtype, weight.device),

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fastseg.ops import tables
 from fastseg.ops.context import traced
 
+MOST_RADIUS = 1 << 20  # no image is so long; taps of more would only fill memory
 COMPACT_SIGMA = 1.75
 COMPACT_RADIUS = 5.73  # standard deviations that hold all but 1e-8 of a Gaussian
 
@@ -232,7 +233,10 @@ def design_of(x, sigma, offset, options: Options) -> Design:
             raise ValueError(
                 "max_sigma: got None, want a bound on sigma, whose values the host cannot see"
             )
-        radius = int(truncate * largest + 0.5)
+        radius = int(min(truncate * largest + 0.5, MOST_RADIUS + 1))
+    if radius > MOST_RADIUS:
+        name, given = ("radius", radius) if truncate is None else ("truncate", truncate)
+        raise ValueError(f"{name}: got {given}, want a reach of at most {MOST_RADIUS} voxels")
     if padding == "reflect" and radius >= min(sizes):
         raise ValueError(f"radius: got {radius}, padding 'reflect' wants less than {min(sizes)}")
     return Design(sizes, padding, taps, radius, truncate, compact, radius)

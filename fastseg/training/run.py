@@ -75,7 +75,7 @@ def prepare(
         module = build_network(recipe, channels, dataset.scheme, dataset.modalities)
     _check_fit(module, recipe)
     if fabric.is_global_zero:
-        notices.warn(dataset, parts["train"], recipe.data.patch)
+        notices.warn(dataset, parts, recipe.data.patch)
     if not saved:
         tasks.of(recipe.system).begin(module, dataset, parts["train"], recipe.data.rule)
     ema = copy.deepcopy(module).requires_grad_(False) if recipe.ema is not None else None

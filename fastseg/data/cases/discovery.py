@@ -12,6 +12,7 @@ from fastseg.data.cases.dataset import Dataset
 from fastseg.data.cases.labels import BRATS, BRATS_2023, BRATS_2024, LabelScheme, scheme_from_labels
 from fastseg.data.cases.layouts import BRATS_ORDER, Case, Found, brats, canonical, left_over
 from fastseg.data.cases.listings import datalist, is_datalist, is_nnunet, nnunet
+from fastseg.data.cases.notices import NO_LABEL
 from fastseg.errors import DataError, NiftiError, UsageError
 
 # Labels are small; this many show which values a data set uses without reading all of it.
@@ -85,7 +86,7 @@ def _found(root: Path) -> Found:
 def _labelled(root: Path, cases: list[Case]) -> tuple[list[Case], dict[Path, str]]:
     """Return the cases with a label, and the files of the others with the reason."""
     bare = (path for case in cases if case.label is None for path in case.images.values())
-    unused = {path: "its case has no label" for path in bare if path.exists()}
+    unused = dict.fromkeys(filter(Path.exists, bare), NO_LABEL)
     kept = [case for case in cases if case.label is not None]
     if not kept:
         raise DataError(f"{root}: none of its {len(cases)} cases has a label")

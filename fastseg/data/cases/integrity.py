@@ -51,7 +51,7 @@ def check(
     >>> [(problem.path.name, problem.kind) for problem in check(dataset)]
     [('Phantom00001_t2.nii.gz', 'missing-modality')]
     """
-    local, total, problems = threading.local(), len(dataset.cases), []
+    local, total, problems, filled = threading.local(), len(dataset.cases), [], []
     # Descriptions list unlabelled cases on purpose, folders show them only by what is beside them.
     folders = dataset.layout.startswith("brats")
     labelled = {_group(case) for case in dataset.cases if case.label is not None and folders}
@@ -60,7 +60,7 @@ def check(
         # a buffer for each thread: reading into one again overwrites the volume before
         if not hasattr(local, "buffer"):
             local.buffer = Buffer()
-        found = list(_case_problems(case, dataset.scheme, local.buffer))
+        found = list(_case_problems(case, dataset.scheme, local.buffer, filled))
         if case.label is None and _group(case) in labelled:
             folder = next(iter(case.images.values())).parent
             found.append(Problem(folder, "missing-label", "no label, other cases here have one"))
@@ -71,7 +71,14 @@ def check(
             problems += found
             if progress:
                 progress(done, total)
+    if filled and not any(filled):
+        text = f"{_all(len(filled), 'label')} background alone; wanted something to segment"
+        problems.append(Problem(Path(dataset.root), "labels", text))
     return problems
+
+
+def _all(count: int, thing: str) -> str:
+    return f"the only {thing} holds" if count == 1 else f"all {count} {thing}s hold"
 
 
 def _group(case: Case) -> Path:
@@ -79,7 +86,9 @@ def _group(case: Case) -> Path:
     return next(iter(case.images.values())).parent.parent
 
 
-def _case_problems(case: Case, scheme: LabelScheme, buffer: Buffer) -> Iterator[Problem]:
+def _case_problems(
+    case: Case, scheme: LabelScheme, buffer: Buffer, filled: list[bool]
+) -> Iterator[Problem]:
     reference = None
     files = [*case.images.items(), *([("label", case.label)] if case.label else [])]
     for role, path in files:
@@ -98,7 +107,10 @@ def _case_problems(case: Case, scheme: LabelScheme, buffer: Buffer) -> Iterator[
         if found := grid_difference(volume.header, reference):
             kind, text = found
             yield Problem(path, kind, text.removeprefix(f"{kind} "))
-        yield from _label_problems(volume, scheme) if role == "label" else _image_problems(volume)
+        if role == "label":
+            yield from _label_problems(volume, scheme, filled)
+        else:
+            yield from _image_problems(volume)
 
 
 def _image_problems(volume: Volume) -> Iterator[Problem]:
@@ -114,8 +126,9 @@ def _image_problems(volume: Volume) -> Iterator[Problem]:
         yield Problem(path, kind, f"every voxel is {low}")
 
 
-def _label_problems(volume: Volume, scheme: LabelScheme) -> Iterator[Problem]:
+def _label_problems(volume: Volume, scheme: LabelScheme, filled: list[bool]) -> Iterator[Problem]:
+    values = volume.scaled(np.float32) if volume.header.scaled else volume.data
     try:
-        scheme.to_classes(volume.scaled(np.float32) if volume.header.scaled else volume.data)
+        filled.append(bool(scheme.to_classes(values).any()))
     except ValueError as error:
         yield Problem(volume.header.path, "labels", str(error))

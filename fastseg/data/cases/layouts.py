@@ -153,6 +153,10 @@ def make_case(case_id: str, images: dict[str, Path], label: Path | None) -> Case
     """
     if not isinstance(case_id, str) or not re.fullmatch(r"[^\x00-\x1f/\\]+", case_id):
         raise DataError(f"case id {case_id!r} cannot be part of a file name")
+    try:
+        case_id.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"case id {case_id!a} is not UTF-8; files are named after it") from None
     if case_id.startswith("."):
         raise DataError(f"case id {case_id!r} should not start with a dot")
     timepoint = _TIMEPOINT.fullmatch(case_id)

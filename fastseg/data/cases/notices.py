@@ -4,7 +4,7 @@ import logging
 import math
 import operator
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fastseg.data.cases.bounds import linked
@@ -12,14 +12,28 @@ from fastseg.data.cases.dataset import Dataset
 from fastseg.data.nifti import read_header
 from fastseg.errors import NiftiError
 
+NO_LABEL = "its case has no label"  # a reason not to take a file
 _NAMED = 3  # files
 log = logging.getLogger("fastseg")
 
 
-def warn(dataset: Dataset, ids: Sequence[str], patch: Sequence[int]) -> None:
-    """Log what `unused` and `too_small` say of the training cases `ids`."""
-    for line in (*unused(dataset), *too_small(dataset, ids, patch)):
+def warn(dataset: Dataset, split: Mapping[str, Sequence[str]], patch: Sequence[int]) -> None:
+    """Log what `unused`, `nobody` and `too_small` say of a split data set."""
+    for line in (*unused(dataset), *nobody(split), *too_small(dataset, split["train"], patch)):
         log.warning(line)
+
+
+def nobody(split: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Say which part of a split has no cases, and what will be missing for it.
+
+    >>> list(nobody({"train": ["a"], "val": [], "test": ["b"]}))
+    ['the split has no val patients: nothing is validated, and no checkpoint is the best']
+    """
+    missing = {"val": "nothing is validated, and no checkpoint is the best",
+               "test": "`sample --part test` will find nobody"}  # fmt: skip
+    for part, consequence in missing.items():
+        if not split.get(part):
+            yield f"the split has no {part} patients: {consequence}"
 
 
 def unused(dataset: Dataset) -> Iterator[str]:

@@ -139,21 +139,22 @@ def want(good: bool, name: str, value: Any, wanted: str) -> None:
         raise UsageError(f"{name} is {value!r}; wanted {wanted}")
 
 
-def is_whole_number(value: Any, least: int) -> bool:
-    """Tell whether `value` is a whole number, of Python or numpy, of at least `least`.
+def is_whole_number(value: Any, least: int, most: int = 2**63 - 1) -> bool:
+    """Tell whether `value` is a whole number, of Python or numpy, from `least` to `most`.
 
     >>> is_whole_number(3, 1), is_whole_number(True, 1), is_whole_number(2.0, 1)
     (True, False, False)
     """
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return whole and least <= value <= most
 
 
 def _check_numbers(config: LoaderConfig) -> None:
-    want(len(config.patch) in (2, 3) and all(is_whole_number(n, 1) for n in config.patch),
-         "patch", config.patch, "(H, W) or (D, H, W) in voxels")  # fmt: skip
-    for name in ("batch_size", "samples_per_case", "threads"):
+    sizes = len(config.patch) in (2, 3) and all(is_whole_number(n, 1, 2**15) for n in config.patch)
+    want(sizes, "patch", config.patch, "(H, W) or (D, H, W) in voxels")
+    for name, most in (("batch_size", 2**20), ("samples_per_case", 2**20), ("threads", 2**10)):
         value = getattr(config, name)
-        want(is_whole_number(value, 1), name, value, "a whole number from 1")
+        want(is_whole_number(value, 1, most), name, value, f"a whole number from 1 to {most}")
     want(config.micro_batch is None or is_whole_number(config.micro_batch, 1), "micro_batch",
          config.micro_batch, "a whole number from 1, or null for the whole share")  # fmt: skip
     want(is_whole_number(config.seed, 0), "seed", config.seed, "a whole number from 0")

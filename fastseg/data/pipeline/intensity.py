@@ -11,6 +11,7 @@ from fastseg.errors import UsageError
 
 NORMALISE = ("zscore", "slice_minmax", "percentile", "window")
 PERCENTILES = (0.5, 99.5)
+_FAR = 1e30  # float32 holds differences of such numbers
 FLOOR = 2.0**-10  # the darkest brain, as a share of the range's end, where background is 0
 CT_ADVICE = (
     "is CT, where air is at -1000 and 0 is water: data.normalise=window data.window=-160,240 "
@@ -45,15 +46,15 @@ class Rule:
 
     def __post_init__(self):
         self._want(self.name in NORMALISE, "normalise", self.name, f"one of {', '.join(NORMALISE)}")
-        if self.name == "zscore":
-            object.__setattr__(self, "percentiles", PERCENTILES)
         for key in ("percentiles", "value_range", "window"):
             pair = getattr(self, key)
             if pair is not None or (key, self.name) == ("window", "window"):
-                rising = pair is not None and len(pair) == 2 and pair[0] < pair[1]
+                rising = pair is not None and len(pair) == 2 and -_FAR <= pair[0] < pair[1] <= _FAR
                 self._want(rising, key, pair, "two rising numbers")
         inside = self.percentiles[0] >= 0 and self.percentiles[1] <= 100
         self._want(inside, "percentiles", self.percentiles, "two rising numbers from 0 to 100")
+        if self.name == "zscore":
+            object.__setattr__(self, "percentiles", PERCENTILES)
 
     def _want(self, good: bool, key: str, value, wanted: str) -> None:
         if not good:

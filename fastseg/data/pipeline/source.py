@@ -57,6 +57,7 @@ class CaseSource:
                 "data.foreground_fraction=null where the task uses no labels"
             )
         self.quarantined: dict[str, str] = {}
+        self._blank: set[str] | None = set()  # labels without foreground, while there is no other
         self._dataset, self._config = dataset, config
         self._buffers, self._located = Buffers(), {}
         self._locks = {case.id: threading.Lock() for case in self.cases}
@@ -98,7 +99,9 @@ class CaseSource:
         if case.id in self.quarantined:
             return None
         try:
-            return self._brain(case)
+            brain = self._brain(case)
+            self._look_for_foreground(case, brain)
+            return brain
         except DataError as error:
             self.quarantined[case.id] = str(error)
             log.warning("case %s set aside: %s", case.id, error)
@@ -106,6 +109,20 @@ class CaseSource:
         except Exception as error:
             kind = type(error).__name__
             raise FastsegError(f"case {case.id}: {kind}: {error}") from error
+
+    def _look_for_foreground(self, case, brain: Brain) -> None:
+        """Say once, when all cases were seen, that none has anything to learn to segment."""
+        blank = self._blank
+        if blank is None or case.label is None or self._config.foreground_fraction is None:
+            return
+        if brain.label.any():
+            self._blank = None
+            return
+        blank.add(case.id)
+        if len(blank) >= len(self.cases) - len(self.quarantined):
+            self._blank = None
+            log.warning("%s: the labels of all %d cases hold background alone; there is nothing "
+                        "to learn to segment", self._dataset.root, len(blank))  # fmt: skip
 
     def _brain(self, case) -> Brain:
         brain = self._cache.get(case)

@@ -3,6 +3,7 @@ case, and what was noted beside them.
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from fastseg.data.cases.layouts import canonical
 from fastseg.errors import DataError, UsageError, offered
 from fastseg.tasks.base import RECORD, Criteria
 
+log = logging.getLogger("fastseg")
 SUFFIXES = ("_pred.nii.gz", "_seg.nii.gz", "_pred.nii", "_seg.nii", ".nii.gz", ".nii")
 MISSING_RULES = ("skip", "empty", "error")
 ALL_EMPTY = "%d of %d predictions are empty (nothing but background)"
@@ -44,8 +46,13 @@ def check_shown(folder: Path, name: str) -> None:
     """Raise DataError unless a folder holds predictions from the modality `name` alone."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; `fastseg sample --modalities {name}` makes it")
-    record = json.loads((folder / RECORD).read_text()) if (folder / RECORD).exists() else {}
-    shown = record.get("modalities", [name])
+    try:
+        path = folder / RECORD
+        shown = json.loads(path.read_text()).get("modalities", [name]) if path.exists() else [name]
+    except (ValueError, AttributeError):
+        raise DataError(
+            f"{path}: is empty or damaged; wanted what `fastseg sample` wrote"
+        ) from None
     if [*map(canonical, shown)] != [canonical(name)]:
         raise DataError(f"{folder}: holds predictions from {', '.join(shown)}, wanted {name}")
 
@@ -65,7 +72,9 @@ def noted_region(folder: Path, region: str | None) -> str | None:
     try:
         noted = json.loads(path.read_text()).get("region") if path.exists() else None
     except (ValueError, AttributeError):
-        noted = None  # another program's file
+        noted = None  # another program's file, or ours that was emptied
+        log.warning("%s: is empty or damaged; its predictions are taken for those of all classes "
+                    "(--region says otherwise)", path)  # fmt: skip
     if region and noted and region != noted:
         raise UsageError(f"region: is {region}, but {folder} holds predictions of {noted}")
     return region or noted

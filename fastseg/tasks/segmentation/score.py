@@ -1,5 +1,6 @@
 """Scores of label maps against the true ones: Dice, IoU and HD95 of regions and classes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,13 +8,14 @@ import numpy as np
 
 from fastseg import metrics
 from fastseg.data.cases.labels import read_classes
+from fastseg.data.cases.notices import NO_LABEL
 from fastseg.data.geometry import grid_difference
 from fastseg.errors import DataError
 from fastseg.pictures.tables import Table, number
 from fastseg.tasks.base import Criteria, Report, Scoring
 from fastseg.tasks.segmentation.files import ALL_EMPTY, to_score
 
-_EMPTY = "empty"  # of a row while it is one of several processes'
+_EMPTY, _BLANK = "empty", "blank"  # prediction, truth; of a row while it is one process's
 MANY_CLASSES = 5
 MEASURES = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95"}
 CONVENTIONS = {
@@ -44,11 +46,11 @@ class LabelMapScoring(Scoring):
             if found := grid_difference(own, header):
                 raise DataError(f"{path}: {found[1]}")
         row = score_case(pred, true, self.dataset.scheme, header.spacing_mm)
-        return {"case": case_id} | row | {_EMPTY: not pred.any()}
+        return {"case": case_id} | row | {_EMPTY: not pred.any(), _BLANK: not true.any()}
 
     def report(self, rows: list[dict]) -> Report:
         """Sum up; the means are over cases."""
-        empty = all([row.pop(_EMPTY) for row in rows])
+        empty, blank = (all([row.pop(key) for row in rows]) for key in (_EMPTY, _BLANK))
         mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "case"}
         scheme = self.dataset.scheme
         columns = {"regions": tuple(scheme.regions), "classes": tuple(scheme.classes[1:])}
@@ -58,15 +60,21 @@ class LabelMapScoring(Scoring):
         lines = [*rows, {"case": "mean", **mean}]
         text = _text(lines, **columns)
         warning = f"{self.folder}: {ALL_EMPTY % (len(rows), len(rows))}" if empty else None
+        if blank:
+            warning = f"{self.dataset.root}: all {len(rows)} labels are empty (nothing but "
+            warning += "background): an empty prediction scores 1, any other 0"
         return Report(rows, mean, self.absent, text, document, columns,
                       lines=lines, notes=self._notes(), warning=warning)  # fmt: skip
 
     def _notes(self) -> list[str]:
+        files = sum(why == NO_LABEL for _, why in self.dataset.unused)
+        bare = math.ceil(files / len(self.dataset.modalities))
+        notes = [f"cases without a label, which are not scored: {bare}"] if bare else []
         if not self.absent:
-            return []
+            return notes
         rule = {"skip": "left out", "empty": "scored as empty"}[self.criteria.missing]
         names = ", ".join(self.absent[:5]) + (" …" if len(self.absent) > 5 else "")
-        return [f"no prediction for {len(self.absent)} labelled cases ({rule}): {names}"]
+        return [*notes, f"no prediction for {len(self.absent)} labelled cases ({rule}): {names}"]
 
 
 def score_case(pred: np.ndarray, true: np.ndarray, scheme, spacing_mm: Sequence[float]) -> dict:

@@ -1,0 +1,1 @@
+"""Faults by the thousand, apart from the tests: `python tests/campaign --help`."""
