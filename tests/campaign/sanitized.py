@@ -28,7 +28,7 @@ class Part:
     def round(self, rng: np.random.Generator, folder: Path) -> Counter:
         file = FILES[rng.integers(len(FILES))]
         done = host_build.run_tests(
-            self.module, f"tests/{file}", "-k", "not cuda", 
+            self.module, "-s", f"tests/{file}", "-k", "not cuda",
             FASTSEG_TEST_FEW="1", UBSAN_OPTIONS=_OPTIONS,
         )  # fmt: skip
         (folder / "output.txt").write_text(done.stdout + done.stderr)
