@@ -138,19 +138,22 @@ void analyse_columns(const Source& src, int64_t stride, int64_t columns, const S
       const Part cos = cosines(axis, parity), sin = sines(axis, parity);
       const auto multiply = parities(axis) == 1 ? multiply_folded<1, T> : multiply_folded<2, T>;
       multiply(cos_table + cos.first, k, cos, cosine[parity], span, {out + cos.first * out_stride, out_stride, cos.step}, ahead);
+      if (!sin.count) continue;
       multiply(sin_table + sin.first - 1, k - 1, sin, sine[parity], span, {out + (k + sin.first - 1) * out_stride, out_stride, sin.step},
                ahead);
     }
   }
 }
 
-// A part of the coefficients: those of frequency i in rows.at(i), and of its table, in which frequencies are `apart`, the column of
-// sample n at table + n.
+// A part of the coefficients: those of frequency i in rows.at(i), and of its table, in which frequencies are `apart`, the columns of
+// samples from `first` on. A part of nothing has no table.
 template <class T>
 struct Terms {
   RowsOf<const T> rows;
   const T* table;
-  int64_t apart, count;
+  int64_t apart, count, first;
+
+  const T* at(int64_t sample) const { return count ? table + (sample - first) : nullptr; }
 };
 
 // `rows` holds cosine coefficients P (K rows), then sine coefficients Q (K−1).
@@ -158,13 +161,13 @@ template <class T>
 inline Terms<T> cosine_terms(const Axis& axis, const T* rows, int64_t stride, int64_t parity) {
   const Part cos = cosines(axis, parity);
   const T* table = static_cast<const T*>(axis.cos) + cos.first * axis.even();
-  return {{rows + cos.first * stride, stride, cos.step}, table, cos.step * axis.even(), cos.count};
+  return {{rows + cos.first * stride, stride, cos.step}, table, cos.step * axis.even(), cos.count, 0};
 }
 template <class T>
 inline Terms<T> sine_terms(const Axis& axis, const T* rows, int64_t stride, int64_t parity) {
   const Part sin = sines(axis, parity);
-  const T* table = static_cast<const T*>(axis.sin) + (sin.first - 1) * axis.odd() - 1;
-  return {{rows + (axis.distinct() + sin.first - 1) * stride, stride, sin.step}, table, sin.step * axis.odd(), sin.count};
+  const T* table = sin.count ? static_cast<const T*>(axis.sin) + (sin.first - 1) * axis.odd() : nullptr;
+  return {{rows + (axis.distinct() + sin.first - 1) * stride, stride, sin.step}, table, sin.step * axis.odd(), sin.count, 1};
 }
 
 // Row n of a synthesis for n = start + sign · i, i the sample of the tables.
@@ -190,7 +193,7 @@ inline __attribute__((always_inline)) void unfold_tile(const Parts<T, kParts>& p
     Vector<T> acc[kRows][2];
     FASTSEG_UNROLL
     for (int i = 0; i < kRows; ++i) acc[i][0] = acc[i][1] = broadcast(part == 0 ? bias : T(0));
-    multiply_add<kRows, 2>(t.count, t.table + first, 1, t.apart, t.rows.data + column, t.rows.step * t.rows.stride, acc);
+    multiply_add<kRows, 2>(t.count, t.at(first), 1, t.apart, t.rows.data + column, t.rows.step * t.rows.stride, acc);
     FASTSEG_UNROLL
     for (int i = 0; i < kRows; ++i) sums[part][i][0] = acc[i][0], sums[part][i][1] = acc[i][1];
   }
