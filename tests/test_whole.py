@@ -72,6 +72,26 @@ def test_transforms_and_their_adjoints(backend, sizes, dtype):
         assert_near(y, back, FORWARD, sizes)
 
 
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="no CPU kernels in this build")
+@pytest.mark.parametrize("dtype", [F32, F64, F16], ids=str)
+@pytest.mark.parametrize("sizes", [(2, 3, 8), (16, 8, 4), (9, 10)], ids=str)
+def test_results_are_the_same_in_any_number_of_threads(threads, sizes, dtype):
+    """Few threads take small volumes as a whole, more of them planes."""
+    x, modes, found = torch.randn(2, 16, *sizes).to(dtype), tables.half_spectrum(sizes), []
+    bias = torch.randn(16, dtype=F64 if dtype == F64 else F32)
+    for count in (1, 2, 16):
+        threads(count)
+        with fastseg.use_backend("cpu"):
+            spectrum = ops.truncated_rfftn(x, modes)
+            y = ops.spectral_conv(x, torch.ones_like(spectrum[:1]), bias, groups=16)
+        found.append((torch.view_as_real(spectrum), y))
+    want = reference.truncated_rfftn(wide(x), modes)
+    assert_near(found[0][0], torch.view_as_real(want), FORWARD, sizes)
+    assert_near(found[0][1], wide(x) + wide(bias).view(16, *[1] * len(sizes)), FORWARD, sizes)
+    for others in found[1:]:
+        assert all(map(torch.equal, others, found[0]))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [F32, F64, BF16], ids=str)
 @pytest.mark.parametrize("kind", ["real", "complex"])

@@ -97,13 +97,17 @@ void transform_columns(const Tile<T>& tile, const Axis& axis, T* data, int64_t r
     fft<kRe, T>(roots_of<T>(axis, axis.size), count, {columns.data, columns.row, columns.column}, columns, tile.work);
   });
 }
-// H of every plane, then D.
+// H of every plane, then D; the inverse in the other order, as larger volumes have it: results are the same to the bit.
 template <int kRe, class T>
 void transform_outer(const Tile<T>& tile) {
   const int64_t plane = tile.t.h.size * tile.row();
+  auto depth = [&] {
+    if (tile.depth > 1) transform_columns<kRe>(tile, tile.t.d, tile.data, plane);
+  };
+  if (kRe) depth();
   for (int64_t d = 0; tile.t.h.size > 1 && d < tile.depth; ++d)
     transform_columns<kRe>(tile, tile.t.h, tile.data + d * plane * kPair<T>, tile.row());
-  if (tile.depth > 1) transform_columns<kRe>(tile, tile.t.d, tile.data, plane);
+  if (!kRe) depth();
 }
 
 // Samples → bins, times `first`, on the inner columns of the last axis `inner`.
