@@ -61,9 +61,9 @@ def watched(made, data: Path, out: Path) -> None:
     module.take_step = step
 
 
-def undrawn() -> None:
-    validate.OVERLAYS = 0
-    module.report.progress_png = lambda *_, **__: None
+def undrawn(change=setattr) -> None:
+    change(validate, "OVERLAYS", 0)
+    change(module.report, "progress_png", lambda *_, **__: None)
 
 
 def mine(tensors) -> int:

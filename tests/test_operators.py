@@ -216,7 +216,9 @@ def as_leaf(value, grad):
 def test_opcheck(backend, dtype):
     calls = recorded(backend, dtype)
     if backend == "cpu" and dtype == F32:
-        assert {function.name().split("::")[1] for function in calls} == registered()
+        # taps are made by torch but on a GPU
+        here = registered() - {"gaussian_taps"}
+        assert {function.name().split("::")[1] for function in calls} == here
     for function, samples in calls.items():
         args, kwargs = samples[0]
         for grad in (False, "backward" not in function.name()):

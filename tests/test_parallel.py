@@ -218,7 +218,7 @@ BINDINGS = Path(__file__).parents[1] / "csrc" / "bindings.cpp"
 def test_names_of_a_binding_are_those_of_its_function():
     text = BINDINGS.read_text()
     parameters = {
-        name: re.findall(r"(\w+)(?:,|$)", re.sub(r"const Kernels& kernels, ", "", found))
+        name: re.findall(r"(\w+)(?:,|$)", re.sub(r"const Kernels& kernels, |<[^<>]*>", "", found))
         for name, found in re.findall(r"^\w[\w:]* (\w+)\(([^)]*)\) \{", text, re.MULTILINE)
     }
     bound = re.findall(

@@ -117,8 +117,8 @@ def test_shares_of_odd_sizes_are_put_together(pair):
     assert found == [[True] * 5, [True] * 3]
 
 
-def test_a_stopped_run_goes_on_in_one_process(pair, data, caplog):
-    sharded_processes.undrawn()
+def test_a_stopped_run_goes_on_in_one_process(pair, data, caplog, monkeypatch):
+    sharded_processes.undrawn(monkeypatch.setattr)
     found = {}
     for name, strategy in {"fsdp": "fsdp", "fsdp-whole": "ddp"}.items():
         out = pair / f"{name}-stopped"
