@@ -18,9 +18,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 BARS = {
     # recipe: steps, Dice, settings
     "fno": (60, 0.85, ("model.width=8", "model.modes=12,6", "lr=1e-2")),
-    "diffusion_unet": (200, 0.95, ("model.width=8", "lr=3e-2")),
+    "diffusion_unet": (140, 0.95, ("model.width=8", "lr=3e-2")),
     "fno_diffusion": (120, 0.85, ("model.width=16", "model.modes=8", "lr=3e-2")),
-    "fno_unet": (200, 0.95, ("model.width=8", "model.modes=8,6,4,2,1", "lr=3e-2")),
+    "fno_unet": (140, 0.95, ("model.width=8", "model.modes=8,6,4,2,1", "lr=3e-2")),
     "medsegdiff_v2_small": (
         100,
         0.9,

@@ -63,8 +63,9 @@ OPTIONS = pytest.mark.parametrize(
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("two_sided", [True, False])
 def test_matches_float64_for_every_option(op, backend, dtype, norm, two_sided):
-    for sizes, groups, bias in itertools.product(((9,), (5, 8), (4, 5, 6)), (1, 2), (True, False)):
+    for sizes, groups in itertools.product(((9,), (5, 8), (4, 5, 6)), (1, 2)):
         for resized, modes in itertools.product((False, True), (bins(sizes), (3,) * len(sizes))):
+            bias = resized == (groups == 1)
             larger = tuple(n + 3 for n in sizes) if resized else None
             case = Case(sizes, modes, 4, 4, groups, norm, two_sided, bias, larger, 8)
             check_case(op, backend, case, dtype)
@@ -514,7 +515,8 @@ def compiled(function, **options):
     return torch.compile(function, fullgraph=True, **options)
 
 
-@pytest.mark.parametrize("backend", [*LIVE, "auto"])
+# every backend's ops are compiled in test_operators.py
+@pytest.mark.parametrize("backend", ["reference", "auto"])
 def test_compiles_with_the_default_compiler(backend):
     tensors, options = block(CaseDraw(Case((6, 9), (4, 3)), F32))
     with fastseg.use_backend(backend):
@@ -524,7 +526,7 @@ def test_compiles_with_the_default_compiler(backend):
         assert_near(a, wide(b), BACKWARD, backend)
 
 
-@pytest.mark.parametrize("backend", [*LIVE, "auto"])
+@pytest.mark.parametrize("backend", ["reference", "auto"])
 def test_compiles_for_changing_sizes(backend):
     draw = CaseDraw(Case((6, 9), (4, 3)), F32)
     weight = draw.weight().requires_grad_()
