@@ -42,7 +42,7 @@ def _elements(case: Case) -> int:
 
 def _folded(size: int, kept: tables.Kept) -> int:
     """Multiply-adds of an axis for one line: cosines meet evens, sines odds; in an even size those
-    of even and of odd frequencies have samples of their own (csrc/cpu/fold.h).
+    of even and of odd frequencies have samples of their own (csrc/cpu/vector/fold.h).
     """
     k, half = kept.distinct, size // 2
     if size % 2:

@@ -33,7 +33,9 @@ class _Budget(TorchDispatchMode):
             made = func(*args, **plan | {"device": _META})
             self.left -= made.numel() * made.element_size()
             if self.left < 0:
-                raise MemoryError("it is larger than they are")
+                raise MemoryError(
+                    "it is larger than they are; the checkpoint's recipe describes another network"
+                )
         return func(*args, **kwargs)
 
 
