@@ -2,11 +2,14 @@
 
 import gc
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import python_forks
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # workers that each took all cores would wait for one another; before torch reads it
@@ -59,6 +62,14 @@ def few_objects_to_look_through():
     gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_waits_for_the_disk():
+    """Flushing takes a run of a few steps as long as they do, and only a lost power shows it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture
 def seeded():
     """torch's own random numbers start from the same seed, and are as before afterwards."""
@@ -67,20 +78,52 @@ def seeded():
         yield
 
 
-@pytest.fixture
-def run_python(tmp_path):
-    """Runs code in a fresh interpreter, away from the source tree; returns what it wrote."""
+class Forks:
+    """A process of `python_forks.py`, and what the forks of it wrote."""
 
-    def run(code: str, *, check: bool = True, timeout: float = 120, **environment: str):
-        unset = {name: value for name, value in os.environ.items() if name not in _OURS}
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env=unset | environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
+    def __init__(self, folder: Path):
+        self.folder = folder
+        command = [sys.executable, python_forks.__file__]
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+
+    def run(self, code: str, timeout: float, **job: object) -> subprocess.CompletedProcess:
+        out, err = self.folder / "out", self.folder / "err"
+        job |= {"code": code, "timeout": timeout, "out": str(out), "err": str(err)}
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        status = json.loads(self.process.stdout.readline())
+        if status is None:
+            raise subprocess.TimeoutExpired(code, timeout)
+        return subprocess.CompletedProcess(code, status, out.read_text(), err.read_text())
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """Interpreters that have imported torch already."""
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.process.stdin.close()
+    forks.process.wait()
+
+
+@pytest.fixture
+def run_python(tmp_path, forks):
+    """Runs code in an interpreter that has imported torch at most, away from the source tree;
+    returns what it wrote. fresh: one that has imported nothing.
+    """
+
+    def run(code, *, check=True, timeout=120.0, fresh=False, **environment: str):
+        unset = {name: value for name, value in os.environ.items() if name not in _OURS}
+        where = {"cwd": tmp_path, "env": unset | environment}
+        if fresh:
+            done = subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout,
+                **where,
+            )  # fmt: skip
+        else:
+            done = forks.run(code, timeout, folder=str(tmp_path), environment=where["env"])
         assert not check or done.returncode == 0, done.stderr
         return done
 
@@ -106,8 +149,9 @@ def one_thread(threads):
 
 # files of many seconds, the longest first: none of them is left for the end, when a worker is idle
 LONGEST = (
-    "cuda_host", "train", "overfit", "medsegdiff", "triton", "bench", "sharded", "processes",
-    "gpu_day", "scoring", "examples",
+    "cuda_host", "train", "overfit", "operators", "triton", "spectral", "bench", "processes",
+    "gpu_day", "medsegdiff", "sharded", "train_diffusion", "pipeline", "examples", "fno_unet",
+    "campaign", "bench_families", "faults", "backends", "segresnet", "every_recipe", "scoring",
 )  # fmt: skip
 
 

@@ -237,7 +237,7 @@ def test_a_layer_reaches_its_kernel_in_a_few_calls():
 
 def loaded_by(run_python, statement: str) -> set[str]:
     code = f"{statement}; import json, sys; print(json.dumps(sorted(sys.modules)))"
-    return set(json.loads(run_python(code).stdout.splitlines()[-1]))
+    return set(json.loads(run_python(code, fresh=True).stdout.splitlines()[-1]))
 
 
 def test_importing_the_package_does_not_load_torch(run_python):

@@ -231,7 +231,7 @@ def test_half_precision(system):
         assert net.eval().predict(batch()["image"]).isfinite().all()
 
 
-def training(name, options, sizes, backend="auto", aside=None, steps=50):
+def training(name, options, sizes, backend="auto", aside=None, steps=25):
     """The losses of a run; with `aside` also those that this backend finds in the run's states."""
     net, found, others = build(name, **options), [], []
     optimiser = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], 1e-2, 0.9)

@@ -42,7 +42,7 @@ def test_evaluation_matches_float64(backend, dtype):
     row = ROWS["fourier_unit"]._replace(draw=unit(training=False))
     if not serves(row, backend, dtype):
         pytest.skip("no kernel")
-    for sizes in row.chosen():
+    for sizes in row.chosen(backend, dtype):
         check("fourier_unit", row, backend, sizes, dtype)
 
 

@@ -2,6 +2,7 @@
 every op has to stand: other layouts, autocast, compilation, empty batches.
 """
 
+import functools
 import inspect
 import itertools
 
@@ -17,10 +18,11 @@ from fastseg.ops import context
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
 
+# the backends of an op and a dtype one after another: they share what is drawn and exact
 CELLS = [
-    cell
-    for cell in itertools.product(ROWS, LIVE, (F32, F64, F16, BF16))
-    if serves(ROWS[cell[0]], *cell[1:])
+    (op, backend, dtype)
+    for op, dtype, backend in itertools.product(ROWS, (F32, F64, F16, BF16), LIVE)
+    if serves(ROWS[op], backend, dtype)
 ]
 
 
@@ -63,10 +65,16 @@ def test_reference_has_the_same_signature(op):
     assert [p.default for p in ours.values()] == [p.default for p in theirs.values()]
 
 
+@functools.lru_cache(maxsize=1)
+def known_of(op, dtype) -> dict:
+    """What the backends of an op and a dtype share, until the next ones come."""
+    return {}
+
+
 @EVERY_CELL
 def test_matches_float64(op, backend, dtype):
-    for sizes in ROWS[op].chosen():
-        check(op, ROWS[op], backend, sizes, dtype)
+    for sizes in ROWS[op].chosen(backend, dtype):
+        check(op, ROWS[op], backend, sizes, dtype, known_of(op, dtype))
 
 
 @EVERY_CELL
@@ -211,10 +219,16 @@ def as_leaf(value, grad):
     return value
 
 
+OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor",
+            "test_aot_dispatch_dynamic")  # fmt: skip
+
+
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 def test_opcheck(backend, dtype):
     calls = recorded(backend, dtype)
+    # graphs are traced alike in every dtype: what differs is that of the results
+    checks = OPCHECKS if dtype == F32 else OPCHECKS[:-1]
     if backend == "cpu" and dtype == F32:
         # taps are made by torch but on a GPU
         here = registered() - {"gaussian_taps"}
@@ -223,4 +237,4 @@ def test_opcheck(backend, dtype):
         args, kwargs = samples[0]
         for grad in (False, "backward" not in function.name()):
             leaves = [as_leaf(value, grad) for value in args]
-            torch.library.opcheck(function, leaves, kwargs)
+            torch.library.opcheck(function, leaves, kwargs, test_utils=checks)

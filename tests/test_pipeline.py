@@ -2,7 +2,6 @@
 
 import errno
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -584,9 +583,9 @@ import sys
 from fastseg.data.pipeline import source, workers
 from fastseg.data.cases import discover
 from fastseg.data.pipeline import Loader, LoaderConfig
-data = discover(sys.argv[1])
+data = discover(ROOT)
 loader = Loader(data, [case.id for case in data.cases], LoaderConfig((8, 8)), backend="torch")
-if sys.argv[2] == "stuck":
+if STATE == "stuck":
     source.read_case = lambda *_: __import__("threading").Event().wait()
     workers.WATCHDOG_S = 0.2
 for batch in loader.epoch(0):
@@ -595,9 +594,9 @@ for batch in loader.epoch(0):
 
 
 @pytest.mark.parametrize(("state", "code"), [("running", 7), ("stuck", 1)])
-def test_the_interpreter_can_exit_at_any_time(dataset, state, code):
-    command = [sys.executable, "-c", EXIT, str(dataset.root), state]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+def test_the_interpreter_can_exit_at_any_time(dataset, state, code, run_python):
+    given = f"ROOT, STATE = {str(dataset.root)!r}, {state!r}"
+    result = run_python(given + EXIT, check=False, timeout=60)
     assert result.returncode == code
     assert ("no answer" in result.stderr) == (state == "stuck")
 

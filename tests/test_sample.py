@@ -40,6 +40,13 @@ def data(tmp_path_factory):
     return phantom.write(tmp_path_factory.mktemp("data"), 4, size=(40, 36, 24), seed=2)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def undrawn():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastseg.train.report.progress_png", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
