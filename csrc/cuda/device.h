@@ -34,12 +34,16 @@ struct Device {
 };
 
 #ifdef FASTSEG_CUDA_HOST
+constexpr int64_t kEnoughThreads = 1 << 8;  // to fill a device
+
 // One that the host build stands for, with little L2, so that tests walk as on large inputs.
 inline const Device& device() {
   static const Device host = {164 << 10, 163 << 10, 16 << 10, 1 << 16, 2048};
   return host;
 }
 #else
+constexpr int64_t kEnoughThreads = 1 << 15;
+
 inline void check(cudaError_t status) {
   if (status != cudaSuccess) throw Error(std::string("launch: ") + cudaGetErrorString(status));
 }

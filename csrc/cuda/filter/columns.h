@@ -54,7 +54,7 @@ __device__ inline void slide(const Down<n, In>& down, const float* padded, int f
   Pack<In, n> next[kOutputs];
   advance(window, padded);
   down.template load<inside>(first * kOutputs, next);
-  FASTSEG_UNROLL_BY(2)
+  FASTSEG_UNROLL_BY(1)
   for (int step = 0; step < steps; ++step) {
     Pack<float, n> samples[kOutputs];
     FASTSEG_UNROLL
@@ -68,8 +68,10 @@ __device__ inline void slide(const Down<n, In>& down, const float* padded, int f
   }
 }
 
+// Samples that are stored narrower than results want more registers.
 template <int n, class In, class Out>
-__global__ void __launch_bounds__(kMaxThreads, kResident) filter_columns(ColumnsPass<In, Out> p) {
+__global__ void __launch_bounds__(kMaxThreads, sizeof(In) < sizeof(Out) ? 2 : kResident)
+    filter_columns(ColumnsPass<In, Out> p) {
   float* padded = shared_memory<float>();  // [kColumnTaps + 4] at most
   const int span = int(blockDim.y) * kOutputs, across = int(ceil_div(p.of.columns, kWarp * n)), spans = int(ceil_div(p.of.size, span));
   const int64_t tile = blockIdx.x / spans, image = tile / across / p.of.groups, group = tile / across % p.of.groups;

@@ -11,7 +11,12 @@ constexpr int kOutputs = 4;  // neighbours along the filtered axis, of one threa
 constexpr int kPack = 4;     // neighbours along W, which move together
 constexpr int kMaxWarps = 8;
 constexpr int kMaxThreads = kMaxWarps * kWarp;
-constexpr int kResident = 2;  // blocks of a multiprocessor at a time: what the registers allow without spills
+// Blocks of a multiprocessor at a time: what the registers allow without spills.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kResident = 2;
+#else
+constexpr int kResident = 3;
+#endif
 
 struct Taps {
   const float* data;     // [tap_images, 3, 2·radius + 1]

@@ -36,7 +36,7 @@ def _flat(most: float, source: str) -> Bound:
     return Bound((most, most, most), source)
 
 
-_CROSSOVER = "measured on AVX2: fastseg bench --only crossover; 1.3 at 256, 0.9 at 512"
+_CROSSOVER = "measured on AVX2: fastseg bench --only crossover; 2-D 2.5 at 385, 1.7 at 513"
 _DENSE = "model: dense matrices for whole spectra, {} of torch.fft's speed at {}"
 _FASTER = "model: of {}, matrices are about as fast as torch.fft there"
 _CASTS = "model: float32's times 1.3, for the casts around torch.fft"
@@ -46,8 +46,8 @@ _WINDOW = "model: radii times the predicted speed-up, {} at 34 in 2-D and {} at 
 # or more, and the spectral filter; "fourier_unit"; "gaussian" an exact one. "16-bit": where absent,
 # float32's
 TABLE = {
-    ("cpu", "spectral", "float32"): _flat(256, _CROSSOVER),
-    ("cpu", "whole", "float32"): _flat(256, _CROSSOVER),
+    ("cpu", "spectral", "float32"): Bound((256, 520, 256), _CROSSOVER),
+    ("cpu", "whole", "float32"): Bound((256, 520, 256), _CROSSOVER),
     ("cpu", "fourier_unit", "float32"): Bound(
         (64, 96, 148), "measured on AVX2, evaluation: 64³ (98) 1.3, 96³ (146) 1.1, 128³ (195) 0.9; "
         "128² (129) 0.84, 192² (193) 0.78"),
