@@ -6,15 +6,17 @@ that the next run compiles only what changed; FASTSEG_HOST_SEED=n draws another 
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("CMakeLists.txt", "csrc")
 MODULE = "FASTSEG_TEST_MODULE"  # read by conftest.py
+FAULT = "FASTSEG_HOST_FAULT"  # read by a statement that can be left out
 
 
 # the tools installed beside this Python come first: a system's cmake may be too old
@@ -46,14 +48,22 @@ def sanitizer_environment() -> dict[str, str]:
 
 
 class HostBuild:
-    """A build folder with a copy of the sources, so that tests may plant faults in it."""
+    """A build folder with a copy of the sources, in which faults may be planted."""
 
-    def __init__(self, folder: Path, *options: str):
-        """options: of cmake, in place of those of the CUDA kernels on the CPU."""
+    def __init__(
+        self, folder: Path, *options: str, faults: Mapping[str, tuple[str, str]] | None = None
+    ):
+        """options: of cmake, in place of those of the CUDA kernels on the CPU. faults: by name a
+        file and a pattern of one of its statements, which a process with `FAULT` of that name
+        leaves out; one build serves all.
+        """
         self.folder, self.sources = folder, folder / "source"
         self.sources.mkdir(parents=True, exist_ok=True)
-        for path in (file for name in SOURCES for file in _files(ROOT / name)):
-            _copy_if_changed(path, self.sources / path.relative_to(ROOT))
+        given = {file: file.read_bytes() for name in SOURCES for file in _files(ROOT / name)}
+        for name, (file, statement) in (faults or {}).items():
+            given[ROOT / file] = _with_fault(given[ROOT / file], name, statement)
+        for path, text in given.items():
+            _write_if_changed(self.sources / path.relative_to(ROOT), text)
         import pybind11
 
         _check(
@@ -61,26 +71,8 @@ class HostBuild:
              *(options or ["-DFASTSEG_CUDA_HOST=ON"]), f"-DCMAKE_CXX_COMPILER={compiler()}",
              f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
         )  # fmt: skip
-        self.module = self._built("module")
-
-    def with_fault(self, name: str, file: str, edit: Callable[[str], str]) -> Path:
-        """The module built from sources in which `file` is edited."""
-        path = self.sources / file
-        right = path.read_text()
-        wrong = edit(right)
-        assert wrong != right, f"the fault {name!r} finds no place in {file}"
-        path.write_text(wrong)
-        try:
-            return self._built(name)
-        finally:
-            path.write_text(right)
-
-    def _built(self, name: str) -> Path:
-        _check(["cmake", "--build", self.folder / "build"])
-        (built,) = (self.folder / "build").glob("_C*.so")
-        kept = self.folder / name / built.name
-        kept.parent.mkdir(exist_ok=True)
-        return Path(shutil.copy(built, kept))
+        _check(["cmake", "--build", folder / "build"])
+        (self.module,) = (folder / "build").glob("_C*.so")
 
 
 def run_tests(module: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -99,11 +91,21 @@ def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
 
 
-def _copy_if_changed(source: Path, target: Path) -> None:
-    if target.exists() and target.read_bytes() == source.read_bytes():
+def _with_fault(text: bytes, name: str, statement: str) -> bytes:
+    asked = f'std::getenv("{FAULT}")'
+    planted = f'{asked} && std::string({asked}) == "{name}"'
+    found = re.search(statement, text.decode())
+    assert found, f"the fault {name!r} finds no place"
+    begin, end = found.span()
+    left_out = f"if (static const bool fault = {planted}; !fault) {{ {found[0]} }}"
+    return (text.decode()[:begin] + left_out + text.decode()[end:]).encode()
+
+
+def _write_if_changed(path: Path, text: bytes) -> None:
+    if path.exists() and path.read_bytes() == text:
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text)
 
 
 def _check(command: list) -> None:

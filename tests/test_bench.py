@@ -38,7 +38,8 @@ JOB = {
 def run(tmp_path_factory):
     """(exit code, stdout, record) of a real run in worker processes."""
     out = tmp_path_factory.mktemp("bench") / "records" / "record.json"
-    options = ["--quick", "--budget", "0.05", "--threads", "1", "--out", str(out)]
+    options = ["--quick", "--budget", "0.05", "--threads", "1", "--out", str(out),
+               "--without", "neuraloperator"]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as text:
         patch.setenv("FASTSEG_BACKEND", "reference")  # must not reach the workers
         code = main(["conv2d-64", "call", *options])
@@ -69,9 +70,10 @@ def test_run_has_every_row_of_the_table(run):
     header = next(line for line in text.splitlines() if line.startswith("| case | pass"))
     assert header == "| " + " | ".join(table.HEAD) + " |"
     rows = [line for line in text.splitlines() if line.startswith("| conv2d-64-quick")]
-    found = providers.of(cases.CASES["conv2d-64"], "cpu", torch.float32)
-    assert {"classic", "neuraloperator", "matmul", "reference", "fastseg"} <= set(found)
-    assert len(rows) == len(cases.PASSES) * len(found)
+    found = set(providers.of(cases.CASES["conv2d-64"], "cpu", torch.float32))
+    assert {"classic", "neuraloperator", "matmul", "reference", "fastseg"} <= found
+    # which takes longest to import, and has a test of its own
+    assert len(rows) == len(cases.PASSES) * len(found - {"neuraloperator"})
     assert all(line.count("|") == header.count("|") for line in rows)
     assert "QUICK" in text
     assert "MISS" not in text
