@@ -1,6 +1,5 @@
-"""Files of a checkpoint, written as tensors lie in memory, and hashed meanwhile.
-
-The safetensors package would copy all tensors twice first; whoever asks a run to end waits for it.
+"""Files of a checkpoint, written as tensors lie in memory; processors and the disk all work at it,
+for whoever asks a run to end waits for that. The safetensors package would copy all tensors twice.
 """
 
 import hashlib
@@ -22,19 +21,20 @@ _NAMES = {
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
     torch.uint8: "U8", torch.bool: "BOOL", torch.complex64: "C64",
 }  # fmt: skip
-_PIECE = 1 << 24  # bytes; the disk and the hash work on different ones
+_PIECE, _SYNCED = 1 << 24, 1 << 27  # bytes
 
 
 def write_folder(folder: Path, groups: dict[str, Tensors], state: dict[str, Any]) -> None:
     """Write all files of a checkpoint, which are on the disk when this returns."""
-    sums = {}
     for name, tensors in groups.items():
         if name not in GROUPS or len(tensors) > MAX_ENTRIES:
             raise ValueError(
                 f"{name}: {len(tensors)} tensors; wanted one of {GROUPS}, ≤ {MAX_ENTRIES}"
             )
-        file = f"{name}.safetensors"
-        sums[file] = _write(folder / file, _pieces(tensors))
+    files = {f"{name}.safetensors": _pieces(tensors) for name, tensors in groups.items()}
+    with ThreadPoolExecutor(len(GROUPS)) as pool:
+        found = pool.map(_write, [folder / file for file in files], files.values())
+        sums = dict(zip(files, found, strict=True))
     state = {**state, "format": FORMAT, "sha256": sums}
     state["sha256"]["state.json"] = hashlib.sha256(canonical(state)).hexdigest()
     text = json.dumps(state, indent=1, sort_keys=True, allow_nan=False)
@@ -77,10 +77,21 @@ def _bytes_of(t: Tensor) -> Iterator[memoryview]:
 def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
     """Write a file, to the disk; returns its SHA-256."""
     digest = hashlib.sha256()
-    with ThreadPoolExecutor(1) as other, path.open("wb") as file:
+
+    def follow(piece: bytes | memoryview, sync: bool) -> None:
+        digest.update(piece)
+        if sync:
+            os.fdatasync(file.fileno())  # so that the disk works from the start
+
+    with ThreadPoolExecutor(1) as behind, path.open("wb", buffering=0) as file:
+        followed, since = [], 0
         for piece in pieces:
-            other.submit(digest.update, piece)
-            file.write(piece)
-        file.flush()
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[file.write(rest) :]
+            since = since % _SYNCED + len(piece)
+            followed.append(behind.submit(follow, piece, since >= _SYNCED))
+        for one in followed:
+            one.result()  # an error of the disk is told but once
         os.fsync(file.fileno())
     return digest.hexdigest()
