@@ -24,7 +24,7 @@ class Part(kills.Part):
     """As of kills, with the library that is preloaded."""
 
     def __init__(self, scratch: Path, *settings: str):
-        super().__init__(scratch, *settings)
+        super().__init__(scratch, "epochs=5", "val_every=0", *settings)
         self.data, self.library = scratch / "data", build(scratch / "faulty_libc.so")
 
     def round(self, rng: np.random.Generator, folder: Path) -> Counter:
