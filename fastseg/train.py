@@ -20,7 +20,7 @@ import torch
 
 from fastseg import report, tasks
 from fastseg.config import Recipe
-from fastseg.errors import FastsegError, NonFiniteError
+from fastseg.errors import DataError, FastsegError, NonFiniteError
 from fastseg.host import files
 from fastseg.host.device import kernels_on, use_kernels
 from fastseg.host.processes import lost_another
@@ -75,6 +75,10 @@ def train(
         life = stack.enter_context(pulse(fabric.global_rank, fabric.world_size))
         try:
             return _loop(run, stop)
+        except DataError:
+            if run.fabric.world_size == 1:  # others would have to save with it
+                save(run)
+            raise
         except RuntimeError as error:
             if life is None or not lost_another(error):
                 raise

@@ -42,6 +42,6 @@ def main() -> int:
     if not whole():
         print(f"fastseg: {conflict()}", file=sys.stderr)
         return 1
-    from fastseg.cli import main
+    from fastseg.__main__ import run
 
-    return main()
+    return run()

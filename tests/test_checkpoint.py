@@ -10,10 +10,11 @@ import sys
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from fastseg import checkpoint
-from fastseg.checkpoint import CheckpointError
+from fastseg.checkpoint import CheckpointError, writing
 from fastseg.errors import FastsegError
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json")
@@ -48,6 +49,13 @@ def test_what_is_loaded_is_what_was_saved(tmp_path):
             assert groups[name][key].dtype == tensor.dtype
             assert torch.equal(groups[name][key], tensor)
     assert {file.name for file in path.iterdir()} == set(FILES)
+
+
+def test_files_are_those_that_safetensors_writes(tmp_path):
+    whole = {"α": torch.arange(7) % 2 == 0, "empty": torch.zeros(0, 3), **some_groups()["model"]}
+    plain = {name: tensor.clone().contiguous() for name, tensor in whole.items()}
+    path = checkpoint.save(tmp_path, {"model": whole}, {})
+    assert (path / "model.safetensors").read_bytes() == safetensors.torch.save(plain)
 
 
 def test_only_the_wanted_groups_are_read(tmp_path):
@@ -272,7 +280,7 @@ def test_pickle_under_a_checkpoints_name_is_not_executed(tmp_path):
 
 
 def test_other_format_version_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    monkeypatch.setattr(writing, "FORMAT", 99)
     path = save(tmp_path)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="format 99"):

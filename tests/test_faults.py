@@ -1,9 +1,12 @@
 """What goes wrong around a run and must not change it: overflows, odd places to be started from."""
 
 import asyncio
+import errno
 import json
 import multiprocessing
+import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ import torch
 from fastseg import checkpoint, models
 from fastseg.config import load_recipe
 from fastseg.data import phantom
+from fastseg.data.pipeline import source, workers
+from fastseg.errors import DataError, NiftiError, UsageError
 from fastseg.train import train
 
 pytest.importorskip("nibabel")
@@ -92,6 +97,12 @@ def test_a_notebook_trains_as_a_program_does(data, tmp_path, straight, where):
     assert losses(tmp_path) == straight
 
 
+def test_a_notebook_is_told_that_it_has_one_process(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    with pytest.raises(UsageError, match="devices: is 2, wanted 1 in a notebook"):
+        train(load_recipe("fno", [*TINY, "devices=2"]), data, tmp_path)
+
+
 def test_a_spawned_process_trains_the_same(data, tmp_path, straight):
     process = multiprocessing.get_context("spawn").Process(
         target=train, args=(load_recipe("fno", TINY), data, tmp_path)
@@ -99,4 +110,27 @@ def test_a_spawned_process_trains_the_same(data, tmp_path, straight):
     process.start()
     process.join(200)
     assert process.exitcode == 0
+    assert losses(tmp_path) == straight
+
+
+def test_a_disk_that_is_gone_costs_no_step(data, tmp_path, straight, monkeypatch, caplog):
+    honest, reads = source.read_case, []
+
+    def read_case(*given):
+        reads.append(1)
+        if len(reads) == 3:
+            time.sleep(0.2)
+        if len(reads) > 6:
+            raise NiftiError("a.nii.gz", "no longer there") from OSError(errno.EIO, "gone")
+        return honest(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "read_case", read_case)
+        patch.setattr(source, "RETRY_PAUSES_S", ())
+        patch.setattr(workers, "WATCHDOG_S", 0.6)
+        with pytest.raises(DataError, match="no longer there"):
+            train(load_recipe("fno", TINY), data, tmp_path)
+    assert "no answer for 0 s; is its disk slow?" in caplog.text
+    assert 0 < state_of(tmp_path)[0]["position"]["step"] == len(losses(tmp_path)) < len(straight)
+    train(load_recipe("fno", TINY), data, tmp_path)
     assert losses(tmp_path) == straight

@@ -5,8 +5,6 @@
 A folder appears under its name only when every byte of it is on the disk. No pickle anywhere.
 """
 
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -15,19 +13,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastseg.checkpoint.optimizer import load_scaler, pack_optimizer, unpack_optimizer
 from fastseg.checkpoint.reading import (
     FORMAT,
     MAX_ENTRIES,
     MAX_HEADER_BYTES,
     Tensors,
-    canonical,
     read_state,
     read_tensors,
 )
 from fastseg.checkpoint.state import Position, State
+from fastseg.checkpoint.writing import GROUPS, sync, write_folder
 from fastseg.errors import CheckpointError, FastsegError
 
 __all__ = [
@@ -51,7 +47,6 @@ __all__ = [
     "unpack_optimizer",
 ]
 
-GROUPS = ("model", "ema", "optimizer")
 log = logging.getLogger("fastseg")
 
 
@@ -75,9 +70,9 @@ def save(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        _write_folder(temporary, groups, state)
+        write_folder(temporary, groups, state)
         os.rename(temporary, final)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         intact = f"{older[0]} is intact" if older else "there was none before"
@@ -171,41 +166,3 @@ def _remove(old: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(old, aside)
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write_folder(folder: Path, groups: dict[str, Tensors], state: dict[str, Any]) -> None:
-    from safetensors.torch import save as serialise
-
-    sums = {}
-    for name, tensors in groups.items():
-        if name not in GROUPS or len(tensors) > MAX_ENTRIES:
-            raise ValueError(
-                f"{name}: {len(tensors)} tensors; wanted one of {GROUPS}, ≤ {MAX_ENTRIES}"
-            )
-        plain = {
-            key: t.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for key, t in tensors.items()
-        }
-        sums[f"{name}.safetensors"] = _write(folder / f"{name}.safetensors", serialise(plain))
-    state = {**state, "format": FORMAT, "sha256": sums}
-    state["sha256"]["state.json"] = hashlib.sha256(canonical(state)).hexdigest()
-    _write(
-        folder / "state.json", json.dumps(state, indent=1, sort_keys=True, allow_nan=False).encode()
-    )
-    _sync(folder)
-
-
-def _write(path: Path, content: bytes) -> str:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return hashlib.sha256(content).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

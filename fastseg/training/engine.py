@@ -4,6 +4,7 @@ processes divide a network among them.
 
 import logging
 import os
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -61,6 +62,9 @@ def _strategy() -> Any:
 
 def _check_devices(wanted: int, device: str) -> None:
     """No more processes than there is to compute on: they would only wait for one another."""
+    if wanted > 1 and hasattr(sys, "ps1"):
+        raise UsageError(f"devices: is {wanted}, wanted 1 in a notebook or an interactive Python; "
+                         "the command `fastseg train` starts several processes")  # fmt: skip
     there = torch.cuda.device_count() if device == "cuda" else os.cpu_count() or 1
     if wanted > there:
         kind = "GPUs" if device == "cuda" else "processor cores"

@@ -12,7 +12,7 @@ from fastseg.errors import FastsegError
 
 # kill, Ctrl-C, a scheduler's notice, a terminal that is closed
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-GRACE_S = 1.0  # what is being computed may take so long to end well
+GRACE_S = 0.5  # what is being computed may take so long to end well
 _AGAIN_S = 0.25  # an exception is lost where Python cannot pass it on, as in a destructor
 
 

@@ -41,10 +41,14 @@ class Part:
         for life in range(KILLS):
             did += self._kill(run, int(share * (life + rng.random())) + 1, rng)
         self._finish(run)
-        assert _curve(run) == _curve(self.straight), "other losses"
-        assert saved_sums(run) == saved_sums(self.straight), "other weights"
+        self.compare(run)
         assert not list((run / "checkpoints").glob("tmp-*")), "an interrupted save is left"
         return did
+
+    def compare(self, run: Path) -> None:
+        """Raise AssertionError unless the run ended as the one that nobody disturbed."""
+        assert _curve(run) == _curve(self.straight), "other losses"
+        assert saved_sums(run) == saved_sums(self.straight), "other weights"
 
     def _kill(self, run: Path, lines: int, rng: np.random.Generator) -> Counter:
         process = subprocess.Popen(

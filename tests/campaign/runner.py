@@ -24,6 +24,7 @@ PARTS = {
     "checkpoints": "edited and signed again, then sampled and resumed",
     "layouts": "hostile names, pipes, devices and links in the data",
     "kills": "SIGKILL while training, then on to the end",
+    "disks": "slow, stalled, failing and full disks, jumping clocks, while training",
     "leaks": "memory over calls, reads and validations",
     "sanitized": "the C++ kernels under ASan and UBSan; builds for minutes, so only when named",
 }

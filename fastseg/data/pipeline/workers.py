@@ -1,16 +1,17 @@
 """Run calls on daemon threads, a bounded distance ahead of their consumer."""
 
+import logging
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import Future, wait
 from itertools import islice
 
 from fastseg.errors import DataError
 
+log = logging.getLogger(__name__)
 WATCHDOG_S = 120.0
 
 
@@ -96,15 +97,13 @@ class Workers:
 
 
 def _result(future: Future, name: str):
-    try:
-        return future.result(WATCHDOG_S)
-    except FutureTimeout:
-        # From Python 3.11 on this is TimeoutError, which the call itself may have raised.
-        if future.done():
-            raise
-        raise DataError(
-            f"{name}: no answer within {WATCHDOG_S:.0f} s; is its disk reachable?"
-        ) from None
+    patience_s = WATCHDOG_S / 6
+    if not wait([future], patience_s).done:
+        log.warning("%s: no answer for %.0f s; is its disk slow?", name, patience_s)
+        wait([future], WATCHDOG_S - patience_s)
+    if not future.done():
+        raise DataError(f"{name}: no answer within {WATCHDOG_S:.0f} s; is its disk reachable?")
+    return future.result()
 
 
 def _work(tasks: queue.SimpleQueue) -> None:
