@@ -132,7 +132,7 @@ def spectral_conv(
 
 def _pointwise(x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
     """The 1×1 convolution of weight (Cout, Cin/groups) at every point, whatever autocast says."""
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
         kernel = weight.to(x.dtype).unflatten(0, (groups, weight.shape[0] // groups))
         grouped = x.unflatten(1, (groups, x.shape[1] // groups))
         return torch.einsum("goi,bgi...->bgo...", kernel, grouped).flatten(1, 2)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastseg import ops
+from fastseg.nn.parameters import in_format_of, reset_children
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -85,6 +86,8 @@ class FourierUnit(nn.Module):
         self.conv_layer = convolution(dims, 2 * in_channels, 2 * out_channels, 1, bias=False)
         self.bn = normalisation(norm, dims, 2 * out_channels)
 
+    reset_parameters = reset_children
+
     def forward(self, x: Tensor) -> Tensor:
         norm, weight = self.bn, self.conv_layer.weight.flatten(1)
         if not isinstance(norm, _BatchNorm):
@@ -144,13 +147,13 @@ class LocalFourierUnit(FourierUnit):
         self.quarter = channels // 4
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
+        image, (height, width) = x, x.shape[-2:]
         x = F.pad(x[:, : self.quarter], (0, width % 2, 0, height % 2))
         x = x.unflatten(-1, (2, -1)).unflatten(-3, (2, -1))  # (B, quarter, [D,] 2, h, 2, w)
         # patches ordered right half slowest, then lower half, then channel
         patches = x.movedim((-2, -4), (1, 2)).flatten(1, 3)
         y = super().forward(patches)
-        return y.repeat(*[1] * (y.dim() - 2), 2, 2)[..., :height, :width]
+        return in_format_of(image, y.repeat(*[1] * (y.dim() - 2), 2, 2)[..., :height, :width])
 
 
 class SpectralTransform(nn.Module):
@@ -183,7 +186,9 @@ class SpectralTransform(nn.Module):
         self.lfu = LocalFourierUnit(hidden, dims=dims, norm=norm) if enable_lfu else None
         self.conv2 = convolution(dims, hidden, out_channels, 1, bias=False)
 
+    reset_parameters = reset_children
+
     def forward(self, x: Tensor) -> Tensor:
         z = self.conv1(x)
         y = z + self.fu(z)
-        return self.conv2(y if self.lfu is None else y + self.lfu(z))
+        return in_format_of(x, self.conv2(y if self.lfu is None else y + self.lfu(z)))

@@ -19,7 +19,8 @@ def kernel_sigma(kernel_size: int) -> float:
 class GaussianFilter(nn.Module):
     """Filter by a Gaussian: `fastseg.ops.gaussian_filter` with its options.
 
-    x: (B, C, *S) → the same shape, or (low, high) in mode "both". sigma, in voxels: a number, or a
+    x: (B, C, *S) → the same shape, or (low, high) in mode "both"; images of integers are filtered
+    in float32. sigma, in voxels: a number, or a
     tensor broadcastable to (B, C, axes), kept as a buffer; `forward(x, sigma)` takes another one,
     for example one a sample.
 
@@ -35,13 +36,19 @@ class GaussianFilter(nn.Module):
     ):  # fmt: skip
         super().__init__()
         if isinstance(sigma, Tensor):
-            self.register_buffer("sigma", sigma.detach().clone())
+            self._first_sigma = sigma.detach().clone()
+            self.register_buffer("sigma", self._first_sigma.clone())
         else:
             self.sigma = float(sigma)  # known to the host: the width of its taps costs no wait
         self.options = {
             "mode": mode, "padding": padding, "truncate": truncate, "radius": radius, "taps": taps,
             "max_sigma": max_sigma,
         }  # fmt: skip
+
+    def reset_parameters(self) -> None:
+        """Set a tensor sigma as it was given."""
+        if isinstance(self.sigma, Tensor):
+            self.sigma.copy_(self._first_sigma)
 
     @classmethod
     def of_kernel_size(cls, kernel_size: int, **options) -> "GaussianFilter":
@@ -54,6 +61,8 @@ class GaussianFilter(nn.Module):
         return cls(kernel_sigma(kernel_size), **options)
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None):
+        if not (x.is_floating_point() or x.is_complex()):
+            x = x.float()
         return ops.gaussian_filter(x, self.sigma if sigma is None else sigma, **self.options)
 
     def extra_repr(self) -> str:
@@ -91,10 +100,16 @@ class FrequencyGuide(nn.Module):
             raise ValueError(f"order: got {order}, want each channel index once")
         if stage not in ("both", "low", "high"):
             raise ValueError(f"stage: got {stage!r}, want 'both', 'low' or 'high'")
-        self.timesteps, self.gain, self.stage = timesteps, gain, stage
+        self.order, self.timesteps, self.gain, self.stage = order, timesteps, gain, stage
         self.filter = GaussianFilter.of_kernel_size(kernel_size, mode="both")
-        rank = torch.tensor([order.index(channel) for channel in range(len(order))])
+        rank = torch.empty(len(order), dtype=torch.int64)
         self.register_buffer("rank", rank, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Write the rank of each channel, which no state dictionary holds."""
+        channels = range(len(self.order))
+        self.rank.copy_(torch.tensor([self.order.index(c) for c in channels], device="cpu"))
 
     def sources(self, available: Tensor) -> tuple[Tensor, Tensor]:
         """Return the channel indices (B,) of the low-pass and of the high-pass source; available:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastseg import ops, reference
+from fastseg.nn.parameters import SpectralModule, draw_normal
 
 
 def _centred_to_torch_order(weight: Tensor, first: int) -> Tensor:
@@ -58,7 +59,7 @@ def convert(cls, module: nn.Module):
     return layer.to(weight.device)
 
 
-class NeuralopSpectralConv(nn.Module):
+class NeuralopSpectralConv(SpectralModule):
     """Stand in for neuraloperator's SpectralConv: `neuralop.models.FNO(...,
     conv_module=NeuralopSpectralConv)`.
 
@@ -112,18 +113,21 @@ class NeuralopSpectralConv(nn.Module):
             else list(max_n_modes)
         )
         self.resolution_scaling_factor = self._factors(resolution_scaling_factor)
-        std = (2 / (in_channels + out_channels)) ** 0.5 if init_std == "auto" else init_std
-        inputs = 1 if separable else in_channels
-        weight = (
-            torch.randn(inputs, out_channels, *self.max_n_modes, dtype=torch.cfloat, device=device)
-            * std
-        )
-        self.weight = nn.Parameter(torch.view_as_real(weight).contiguous())
-        self.bias = (
-            nn.Parameter(std * torch.randn(out_channels, *[1] * self.order, device=device))
-            if bias
-            else None
-        )
+        self.init_std = init_std
+        shape = 1 if separable else in_channels, out_channels, *self.max_n_modes, 2
+        ones = [1] * self.order
+        self.weight = nn.Parameter(torch.empty(shape, dtype=torch.float, device=device))
+        self.bias = nn.Parameter(torch.empty(out_channels, *ones, device=device)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew, as the peer does."""
+        std = self.init_std
+        if std == "auto":
+            std = (2 / (self.in_channels + self.out_channels)) ** 0.5
+        draw_normal(torch.view_as_complex(self.weight.detach()), std)
+        if self.bias is not None:
+            draw_normal(self.bias, std)
 
     def _factors(self, factor):
         if factor is None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastseg.nn.fourier_unit import SpectralTransform, convolution, normalisation
+from fastseg.nn.parameters import in_format_of, reset_children
 
 Pair = tuple[Tensor | None, Tensor | None]
 
@@ -74,13 +75,15 @@ class VFFC(nn.Module):
             options = {"dims": dims, "enable_lfu": enable_lfu, "norm": norm}
             self.convg2g = SpectralTransform(self.in_global, self.out_global, **options)
 
+    reset_parameters = reset_children
+
     def forward(self, x: Tensor | Pair) -> Tensor | Pair:
         x_l, x_g = _split(x, self.in_global)
         pair = (
             _sum_of((self.convl2l, x_l), (self.convg2l, x_g)),
             _sum_of((self.convl2g, x_l), (self.convg2g, x_g)),
         )
-        return _join(pair) if isinstance(x, Tensor) else pair
+        return in_format_of(x, _join(pair)) if isinstance(x, Tensor) else pair
 
 
 class VFFCLayer(nn.Module):
@@ -99,10 +102,12 @@ class VFFCLayer(nn.Module):
         channels = out_channels - self.ffc.out_global, self.ffc.out_global
         self.bn_l, self.bn_g = (normalisation(norm, dims, c) if c else None for c in channels)
 
+    reset_parameters = reset_children
+
     def forward(self, x: Tensor | Pair) -> Tensor | Pair:
         parts = zip((self.bn_l, self.bn_g), self.ffc(_split(x, self.ffc.in_global)), strict=True)
         pair = tuple(None if norm is None else torch.relu(norm(part)) for norm, part in parts)
-        return _join(pair) if isinstance(x, Tensor) else pair
+        return in_format_of(x, _join(pair)) if isinstance(x, Tensor) else pair
 
 
 class VFFCBlock(nn.Module):
@@ -119,6 +124,8 @@ class VFFCBlock(nn.Module):
         options = {"ratio_gin": ratio, "ratio_gout": ratio} | options
         self.conv1 = VFFCLayer(channels, channels, **options)
         self.conv2 = VFFCLayer(channels, channels, **options)
+
+    reset_parameters = reset_children
 
     def forward(self, x: Tensor) -> Tensor:
         return x + _join(self.conv2(self.conv1(_split(x, self.conv1.ffc.in_global))))
@@ -137,6 +144,8 @@ class VFFCBottleneck(nn.Module):
         super().__init__()
         layers = (VFFCBlock(channels, ratio=ratio, **options) for _ in range(blocks))
         self.resnet_layers = nn.Sequential(*layers)
+
+    reset_parameters = reset_children
 
     def forward(self, x: Tensor) -> Tensor:
         return self.resnet_layers(x)

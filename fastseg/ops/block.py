@@ -7,14 +7,14 @@ Saved are x, the weights and the kept spectrum; the backward computes the pre-ac
 
 from torch import Tensor
 
-from fastseg import reference
-from fastseg.ops import checks, impl
-from fastseg.ops.impl import matmul, mixes
+from fastseg.ops import checks, context, impl
+from fastseg.ops.impl import matmul, mixes, reference
 from fastseg.ops.impl.contract import BlockInputs
 from fastseg.ops.register import op
 from fastseg.ops.spectral import bias_gradient, prepare, real_weight
 
 
+@context.public
 def fno_block(
     x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None = None, sizes=None,
     groups: int = 1, norm: str = "backward", two_sided: bool = True,

@@ -102,7 +102,7 @@ def check_weight(channels: int, shape, bias, groups: int, modes) -> None:
             f"weight: got {shape[0]} input channels, "
             f"want {channels} // groups = {channels // groups}"
         )
-    if any(have not in (1, want) for have, want in zip(shape[2:], modes, strict=True)):
+    if any(have != 1 and have != want for have, want in zip(shape[2:], modes, strict=True)):
         raise ValueError(
             f"weight: got mode axes {shape[2:]}, want {tuple(modes)}, "
             "or 1 where a matrix is shared by all modes"

@@ -5,15 +5,15 @@ import math
 import torch
 from torch import Tensor
 
-from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl, tables
 from fastseg.ops.context import watched
-from fastseg.ops.impl import matmul
+from fastseg.ops.impl import matmul, reference
 from fastseg.ops.impl.composed import sum_of_products
 from fastseg.ops.impl.contract import Epilogue, Geometry, Matrix, UnitState, whole
 from fastseg.ops.register import op
 
 
+@context.public
 def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the first half of a Fourier unit: z = weight · rfftn(x, norm="ortho"), Σ z and Σ z².
 
@@ -38,6 +38,7 @@ def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return z, *moments.unbind(0)
 
 
+@context.public
 def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> Tensor:
     """Return the second half of a Fourier unit: irfftn(relu(scale·z + shift), norm="ortho").
 
@@ -59,6 +60,7 @@ def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> Tensor:
     return _finish(z, scale, shift, sizes, z.dtype, backend)
 
 
+@context.public
 def fourier_unit(
     x: Tensor, weight: Tensor, norm_weight: Tensor, norm_bias: Tensor,
     running_mean: Tensor | None, running_var: Tensor | None, training: bool, momentum: float,

@@ -1,19 +1,21 @@
 """The anchor gate of U-SA attention: the public function, its registered op and its backward."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl
 from fastseg.ops.gaussian import check_signal, gaussian_filter, prepare
+from fastseg.ops.impl import reference
 from fastseg.ops.impl.contract import GateInputs
 from fastseg.ops.impl.native import compute_dtype
 from fastseg.ops.register import op
 from fastseg.ops.taps import Options
 
 
+@context.public
 def anchor_gate(
     cond: Tensor, feat: Tensor, sigma, conv_weight: Tensor, conv_bias: Tensor | None,
     radius: int = 2, offset=None,
@@ -79,10 +81,11 @@ def _check_rest(cond: Tensor, feat, conv_weight, conv_bias) -> None:
     checks.check_device(cond, feat=feat, conv_weight=conv_weight, conv_bias=conv_bias)
 
 
+@partial(context.recorded, backend="matmul", name="anchor_gate")
 def _composed(
     low: Tensor, cond: Tensor, feat: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    with torch.autocast(cond.device.type, enabled=False):
+    with context.without_autocast(cond):
         anchor = torch.maximum(low, cond)
         logits = torch.matmul(weight, anchor.flatten(2)).view_as(cond[:, 0])
         if bias is not None:

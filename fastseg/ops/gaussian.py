@@ -9,9 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-from fastseg import reference
 from fastseg.ops import checks, context, dispatch, forked, impl
-from fastseg.ops.impl import bounds, matmul
+from fastseg.ops.impl import bounds, matmul, reference
 from fastseg.ops.impl.contract import SeparableFilter
 from fastseg.ops.register import op
 from fastseg.ops.separable import make_taps, packed_taps
@@ -22,6 +21,7 @@ PADDINGS = ("circular", "reflect", "zeros")
 TAPS = ("sampled", "erf")
 
 
+@context.public
 def gaussian_filter(
     x: Tensor, sigma, mode: str = "low", padding: str = "circular", truncate: float | None = None,
     radius: int | None = None, taps: str = "sampled", offset=None, max_sigma: float | None = None,
@@ -130,7 +130,7 @@ def _checked(name: str, value, x: Tensor):
         return None
     if not isinstance(value, Tensor):
         value = _number(name, value, "a number or a tensor")
-        if not math.isfinite(value) or (name == "sigma" and value < 0):
+        if not abs(value) < math.inf or (name == "sigma" and value < 0):
             raise ValueError(f"{name}: got {value}, want a finite number{_ABOVE[name]}")
         return value
     if not value.is_floating_point():
@@ -139,7 +139,7 @@ def _checked(name: str, value, x: Tensor):
         raise ValueError(f"{name}: is on {value.device}, want x's {x.device}, or the CPU")
     want = (*x.shape[:2], x.dim() - 2)
     padded = (1,) * (3 - value.dim()) + tuple(value.shape)
-    if len(padded) > 3 or any(n not in (1, m) for n, m in zip(padded, want, strict=True)):
+    if len(padded) > 3 or any(n != 1 and n != m for n, m in zip(padded, want, strict=True)):
         raise ValueError(
             f"{name}: got shape {tuple(value.shape)}, want one broadcastable to (B, C, axes) {want}"
         )

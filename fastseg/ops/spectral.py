@@ -11,14 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl, tables
-from fastseg.ops.context import traced
-from fastseg.ops.impl import matmul, mixes
-from fastseg.ops.impl.contract import Geometry
+from fastseg.ops.impl import matmul, mixes, reference
+from fastseg.ops.impl.contract import Geometry, transform
 from fastseg.ops.register import op
 
 
+@context.public
 def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = True) -> Tensor:
     """Return the kept part of the real FFT over the last len(modes) axes.
 
@@ -44,12 +43,13 @@ def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = 
     backend = dispatch.select_spectral(context.setting(), x.device, x.dtype, sizes, sizes, modes)
     if backend == "reference":
         return reference.truncated_rfftn(x, modes, norm, two_sided)
-    geometry = Geometry(sizes, modes, 1, tables.scales(norm, sizes), two_sided)
+    geometry = transform(sizes, modes, norm, two_sided)
     if backend == "matmul":
         return torch.view_as_complex(matmul.analysis(x, geometry))
     return torch.view_as_complex(analyse(x, geometry, backend))
 
 
+@context.public
 def truncated_irfftn(
     spectrum: Tensor, sizes, norm: str = "backward", two_sided: bool = True,
     dtype: torch.dtype | None = None,
@@ -90,7 +90,7 @@ def truncated_irfftn(
     )
     if backend == "reference":
         return reference.truncated_irfftn(spectrum, sizes, norm, two_sided, dtype)
-    geometry = Geometry(sizes, modes, 1, tables.scales(norm, sizes), two_sided)
+    geometry = transform(sizes, modes, norm, two_sided)
     real = torch.view_as_real(spectrum.resolve_conj())
     # a kernel writes the 16-bit types from float32 only, and no other mixture
     written = wide if torch.float64 in (wide, dtype) else dtype
@@ -130,7 +130,8 @@ def _prepare(setting: str, family: str, x, weight, bias, options) -> Call:
         setting, device, dtype, grid, sizes, modes, getattr(impl, family)
     )
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    return Call(Geometry(sizes, modes, groups, scales, two_sided), backend, wide)
+    powers = tables.powers(norm, grid, sizes)
+    return Call(Geometry(sizes, modes, groups, scales, two_sided, False, powers), backend, wide)
 
 
 _prepare_cached = lru_cache(maxsize=1024)(_prepare)
@@ -147,8 +148,9 @@ def prepare(family: str, x: Tensor, weight: Tensor, bias: Tensor | None, options
         checks.check_tensor("weight", weight)
     if not (bias is None or isinstance(bias, Tensor)):
         checks.check_tensor("bias", bias)
-    return (_prepare if traced() else _prepare_cached)(
-        context.setting(), family, (x.shape, x.dtype, x.device),
+    setting, traced = context.asked()
+    return (_prepare if traced else _prepare_cached)(
+        setting, family, (x.shape, x.dtype, x.device),
         (weight.shape, weight.dtype, weight.device),
         None if bias is None else (bias.shape, bias.dtype, bias.device), options,
     )  # fmt: skip
@@ -161,6 +163,7 @@ def real_weight(weight: Tensor, wide: torch.dtype) -> Tensor:
     return weight.to(wide)
 
 
+@context.public
 def spectral_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, sizes=None, groups: int = 1,
     norm: str = "backward", two_sided: bool = True, modes=None,

@@ -10,12 +10,12 @@ conj(gain)·G, and the gain's gradient is conj(X)·G summed over what it was bro
 import torch
 from torch import Tensor
 
-from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl, tables
-from fastseg.ops.impl import matmul
+from fastseg.ops.impl import matmul, reference
 from fastseg.ops.register import op
 
 
+@context.public
 def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
     """Return irfftn(rfftn(x)·gain) over all axes of x but the first two.
 
@@ -54,7 +54,7 @@ def _check_gain(gain: Tensor, x: Tensor, full: tuple) -> None:
         raise TypeError(f"gain: got dtype {gain.dtype}, want a complex or a real floating one")
     trailing = full[len(full) - gain.dim() :]
     if gain.dim() > len(full) or any(
-        have not in (1, want) for have, want in zip(gain.shape, trailing, strict=True)
+        have != 1 and have != want for have, want in zip(gain.shape, trailing, strict=True)
     ):
         raise ValueError(
             f"gain: got shape {tuple(gain.shape)}, want one that broadcasts to {full}, x's half "

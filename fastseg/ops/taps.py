@@ -176,7 +176,7 @@ def build(
     images = torch.broadcast_shapes(*shapes)
     made, rows, radii = {}, [], []
     for axis, size in enumerate(design.sizes):
-        key = size if alike else axis
+        key = axis if traced() or not alike else size  # a symbol as a key would be one size
         if key not in made:
             own, centre = (
                 None if v is None else v[..., min(axis, v.shape[-1] - 1)].expand(images)
