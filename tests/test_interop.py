@@ -1,15 +1,20 @@
 """Operators and modules among what else torch has: tensors of shapes alone, deferred weights,
-memory formats, dtypes, tensors of other classes, sizes of a compiled graph, the profiler.
+memory formats, dtypes, tensors of other classes, sizes of a compiled graph, the profiler, counts of
+operations, devices that share.
 """
 
 import pytest
+import shared_operators
 import torch
+from launching import torchrun
 from modules import MODULES, drawn
 from operators import FEW, LIVE, ROWS, outputs_of, run
 from tolerances import BF16, F16, F32, F64, NEURALOP, relative_error
+from torch.utils.flop_counter import FlopCounterMode
 
 import fastseg
 from fastseg import nn, ops
+from fastseg.ops.interop import flops
 
 OURS = [name for name in MODULES if name in nn.__all__]
 
@@ -235,3 +240,40 @@ def test_a_compiled_module_takes_every_size(name):
 
 def grown_by(image, more: int):
     return torch.nn.functional.pad(image, (0, more, 0, more + 1))
+
+
+def counted(op, backend, function) -> int:
+    tensors, options = ROWS[op].draw((5, 8), F32)
+    counter = FlopCounterMode(display=False)
+    with fastseg.use_backend(backend), counter:
+        function(getattr(ops, op), tensors, options)
+    return counter.get_total_flops()
+
+
+# the backward of these computes again what torch's own keeps
+AGAIN = ("fno_block", "spectral_filter")
+
+
+@pytest.mark.skipif("cpu" not in LIVE, reason="fastseg._C is not built")
+@pytest.mark.parametrize("op", ROWS)
+def test_kernels_count_as_many_operations_as_matrix_products(op):
+    """But for Gaussians, whose matrices hold zeros that taps leave out."""
+    forward = [counted(op, kind, lambda f, t, o: f(**t, **o)) for kind in ("cpu", "matmul")]
+    both = [
+        counted(op, kind, lambda *call: run(*call, torch.ones_like)) for kind in ("cpu", "matmul")
+    ]
+    assert 0 < forward[0] < both[0]
+    if "GAUSSIAN" not in ROWS[op].tables:
+        assert forward[0] == forward[1]
+        assert both[0] > both[1] if op in AGAIN else both[0] == both[1]
+
+
+def test_every_registered_operator_has_a_count():
+    names = torch._C._dispatch_get_all_op_names()
+    assert {n.split("::")[1] for n in names if n.startswith("fastseg::")} <= set(flops.FORMULAS)
+
+
+@pytest.mark.skipif(FEW, reason="devices share what one of them computes")
+def test_two_processes_share_an_operator():
+    done = torchrun(shared_operators.__file__)
+    assert done.returncode == 0, done.stderr[-4000:]

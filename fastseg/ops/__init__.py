@@ -8,6 +8,7 @@
 torch.Size([2, 4, 8, 5])
 """
 
+from fastseg.ops import interop as _interop  # noqa: F401  what torch's tools are told
 from fastseg.ops.block import fno_block
 from fastseg.ops.context import use_backend
 from fastseg.ops.fourier_unit import fourier_unit, fu_finish, fu_mix
