@@ -3,6 +3,8 @@ memory formats, dtypes, tensors of other classes, sizes of a compiled graph, the
 operations, devices that share.
 """
 
+import shutil
+
 import pytest
 import shared_operators
 import torch
@@ -277,3 +279,30 @@ def test_every_registered_operator_has_a_count():
 def test_two_processes_share_an_operator():
     done = torchrun(shared_operators.__file__)
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+class Both(torch.nn.Module):
+    """A layer by the kernels and by matrix products, so that there is one package for both."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.SpectralConv(2, 2, (4,)).requires_grad_(False)
+
+    def forward(self, x):
+        by_kernels = self.layer(x)
+        with fastseg.use_backend("matmul"):
+            return by_kernels, self.layer(x)
+
+
+@pytest.mark.skipif(FEW or not shutil.which("g++"), reason="packages are compiled by g++")
+def test_a_package_without_python_code_of_ours_is_the_module(seeded, tmp_path):
+    module, x = Both(), torch.randn(2, 2, 12)
+    program = torch.export.export(module, (x,))
+    ours = {str(node.target) for node in program.graph.nodes if "fastseg" in str(node.target)}
+    assert ours == {"fastseg.spectral_conv.default"}
+    path = torch._inductor.aoti_compile_and_package(program, package_path=f"{tmp_path}/both.pt2")
+    other = torch.randn(2, 2, 12)
+    for one, wanted in zip(
+        torch._inductor.aoti_load_package(path)(other), module(other), strict=True
+    ):
+        torch.testing.assert_close(one, wanted)
