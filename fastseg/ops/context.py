@@ -50,22 +50,27 @@ class use_backend:
 
 
 def setting() -> str:
-    """Return the backend that is asked for. Under torch.jit.trace, torch.func and forward-mode
-    derivatives, which cannot follow kernels (they are handed addresses), "auto" is "matmul" and a
-    named kernel backend raises RuntimeError.
+    """Return the backend that is asked for. Under torch.jit.trace, which cannot follow kernels
+    (they are handed addresses), "auto" is "matmul" and a named kernel backend raises RuntimeError.
     """
-    if torch.compiler.is_compiling():
-        return _current
-    if torch._C._is_tracing():
-        followed = "torch.jit.trace records torch's own operators only"
-    elif torch._C._functorch.peek_interpreter_stack() or forward_ad._current_level >= 0:
-        followed = "its kernels have reverse-mode derivatives only, no torch.func or forward mode"
-    else:
+    if torch.compiler.is_compiling() or not torch._C._is_tracing():
         return _current
     if _current in ("auto", "matmul", "reference"):
         return "matmul" if _current == "auto" else _current
     raise RuntimeError(
-        f"backend {_current!r} was asked for: {followed}; 'auto', 'matmul' and 'reference' serve it"
+        f"backend {_current!r} was asked for: torch.jit.trace records torch's own operators only; "
+        "'auto', 'matmul' and 'reference' serve it"
+    )
+
+
+def transformed() -> bool:
+    """Tell whether torch.func or forward mode follows this call: what is asked for is then composed
+    of operators that have rules for them.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
     )
 
 

@@ -8,7 +8,7 @@ from typing import get_type_hints
 import torch
 from torch import Tensor
 
-from fastseg.ops.context import watched
+from fastseg.ops.context import transformed, watched
 from fastseg.ops.impl import contract
 
 _library = torch.library.Library("fastseg", "FRAGMENT")
@@ -68,14 +68,17 @@ class _Packing:
         return flat
 
 
-def op(schema: str, kernel, fake, backward=None, save=None):
+def op(schema: str, kernel, fake, backward=None, save=None, jvp=None, vmap=None):
     """Register `torch.ops.fastseg.<name>` and return what calls it.
 
     schema: its name, arguments (tensors first) and results, as torch.library writes them; a record
     of `contract` stands for its fields. kernel: computes it, told by an argument `keep`, if it has
     one, whether what `save` saves is wanted; fake: makes results of its shapes and dtypes;
     save(ctx, inputs, output): torch.library.register_autograd's; backward(ctx, *grads): the
-    gradients of the tensors. Without one a derivative raises RuntimeError.
+    gradients of the tensors. Without one a derivative raises RuntimeError. jvp(call, values,
+    tangents) and vmap(call, size, dims, values): the rules by which torch.func and forward mode
+    follow it, made of calls of it; dims: the axis of each tensor among the values' fields that is
+    mapped over, or None.
 
     What is returned goes through torch's dispatcher where something has to see the call, and else
     calls the kernel: on small tensors the dispatcher costs more than the arithmetic.
@@ -99,7 +102,65 @@ def op(schema: str, kernel, fake, backward=None, save=None):
         name, differentiate if backward else no_second_order,
         setup_context=setup if save else None, lib=_library,
     )  # fmt: skip
-    return _caller(packing, getattr(torch.ops.fastseg, name[9:]), kernel)
+    call = _caller(packing, getattr(torch.ops.fastseg, name[9:]), kernel)
+    if jvp is None:
+        return call
+    return _with_rules(packing, call, kernel, (differentiate, setup), jvp, vmap)
+
+
+def _with_rules(packing: _Packing, call, kernel, autograd, jvp, vmap):
+    """What calls an operator, by a Function that has these rules where one of them is wanted."""
+    differentiate, setup = autograd
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(*flat):
+            return kernel(*packing.packed(flat))
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            setup(ctx, inputs, output)
+            ctx.save_for_forward(*inputs[: packing.tensors])
+            ctx.others = inputs[packing.tensors :]
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return differentiate(ctx, *grads)[: packing.tensors + len(ctx.others)]
+
+        @staticmethod
+        def jvp(ctx, *tangents):
+            values = packing.packed((*ctx.saved_tensors, *ctx.others))
+            return jvp(either, values, tangents[: packing.tensors])
+
+        @staticmethod
+        def vmap(info, dims, *flat):
+            dims = dims[: packing.tensors]
+            return vmap(either, info.batch_size, dims, packing.packed(flat))
+
+    def either(*values):
+        return Function.apply(*packing.flat(values)) if transformed() else call(*values)
+
+    return either
+
+
+def multilinear(call, values, tangents):
+    """Return the tangent of an operator that is linear in each of its tensors."""
+    found = None
+    for at, tangent in enumerate(tangents):
+        if tangent is not None:
+            term = call(*values[:at], tangent, *values[at + 1 :])
+            found = term if found is None else found + term
+    return found
+
+
+def folded(tensor: Tensor, dim: int | None, size: int, axis: int = 0) -> Tensor:
+    """Return a tensor whose axis `dim`, of `size`, is folded into `axis` of the others; one that
+    has no such axis is repeated.
+    """
+    if dim is None:
+        tensor = tensor.unsqueeze(0).expand(size, *tensor.shape)
+        dim = 0
+    return tensor.movedim(dim, 0).movedim(0, axis).flatten(axis, axis + 1)
 
 
 def _caller(packing: _Packing, dispatched, kernel):
