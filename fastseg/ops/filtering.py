@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastseg.ops import forked, impl
 from fastseg.ops.impl.contract import SeparableFilter
@@ -84,25 +85,24 @@ def _taps_backward(x, gradient, by, backend):
 
 
 def _taps_gradients(x, gradient, by, kernels):
-    sizes = (1,) * (5 - x.dim()) + tuple(x.shape[2:])
+    sizes, last = (1,) * (5 - x.dim()) + tuple(x.shape[2:]), 5 - x.dim()
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     taps, radius = by.taps, by.taps.shape[-1] // 2
-    out = torch.zeros((x.shape[0] * x.shape[1], 3, taps.shape[-1]), dtype=wide, device=x.device)
     x, gradient = x.to(wide), gradient.to(wide)
+    rows = [x.new_zeros((x.shape[0] * x.shape[1], taps.shape[-1]))] * 3
 
     def along(tensor, axes, adjoint):
         return kernels.filter(tensor, _only(by, axes), "low", adjoint)[0]
 
-    last = 5 - x.dim()
     for axis in range(2, last - 1, -1):
         size = sizes[axis]
         reach = min(radius, size // 2 if by.padding == "circular" else size - 1)
         later = along(gradient, range(last, axis), True) if axis > last else gradient
-        out[:, axis, radius - reach : radius + reach + 1] = kernels.taps_gradient(
-            x, later, axis, reach, by.padding
-        )
+        row = kernels.taps_gradient(x, later, axis, reach, by.padding)
+        rows[axis] = F.pad(row, (radius - reach,) * 2)
         if axis > last:
             x = along(x, (axis,), False)
+    out = torch.stack(rows, 1)
     return out.sum(0, keepdim=True) if taps.shape[0] == 1 else out
 
 
