@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg.ops import checks, impl
-from fastseg.ops.context import transformed
 from fastseg.ops.impl import matmul, mixes
 from fastseg.ops.impl.composed import grouped_sum_of_products
 from fastseg.ops.impl.contract import BlockInputs
@@ -53,8 +52,6 @@ def fno_block(
         return reference.fno_block(x, real, skip_weight, bias, None, groups, norm, two_sided)
     if backend == "matmul":
         return matmul.fno_block(x, real, skip_weight, bias, geometry)
-    if transformed():
-        return matmul.fno_block(x, real, skip_weight, bias, geometry, Registered(backend))
     return _block(x, real, skip_weight.to(real.dtype), bias, geometry, backend)[0]
 
 
@@ -66,6 +63,10 @@ def _fno_block(x, weight, skip_weight, bias, geometry, backend, keep=True):
 def _fno_block_fake(x, weight, skip_weight, bias, geometry, backend):
     y = x.new_empty((x.shape[0], weight.shape[1], *x.shape[2:]))
     return y, weight.new_empty((*x.shape[:2], *weight.shape[2:]))
+
+
+def _fno_block_composed(x, weight, skip_weight, bias, geometry, backend):
+    return matmul.fno_block(x, weight, skip_weight, bias, geometry, Registered(backend)), None
 
 
 def _fno_block_save(ctx, inputs, output):
@@ -144,4 +145,5 @@ _block = op(
     _fno_block_fake,
     _fno_block_vjp,
     _fno_block_save,
+    composed=_fno_block_composed,
 )

@@ -69,9 +69,7 @@ def transformed() -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    return (
-        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-    )
+    return bool(torch._C._functorch.peek_interpreter_stack()) or forward_ad._current_level >= 0
 
 
 def watched(x: Tensor, *others: Tensor | None) -> bool:
@@ -79,6 +77,8 @@ def watched(x: Tensor, *others: Tensor | None) -> bool:
     if type(x) is not Tensor or torch.compiler.is_compiling():
         return True
     if torch._C._len_torch_dispatch_stack():
+        return True
+    if torch._C._functorch.peek_interpreter_stack() or forward_ad._current_level >= 0:
         return True
     if not torch.is_grad_enabled():
         return False

@@ -202,8 +202,7 @@ _taps_along = op(
     _along_fake,
     _along_vjp,
     _along_save,
-    multilinear,
-    _along_vmap,
+    (multilinear, _along_vmap),
 )
 _taps_gradient = op(
     "gaussian_taps_backward(Tensor x, Tensor gradient, SeparableFilter by, str backend) -> Tensor",
@@ -217,6 +216,5 @@ separable_filter = op(
     _forward_fake,
     _vjp,
     _save,
-    _filter_jvp,
-    _filter_vmap,
+    (_filter_jvp, _filter_vmap),
 )

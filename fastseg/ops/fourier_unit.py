@@ -7,10 +7,11 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl, tables
-from fastseg.ops.context import transformed, watched
+from fastseg.ops.context import watched
 from fastseg.ops.impl import matmul
 from fastseg.ops.impl.composed import sum_of_products
 from fastseg.ops.impl.contract import Epilogue, Geometry, Matrix, UnitState, whole
+from fastseg.ops.impl.native import compute_dtype
 from fastseg.ops.register import op
 from fastseg.ops.transforms import Registered, pointwise
 
@@ -93,9 +94,8 @@ def fourier_unit(
         )
     mean, var = running_mean, running_var
     if not training:
-        scale, shift = _affine(norm_weight, norm_bias, mean, var, eps, _wide(x))
-        plain = not (transformed() or watched(x, weight, scale, shift))
-        if backend != "matmul" and plain:
+        scale, shift = _affine(norm_weight, norm_bias, mean, var, eps, compute_dtype(x.dtype))
+        if backend != "matmul" and not watched(x, weight, scale, shift):
             return _normalised_unit(x, weight.to(scale.dtype), scale, shift, backend)
     z, moments = _mix(x, weight, backend)
     if training:
@@ -120,10 +120,6 @@ def _move(running_mean, running_var, mean, var, count: int, momentum: float) -> 
         running_var.lerp_((var * (count / (count - 1))).to(running_var), momentum)
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def _select(x: Tensor, sizes, images: int) -> str:
     return dispatch.select_fourier_unit(context.setting(), x.device, x.dtype, tuple(sizes), images)
 
@@ -132,17 +128,13 @@ def _mix(x: Tensor, weight: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     """z, and its moments (2, 2·outputs)."""
     if backend == "matmul":
         return matmul.fu_mix(x, weight)
-    if transformed():
-        return matmul.fu_mix(x, weight, Registered(backend))
-    z, moments, _ = _mix_kernel(x, weight.to(_wide(x)), backend)
+    z, moments, _ = _mix_kernel(x, weight.to(compute_dtype(x.dtype)), backend)
     return z, moments
 
 
 def _finish(z: Tensor, scale, shift, sizes, dtype: torch.dtype, backend: str) -> Tensor:
     if backend == "matmul":
         return matmul.fu_finish(z, scale, shift, sizes, dtype)
-    if transformed():
-        return matmul.fu_finish(z, scale, shift, sizes, dtype, Registered(backend))
     scale, shift = scale.to(z.dtype), shift.to(z.dtype)
     return _finish_kernel(z, scale, shift, sizes, dtype, backend)
 
@@ -211,6 +203,10 @@ def _fu_mix_fake(x, weight, backend):
     half, outputs = tables.half_spectrum(sizes), weight.shape[0]
     z = weight.new_empty((batch, outputs, *half))
     return z, weight.new_empty((2, outputs)), weight.new_empty((batch, 2 * inputs, *half))
+
+
+def _fu_mix_composed(x, weight, backend):
+    return *matmul.fu_mix(x, weight, Registered(backend)), None
 
 
 def _fu_mix_save(ctx, inputs, output):
@@ -285,6 +281,10 @@ def _fu_finish_fake(z, scale, shift, sizes, dtype, backend):
     return z.new_empty((z.shape[0], z.shape[1] // 2, *sizes), dtype=dtype)
 
 
+def _fu_finish_composed(z, scale, shift, sizes, dtype, backend):
+    return matmul.fu_finish(z, scale, shift, sizes, dtype, Registered(backend))
+
+
 def _fu_finish_save(ctx, inputs, output):
     *tensors, _, _, ctx.backend = inputs
     ctx.save_for_backward(*tensors)
@@ -330,6 +330,7 @@ _mix_kernel = op(
     _fu_mix_fake,
     _fu_mix_vjp,
     _fu_mix_save,
+    composed=_fu_mix_composed,
 )
 _finish_gradient = op(
     "fu_finish_backward(Tensor grad, Tensor z, Tensor scale, Tensor shift, str backend)"
@@ -344,4 +345,5 @@ _finish_kernel = op(
     _fu_finish_fake,
     _fu_finish_vjp,
     _fu_finish_save,
+    composed=_fu_finish_composed,
 )

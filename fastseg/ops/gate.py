@@ -46,7 +46,7 @@ def anchor_gate(
     wide = cond.to(dtype)
     low = gaussian_filter(wide, sigma, padding="reflect", radius=radius, offset=offset)
     weight = conv_weight.flatten().to(dtype)
-    if backend == "matmul" or context.transformed():
+    if backend == "matmul":
         return _composed(low, wide, feat, weight, conv_bias)
     bias = weight.new_zeros(1) if conv_bias is None else conv_bias.to(dtype)
     inputs = GateInputs(low, wide, weight, bias, feat.to(dtype))
@@ -98,6 +98,11 @@ def _forward_fake(inputs, backend):
     cond, feat = inputs.cond, inputs.feat
     logits = inputs.weight.new_empty((cond.shape[0], math.prod(cond.shape[2:])))
     return feat.new_empty(feat.shape), logits
+
+
+def _gate_composed(inputs, backend):
+    low, cond, weight, bias, feat = inputs
+    return _composed(low, cond, feat, weight, bias), None
 
 
 def _save(ctx, inputs, output):
@@ -153,4 +158,5 @@ _gate = op(
     _forward_fake,
     _vjp,
     _save,
+    composed=_gate_composed,
 )

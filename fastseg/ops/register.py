@@ -68,17 +68,17 @@ class _Packing:
         return flat
 
 
-def op(schema: str, kernel, fake, backward=None, save=None, jvp=None, vmap=None):
+def op(schema: str, kernel, fake, backward=None, save=None, rules=None, composed=None):
     """Register `torch.ops.fastseg.<name>` and return what calls it.
 
     schema: its name, arguments (tensors first) and results, as torch.library writes them; a record
     of `contract` stands for its fields. kernel: computes it, told by an argument `keep`, if it has
     one, whether what `save` saves is wanted; fake: makes results of its shapes and dtypes;
     save(ctx, inputs, output): torch.library.register_autograd's; backward(ctx, *grads): the
-    gradients of the tensors. Without one a derivative raises RuntimeError. jvp(call, values,
-    tangents) and vmap(call, size, dims, values): the rules by which torch.func and forward mode
-    follow it, made of calls of it; dims: the axis of each tensor among the values' fields that is
-    mapped over, or None.
+    gradients of the tensors. Without one a derivative raises RuntimeError. What torch.func and
+    forward mode follow is `composed`, the same of other operators, or the kernel with `rules`:
+    jvp(call, values, tangents) and vmap(call, size, dims, values), made of calls of it; dims: the
+    axis of each tensor among the values' fields that is mapped over, or None.
 
     What is returned goes through torch's dispatcher where something has to see the call, and else
     calls the kernel: on small tensors the dispatcher costs more than the arithmetic.
@@ -102,14 +102,21 @@ def op(schema: str, kernel, fake, backward=None, save=None, jvp=None, vmap=None)
         name, differentiate if backward else no_second_order,
         setup_context=setup if save else None, lib=_library,
     )  # fmt: skip
-    call = _caller(packing, getattr(torch.ops.fastseg, name[9:]), kernel)
-    if jvp is None:
-        return call
-    return _with_rules(packing, call, kernel, (differentiate, setup), jvp, vmap)
+    dispatched = getattr(torch.ops.fastseg, name[9:])
+    if rules:
+        function = _with_rules(packing, kernel, (differentiate, setup), *rules)
+
+        def composed(*values):
+            return function.apply(*packing.flat(values))
+
+    call = _caller(packing, dispatched, kernel, composed)
+    if rules:
+        function.call = staticmethod(call)
+    return call
 
 
-def _with_rules(packing: _Packing, call, kernel, autograd, jvp, vmap):
-    """What calls an operator, by a Function that has these rules where one of them is wanted."""
+def _with_rules(packing: _Packing, kernel, autograd, jvp, vmap):
+    """An operator as the Function that torch.func and forward mode follow."""
     differentiate, setup = autograd
 
     class Function(torch.autograd.Function):
@@ -130,17 +137,14 @@ def _with_rules(packing: _Packing, call, kernel, autograd, jvp, vmap):
         @staticmethod
         def jvp(ctx, *tangents):
             values = packing.packed((*ctx.saved_tensors, *ctx.others))
-            return jvp(either, values, tangents[: packing.tensors])
+            return jvp(Function.call, values, tangents[: packing.tensors])
 
         @staticmethod
         def vmap(info, dims, *flat):
             dims = dims[: packing.tensors]
-            return vmap(either, info.batch_size, dims, packing.packed(flat))
+            return vmap(Function.call, info.batch_size, dims, packing.packed(flat))
 
-    def either(*values):
-        return Function.apply(*packing.flat(values)) if transformed() else call(*values)
-
-    return either
+    return Function
 
 
 def multilinear(call, values, tangents):
@@ -163,16 +167,20 @@ def folded(tensor: Tensor, dim: int | None, size: int, axis: int = 0) -> Tensor:
     return tensor.movedim(dim, 0).movedim(0, axis).flatten(axis, axis + 1)
 
 
-def _caller(packing: _Packing, dispatched, kernel):
+def _caller(packing: _Packing, dispatched, kernel, composed):
     keeps = "keep" in inspect.signature(kernel).parameters
     direct = partial(kernel, keep=False) if keeps else kernel
     tensors, flat = packing.tensors, packing.flat
 
     def plain(*values):
-        return dispatched(*flat(values)) if watched(*values[:tensors]) else direct(*values)
+        if not watched(*values[:tensors]):
+            return direct(*values)
+        return composed(*values) if composed and transformed() else dispatched(*flat(values))
 
     def with_tensors_in_records(*values):
         fields = flat(values)
-        return dispatched(*fields) if watched(*fields[:tensors]) else direct(*values)
+        if not watched(*fields[:tensors]):
+            return direct(*values)
+        return composed(*values) if composed and transformed() else dispatched(*fields)
 
     return plain if packing.plain else with_tensors_in_records

@@ -203,8 +203,6 @@ def spectral_conv(
         )
     if backend == "matmul":
         return matmul.convolve(x, real, bias, geometry)
-    if transformed():
-        return matmul.convolve(x, real, bias, geometry, Registered(backend))
     if by_all:
         return _convolve_shared(x, real, bias, geometry, backend)
     return _convolve(x, real, bias, geometry, backend)[0]
@@ -212,6 +210,8 @@ def spectral_conv(
 
 def _convolve_shared(x: Tensor, weight: Tensor, bias, geometry: Geometry, backend: str) -> Tensor:
     """The convolution by a weight that all modes share: one matrix product, never expanded."""
+    if transformed():
+        return matmul.convolve(x, weight, bias, geometry, Registered(backend))
     spectrum = analyse(x, geometry, backend)
     mixed = matmul.multiply(spectrum, weight, geometry.groups).contiguous()
     if bias is not None:
@@ -227,6 +227,10 @@ def _spectral_conv(x, weight, bias, geometry, backend, keep=True):
 def _spectral_conv_fake(x, weight, bias, geometry, backend):
     y = x.new_empty((x.shape[0], weight.shape[1], *geometry.sizes))
     return y, weight.new_empty((*x.shape[:2], *weight.shape[2:]))
+
+
+def _spectral_conv_composed(x, weight, bias, geometry, backend):
+    return matmul.convolve(x, weight, bias, geometry, Registered(backend)), None
 
 
 def _spectral_conv_save(ctx, inputs, output):
@@ -315,4 +319,5 @@ _convolve = op(
     _spectral_conv_fake,
     _spectral_conv_vjp,
     _spectral_conv_save,
+    composed=_spectral_conv_composed,
 )

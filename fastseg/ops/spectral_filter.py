@@ -46,8 +46,6 @@ def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
     pairs = _as_pairs(gain, x)
     if backend == "matmul":
         return matmul.spectral_filter(x, pairs)
-    if context.transformed():
-        return matmul.spectral_filter(x, pairs, Registered(backend))
     return _filter(x, pairs, backend)
 
 
@@ -93,6 +91,10 @@ def _backward_fake(grad, x, gain, wanted, backend):
         for t, want in zip((grad, gain), wanted, strict=True)
     )
     return dx, dgain
+
+
+def _composed(x, gain, backend):
+    return matmul.spectral_filter(x, gain, Registered(backend))
 
 
 def _save(ctx, inputs, output):
@@ -145,4 +147,5 @@ _filter = op(
     _forward_fake,
     _vjp,
     _save,
+    composed=_composed,
 )

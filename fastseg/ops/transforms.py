@@ -135,8 +135,7 @@ analyse = op(
     _analysis_fake,
     _analysis_backward,
     _analysis_save,
-    multilinear,
-    _transform_vmap,
+    (multilinear, _transform_vmap),
 )
 synthesise = op(
     "synthesis(Tensor spectrum, Geometry geometry, ScalarType dtype, str backend,"
@@ -145,8 +144,7 @@ synthesise = op(
     _synthesis_fake,
     _synthesis_backward,
     _synthesis_save,
-    multilinear,
-    _transform_vmap,
+    (multilinear, _transform_vmap),
 )
 mix = op(
     "mix(Tensor a, Tensor b, str product, str backend) -> Tensor",
@@ -154,8 +152,7 @@ mix = op(
     _mix_fake,
     _mix_backward,
     _mix_save,
-    multilinear,
-    _mix_vmap,
+    (multilinear, _mix_vmap),
 )
 pointwise = op(
     "pointwise(Tensor x, Tensor weight, int groups, bool transposed, str backend) -> Tensor",
