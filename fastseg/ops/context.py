@@ -68,9 +68,9 @@ _exporting_to_onnx._dynamo_marked_constant = True
 
 
 def setting() -> str:
-    """Return the backend that is asked for. Under torch.jit.trace, torch.onnx.export, torch.func
-    and forward-mode derivatives, which cannot follow kernels (they are handed addresses), "auto" is
-    "matmul" and a named kernel backend raises RuntimeError.
+    """Return the backend that is asked for. Under torch.jit.trace and torch.onnx.export, which
+    cannot follow kernels (they are handed addresses), "auto" is "matmul" and a named kernel backend
+    raises RuntimeError.
     """
     if is_compiling():
         if not _exporting_to_onnx():
@@ -78,8 +78,6 @@ def setting() -> str:
         followed = "ONNX has no such operator"
     elif is_tracing():
         followed = "torch.jit.trace records torch's own operators only"
-    elif transforms() or forward_ad._current_level >= 0:
-        followed = "its kernels have reverse-mode derivatives only, no torch.func or forward mode"
     else:
         return _current
     if _current in ("auto", "matmul", "reference"):
@@ -91,7 +89,7 @@ def setting() -> str:
 
 def asked() -> tuple[str, bool]:
     """Return what `setting` and `traced` do, in one call."""
-    if is_compiling() or is_tracing() or transforms() or forward_ad._current_level >= 0:
+    if is_compiling() or is_tracing():
         return setting(), traced()
     return _current, False
 
@@ -99,6 +97,15 @@ def asked() -> tuple[str, bool]:
 def without_autocast(x: Tensor):
     """Keep autocast away from x's device, inside a `with`; a meta tensor's has none."""
     return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)
+
+
+def transformed() -> bool:
+    """Tell whether torch.func or forward mode follows this call: what is asked for is then composed
+    of operators that have rules for them.
+    """
+    if is_compiling():
+        return False
+    return bool(transforms()) or forward_ad._current_level >= 0
 
 
 def watched(x: Tensor, *others: Tensor | None) -> bool:
@@ -111,6 +118,8 @@ def watched(x: Tensor, *others: Tensor | None) -> bool:
         return True
     if dispatch_modes():
         _meet()
+        return True
+    if torch._C._functorch.peek_interpreter_stack() or forward_ad._current_level >= 0:
         return True
     if not torch.is_grad_enabled():
         return False

@@ -1,5 +1,5 @@
 """The truncated transforms in plain torch.matmul: the honest baseline, and what exports to ONNX.
-Autograd differentiates it.
+Autograd differentiates it. What is composed of them takes `by`, whose transforms it is to use.
 """
 
 import math
@@ -70,7 +70,7 @@ def synthesis(
         return y.to(dtype)
 
 
-def mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
+def multiply(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
     """Return spectra (B, Cin, *modes, 2) times a weight, as one batched real product over modes:
     [re | im] of the inputs times 2x2 blocks of weights; one product in all where a weight
     (Cin/groups, Cout, 1, …, 2) is shared by all modes.
@@ -89,20 +89,29 @@ def mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
     return product.permute(2, 0, 4, 1, 3).reshape(batch, outputs, *modes, 2)
 
 
+class Dense:
+    """Name this file's transforms as those of a backend are."""
+
+    analysis, synthesis, multiply = map(staticmethod, (analysis, synthesis, multiply))
+
+
 @_recorded
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, by=Dense
+) -> Tensor:
     """Return the spectral convolution of x; the weight's mode axes may be 1, for all modes."""
-    mixed = mix(analysis(x, geometry), weight, geometry.groups)
-    return synthesis(mixed, geometry, x.dtype, bias)
+    mixed = by.multiply(by.analysis(x, geometry), weight, geometry.groups)
+    return by.synthesis(mixed, geometry, x.dtype, bias)
 
 
 @_recorded
 def fno_block(
-    x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None, geometry: Geometry
-) -> Tensor:
+    x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None, geometry: Geometry,
+    by=Dense,
+) -> Tensor:  # fmt: skip
     """Return gelu(convolution + skip·x + bias), in float32 throughout for 16-bit x."""
     wide = x if x.dtype == torch.float64 else x.float()
-    convolved = convolve(wide, weight, bias, geometry)
+    convolved = convolve(wide, weight, bias, geometry, by)
     return F.gelu(convolved + _pointwise(wide, skip_weight, geometry.groups)).to(x.dtype)
 
 
@@ -117,24 +126,24 @@ def _pointwise(x: Tensor, weight: Tensor, groups: int) -> Tensor:
 
 
 @_recorded
-def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
+def spectral_filter(x: Tensor, gain: Tensor, by=Dense) -> Tensor:
     """Return irfftn(rfftn(x)·gain); gain: real numbers or pairs, every axis of the spectrum and a
     trailing 1 or 2.
     """
     geometry = whole(x.shape[2:])
-    spectrum = analysis(x, geometry)
+    spectrum = by.analysis(x, geometry)
     if gain.shape[-1] == 1:
         product = spectrum * gain
     else:
         (a, b), (c, d) = spectrum.unbind(-1), gain.unbind(-1)
         product = torch.stack([a * c - b * d, a * d + b * c], dim=-1)
-    return synthesis(product, geometry, x.dtype)
+    return by.synthesis(product, geometry, x.dtype)
 
 
 @_recorded
-def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def fu_mix(x: Tensor, weight: Tensor, by=Dense) -> tuple[Tensor, Tensor]:
     """Return z = weight·rfftn(x) and its moments (2, channels)."""
-    spectrum = analysis(x, whole(x.shape[2:], "ortho"))
+    spectrum = by.analysis(x, whole(x.shape[2:], "ortho"))
     with without_autocast(x):
         planar = spectrum.movedim(-1, 2).flatten(1, 2)
         z = torch.matmul(weight.to(planar.dtype), planar.flatten(2))
@@ -144,12 +153,14 @@ def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @_recorded
-def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes, dtype: torch.dtype) -> Tensor:
+def fu_finish(
+    z: Tensor, scale: Tensor, shift: Tensor, sizes, dtype: torch.dtype, by=Dense
+) -> Tensor:
     """Return irfftn(relu(scale·z + shift))."""
     per_channel = (-1, *[1] * len(sizes))
     z = torch.relu(scale.to(z.dtype).view(per_channel) * z + shift.to(z.dtype).view(per_channel))
     spectrum = z.unflatten(1, (z.shape[1] // 2, 2)).movedim(2, -1)
-    return synthesis(spectrum, whole(sizes, "ortho"), dtype)
+    return by.synthesis(spectrum, whole(sizes, "ortho"), dtype)
 
 
 # The Gaussian filter: one (banded, circulant) matrix an axis.
