@@ -12,12 +12,14 @@ from fastseg.nn.gate import AnchorGate
 from fastseg.nn.gaussian import FrequencyGuide, GaussianFilter
 from fastseg.nn.neuralop import NeuralopSpectralConv
 from fastseg.nn.spectral import FNOBlock, SpectralConv
+from fastseg.nn.squeeze import SqueezeExcitation
 from fastseg.nn.time import TimeEmbedding, TimeFiLM, TimeShift
-from fastseg.nn.vffc import VFFC, VFFCBlock, VFFCBottleneck, VFFCLayer
+from fastseg.nn.vffc import VFFC, FFCSqueeze, VFFCBlock, VFFCBottleneck, VFFCLayer
 
 __all__ = [
     "VFFC",
     "AnchorGate",
+    "FFCSqueeze",
     "FFParser",
     "FNOBlock",
     "FourierUnit",
@@ -28,6 +30,7 @@ __all__ = [
     "NeuralopSpectralConv",
     "SpectralConv",
     "SpectralTransform",
+    "SqueezeExcitation",
     "TimeEmbedding",
     "TimeFiLM",
     "TimeShift",
