@@ -269,6 +269,13 @@ def _gaussian_taps(
     if kind == "erf":  # of MONAI: a Gaussian's integral over each voxel, not normalised
         taps = (torch.erf((distance + 0.5) / scale) - torch.erf((distance - 0.5) / scale)) / 2
         taps = taps.masked_fill(outside, 0)
+    elif kind == "scalespace":  # exp(−σ²)·I_r(σ²) = ∫ exp(σ²(cos ω − 1))·cos(rω) dω/π over 0 … π
+        last = 2 * torch.asin((20**0.5 / sigma.detach()).clamp(max=1))  # exp(−40) is left there
+        share = torch.linspace(0, 1, 2 * radius + 128, dtype=sigma.dtype, device=sigma.device)
+        omega = (last * share)[..., None]
+        response = (sigma[..., None].square() * (omega.cos() - 1)).exp()
+        taps = torch.trapezoid(response * (omega * r).cos(), omega, dim=-2) / math.pi
+        taps = taps.masked_fill(outside, 0)
     else:
         taps = (-(distance / scale).square()).masked_fill(outside, -math.inf).softmax(-1)
     return torch.where(positive, taps, (r == 0).to(taps))
@@ -305,7 +312,8 @@ def gaussian_filter(
     sigma, offset: broadcastable to (B, C, axes); sigma 0 is the identity. "circular" with neither
     truncate nor radius multiplies the spectrum by exp(−2π²σ²f²), and offset shifts by exp(2πi·f·
     offset). Otherwise taps exp(−(r − offset)²/2σ²), |r| ≤ radius or, for each sigma by itself, |r|
-    ≤ int(truncate·sigma + 0.5), at most that of max_sigma; "sampled" taps sum to 1.
+    ≤ int(truncate·sigma + 0.5), at most that of max_sigma; "sampled" taps sum to 1; "scalespace"
+    ones are exp(−σ²)·Iᵣ(σ²), with Bessel's I.
 
     >>> flat = torch.ones(1, 1, 8, 8)
     >>> torch.allclose(gaussian_filter(flat, sigma=1.5, padding="reflect", radius=3), flat)

@@ -25,6 +25,8 @@ MODULES = {
     "VFFCBlock": (lambda: nn.VFFCBlock(16), [WIDE]),
     "VFFCBottleneck": (lambda: nn.VFFCBottleneck(16, 1), [WIDE]),
     "GaussianFilter": (lambda: nn.GaussianFilter(2.0, mode="both"), [PLANE]),
+    "MonaiGaussianFilter": (lambda: nn.MonaiGaussianFilter(2, 1.5, approx="scalespace"), [PLANE]),
+    "GaussianSmooth": (lambda: nn.GaussianSmooth((0.1, 2.0, 1.0), "sampled"), [PLANE]),
     "NBPFilter": (lambda: nn.NBPFilter(4, time_channels=8), [PLANE, FEATURES]),
     "FFParser": (lambda: nn.FFParser(4, (16, 18)), [PLANE]),
     "AnchorGate": (lambda: nn.AnchorGate(4), [PLANE, PLANE]),

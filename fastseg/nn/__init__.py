@@ -9,7 +9,12 @@ torch.Size([2, 8, 30, 17])
 from fastseg.nn.filters import FFParser, NBPFilter
 from fastseg.nn.fourier_unit import FourierUnit, LocalFourierUnit, SpectralTransform
 from fastseg.nn.gate import AnchorGate
-from fastseg.nn.gaussian import FrequencyGuide, GaussianFilter
+from fastseg.nn.gaussian import (
+    FrequencyGuide,
+    GaussianFilter,
+    GaussianSmooth,
+    MonaiGaussianFilter,
+)
 from fastseg.nn.neuralop import NeuralopSpectralConv
 from fastseg.nn.spectral import FNOBlock, SpectralConv
 from fastseg.nn.squeeze import SqueezeExcitation
@@ -25,7 +30,9 @@ __all__ = [
     "FourierUnit",
     "FrequencyGuide",
     "GaussianFilter",
+    "GaussianSmooth",
     "LocalFourierUnit",
+    "MonaiGaussianFilter",
     "NBPFilter",
     "NeuralopSpectralConv",
     "SpectralConv",
