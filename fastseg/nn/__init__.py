@@ -6,6 +6,8 @@
 torch.Size([2, 8, 30, 17])
 """
 
+from fastseg.nn.afno import AFNO
+from fastseg.nn.factorized import FactorizedSpectralConv, FFNOBlock
 from fastseg.nn.filters import FFParser, NBPFilter
 from fastseg.nn.fourier_unit import FourierUnit, LocalFourierUnit, SpectralTransform
 from fastseg.nn.gate import AnchorGate
@@ -15,6 +17,7 @@ from fastseg.nn.gaussian import (
     GaussianSmooth,
     MonaiGaussianFilter,
 )
+from fastseg.nn.incremental import IncrementalSpectralConv
 from fastseg.nn.neuralop import NeuralopSpectralConv
 from fastseg.nn.spectral import FNOBlock, SpectralConv
 from fastseg.nn.squeeze import SqueezeExcitation
@@ -22,15 +25,19 @@ from fastseg.nn.time import TimeEmbedding, TimeFiLM, TimeShift
 from fastseg.nn.vffc import VFFC, FFCSqueeze, VFFCBlock, VFFCBottleneck, VFFCLayer
 
 __all__ = [
+    "AFNO",
     "VFFC",
     "AnchorGate",
     "FFCSqueeze",
+    "FFNOBlock",
     "FFParser",
     "FNOBlock",
+    "FactorizedSpectralConv",
     "FourierUnit",
     "FrequencyGuide",
     "GaussianFilter",
     "GaussianSmooth",
+    "IncrementalSpectralConv",
     "LocalFourierUnit",
     "MonaiGaussianFilter",
     "NBPFilter",
