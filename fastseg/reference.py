@@ -103,6 +103,47 @@ def _mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
     return torch.einsum("bgim,igom->bgom", grouped, weight).reshape(batch, outputs, *modes)
 
 
+def _hartley(x: Tensor, axes: int, norm: str) -> Tensor:
+    if x.numel() == 0:  # not every FFT library takes an empty batch
+        return x
+    spectrum = torch.fft.fftn(x, dim=tuple(range(-axes, 0)), norm=norm)
+    return spectrum.real - spectrum.imag
+
+
+def truncated_dhtn(x: Tensor, modes, norm: str = "backward") -> Tensor:
+    """Return the kept part of the discrete Hartley transform, Re − Im of `torch.fft.fftn`, over the
+    last len(modes) axes: (B, C, *S) → (B, C, *modes), real. Every axis keeps both signs.
+
+    >>> truncated_dhtn(torch.randn(1, 2, 12, 10), modes=(4, 3)).shape
+    torch.Size([1, 2, 4, 3])
+    """
+    spectrum = _hartley(_wide(x), len(modes), norm)
+    for dim, kept in zip(range(-len(modes), 0), modes, strict=True):
+        rows = kept_rows(kept, x.shape[dim], True)
+        spectrum = spectrum.index_select(dim, torch.tensor(rows, device=x.device))
+    return spectrum
+
+
+def truncated_idhtn(
+    spectrum: Tensor, sizes, norm: str = "backward", dtype: torch.dtype | None = None
+) -> Tensor:
+    """Return the inverse of a zero-filled truncated Hartley spectrum, which is the transform itself
+    scaled otherwise: (B, C, *modes) real → (B, C, *sizes).
+
+    >>> truncated_idhtn(torch.randn(1, 2, 4, 3), sizes=(12, 10)).shape
+    torch.Size([1, 2, 12, 10])
+    """
+    full = _wide(spectrum)
+    for dim, size in zip(range(-len(sizes), 0), sizes, strict=True):
+        rows = torch.tensor(kept_rows(full.shape[dim], size, True), device=full.device)
+        shape = list(full.shape)
+        shape[dim] = size
+        full = full.new_zeros(shape).index_copy(dim, rows, full)
+    scale = {"backward": "forward", "forward": "backward"}.get(norm, norm)
+    y = _hartley(full, len(sizes), scale)
+    return y if dtype is None else y.to(dtype)
+
+
 def spectral_conv(
     x: Tensor,
     weight: Tensor,

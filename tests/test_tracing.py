@@ -24,6 +24,9 @@ MODULES = {
     "FactorizedSpectralConv": (lambda: nn.FactorizedSpectralConv(4, 4, (6, 4)), [PLANE]),
     "FFNOBlock": (lambda: nn.FFNOBlock(8, (4, 4, 3)), [VOLUME]),
     "AFNO": (lambda: nn.AFNO(4, blocks=2), [PLANE]),
+    "HartleyMix": (lambda: nn.HartleyMix(4, 4), [PLANE]),
+    "HartleyConv": (lambda: nn.HartleyConv(4, 4, (6, 5), shared=False), [PLANE]),
+    "HNOBlock": (lambda: nn.HNOBlock(8, 6, (4, 4, 3)), [VOLUME]),
     "FourierUnit": (lambda: nn.FourierUnit(8, 8), [VOLUME]),
     "LocalFourierUnit": (lambda: nn.LocalFourierUnit(8), [VOLUME]),
     "SpectralTransform": (lambda: nn.SpectralTransform(8, 8), [VOLUME]),
@@ -68,7 +71,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 # statistics and gradients differ in training, transforms do not
-TRAINED = ("FNOBlock", "FourierUnit", "VFFC", "a whole system")
+TRAINED = ("FNOBlock", "HNOBlock", "FourierUnit", "VFFC", "a whole system")
 CALLS = [(name, False) for name in MODULES] + [(name, True) for name in TRAINED]
 
 

@@ -17,6 +17,7 @@ from fastseg.nn.gaussian import (
     GaussianSmooth,
     MonaiGaussianFilter,
 )
+from fastseg.nn.hartley import HartleyConv, HartleyMix, HNOBlock
 from fastseg.nn.incremental import IncrementalSpectralConv
 from fastseg.nn.neuralop import NeuralopSpectralConv
 from fastseg.nn.spectral import FNOBlock, SpectralConv
@@ -37,6 +38,9 @@ __all__ = [
     "FrequencyGuide",
     "GaussianFilter",
     "GaussianSmooth",
+    "HNOBlock",
+    "HartleyConv",
+    "HartleyMix",
     "IncrementalSpectralConv",
     "LocalFourierUnit",
     "MonaiGaussianFilter",
