@@ -23,7 +23,7 @@ SETTINGS = {
     "data.batch_size": Setting(1, "the code"),
     "data.samples_per_case": Setting(1, "a sample is the case"),
     "data.foreground_fraction": Setting(None, "nothing is chosen"),
-    "data.flip": Setting(True, "ours: left-right and front-back", False),
+    "data.flip": Setting(False, "the code"),
     "data.rotate_degrees": Setting(
         30.0, "the code, which also shifts by up to 0.2 and zooms by 0.8 to 1.2"
     ),
