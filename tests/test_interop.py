@@ -21,6 +21,12 @@ from fastseg.ops.interop import flops
 OURS = [name for name in MODULES if name in nn.__all__]
 
 
+# stand-ins for MONAI's: their numbers are read, or made float32 of whatever image
+READ = ("MonaiGaussianFilter", "GaussianSmooth")
+# what they take is no batch of images
+OTHERS = ("HartleyMix", "GaussianSmooth")
+
+
 def made(name, seed=0):
     """A module, and what it takes."""
     make, shapes = MODULES[name]
@@ -33,7 +39,7 @@ def place(values, device):
     return tuple(value.to(device) for value in values)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in READ])
 def test_a_module_on_meta_has_the_shapes_of_its_results(name):
     module, given = made(name)
     with torch.no_grad():
@@ -98,7 +104,7 @@ def channels_last(tensor):
     return tensor if kind is None else tensor.contiguous(memory_format=kind)
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [name for name in OURS if name not in OTHERS])
 def test_channels_last_images_come_back_so(name):
     module, given = made(name)
     module.eval().requires_grad_(False)
@@ -160,7 +166,7 @@ ROUNDED = {F64: 1e-6, F16: 1e-2, BF16: 6e-2}
 
 
 @pytest.mark.parametrize("dtype", ROUNDED, ids=str)
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "GaussianSmooth"])
 def test_a_module_in_another_dtype(name, dtype):
     module, given = made(name)
     module.eval().requires_grad_(False)

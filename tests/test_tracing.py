@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 # statistics and gradients differ in training, transforms do not
-TRAINED = ("FNOBlock", "FourierUnit", "VFFC", "a whole system")
+TRAINED = ("FNOBlock", "HNOBlock", "FourierUnit", "VFFC", "a whole system")
 CALLS = [(name, False) for name in MODULES] + [(name, True) for name in TRAINED]
 
 

@@ -108,7 +108,10 @@ class FFParser(SpectralModule):
     *sizes[:-1], sizes[-1]//2+1, 2) real. On another grid the gain stays a function of frequency in
     cycles a voxel and is interpolated linearly between the stored ones.
 
-    Parameters: complex_weight. Raises ValueError where x has another number of axes than sizes.
+    Parameters: complex_weight. `load_state_dict` also takes that of GFNet's `GlobalFilter` (Rao et
+    al., 2021), (*sizes[:-1], sizes[-1]//2+1, channels, 2), wherever its shape tells it apart; that
+    layer is this one on tokens (B, Π S, channels). Raises ValueError where x has another number of
+    axes than sizes.
 
     >>> FFParser(3, sizes=(16, 16))(torch.randn(2, 3, 20, 12)).shape
     torch.Size([2, 3, 20, 12])
@@ -133,6 +136,15 @@ class FFParser(SpectralModule):
         # of complex numbers torch has those of float32 and float64
         gain = gain if gain.dtype == torch.float64 else gain.float()
         return torch.view_as_complex(gain.contiguous())
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments):
+        name, wanted = f"{prefix}complex_weight", self.complex_weight.shape
+        given = state_dict.get(name)
+        if given is not None and given.dim() == len(wanted) and given.shape != wanted:
+            channels_first = given.movedim(-2, 0)
+            if channels_first.shape == wanted:
+                state_dict[name] = channels_first
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != len(self.sizes) + 2:

@@ -131,6 +131,15 @@ class SpectralConv(SpectralModule):
 
         return convert(cls, module)
 
+    @classmethod
+    def from_classic(cls, module: nn.Module) -> "SpectralConv":
+        """Return a layer equal to one of fourier_1d.py, fourier_2d.py or fourier_3d.py (Li et al.,
+        2021), the weights weights1, … copied. Raises ValueError for any other layer.
+        """
+        from fastseg.nn.classic import convert_classic
+
+        return convert_classic(cls, module)
+
 
 class FNOBlock(SpectralModule):
     """Compute `gelu(spectral_conv(x) + W·x + b)`, the block of a Fourier neural operator (Li et

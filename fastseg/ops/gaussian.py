@@ -13,7 +13,7 @@ from fastseg.ops.taps import Design, Options, design_of
 
 MODES = ("low", "high", "both")
 PADDINGS = ("circular", "reflect", "zeros")
-TAPS = ("sampled", "erf")
+TAPS = ("sampled", "erf", "scalespace")
 
 
 @context.public
@@ -32,9 +32,10 @@ def gaussian_filter(
     rounding, `taps` being of no account. Otherwise a kernel of radius R = `radius`, or
     int(truncate·sigma + 0.5) for each sigma by itself: taps "sampled" are exp(−r²/2σ²) normalised
     to sum 1, "erf" the Gaussian's integral over each voxel, not normalised (MONAI's
-    `GaussianFilter` with "zeros" and truncate=4). "reflect" does not repeat the edge, as `F.pad`,
-    and wants R below every size. offset: like sigma, moves the kernel's centre: y[n] weighs x
-    around n + offset.
+    `GaussianFilter` with "zeros" and truncate=4), "scalespace" exp(−σ²)·Iᵣ(σ²) with Bessel's I
+    (Lindeberg, 1990), not normalised and without offset. "reflect" does not repeat the edge, as
+    `F.pad`, and wants R below every size. offset: like sigma, moves the kernel's centre: y[n]
+    weighs x around n + offset.
 
     `max_sigma` is a bound on a sigma whose values the host cannot see, a tensor on a GPU or under
     torch.compile. With `truncate` it is needed. Without both, kernels whose taps are those of

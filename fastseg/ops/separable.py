@@ -34,8 +34,8 @@ def packed_taps(x: Tensor, sigma, offset, design: Design, backend: str) -> Separ
         return packed(make_taps(x, sigma, offset, design), *x.shape[:2])
 
     given = [v for v in (sigma, offset) if isinstance(v, Tensor)]
-    on_device = all(v.device == x.device for v in given)
-    if backend in impl.TAPS and on_device and not transformed():
+    known = backend in impl.TAPS and design.kind != "scalespace"  # those torch makes alone
+    if known and all(v.device == x.device for v in given) and not transformed():
         sigma, offset = (_number(v, x.device) for v in (sigma, offset))
         by = _made(sigma, offset, x.shape, *design[1:-1], backend)
     elif forked.in_child():

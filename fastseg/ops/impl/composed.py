@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fastseg.ops.context import without_autocast
 from fastseg.ops.impl import contract, mixes
 from fastseg.ops.impl.contract import BlockInputs, Epilogue, Geometry, Matrix, whole
 
@@ -23,7 +24,7 @@ def sum_of_products(grad: Tensor, x: Tensor) -> Tensor:
     """Return Σ grad·xᵀ over batch and points, a 1×1 convolution's gradient: (B, O, …), (B, I, …) →
     (O, I).
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         return torch.matmul(grad.flatten(2), x.flatten(2).transpose(1, 2)).sum(0)
 
 
