@@ -10,7 +10,7 @@ from fastseg.nn.filters import FFParser, NBPFilter
 from fastseg.nn.fourier_unit import FourierUnit, LocalFourierUnit, SpectralTransform
 from fastseg.nn.gate import AnchorGate
 from fastseg.nn.gaussian import FrequencyGuide, GaussianFilter
-from fastseg.nn.neuralop import NeuralopSpectralConv
+from fastseg.nn.neuralop import NeuralopSpectralConv, convert, neuralop_state_dict, restore
 from fastseg.nn.spectral import FNOBlock, SpectralConv
 from fastseg.nn.time import TimeEmbedding, TimeFiLM, TimeShift
 from fastseg.nn.vffc import VFFC, VFFCBlock, VFFCBottleneck, VFFCLayer
@@ -34,4 +34,7 @@ __all__ = [
     "VFFCBlock",
     "VFFCBottleneck",
     "VFFCLayer",
+    "convert",
+    "neuralop_state_dict",
+    "restore",
 ]

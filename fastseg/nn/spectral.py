@@ -121,9 +121,9 @@ class SpectralConv(nn.Module):
         """Return a layer equal to a dense `neuralop.layers.spectral_convolution.SpectralConv`,
         weights copied. Raises ValueError for any other layer. See `fastseg.nn.neuralop`.
         """
-        from fastseg.nn.neuralop import convert
+        from fastseg.nn.neuralop.conversion import spectral_conv
 
-        return convert(cls, module)
+        return spectral_conv(cls, module)
 
 
 class FNOBlock(nn.Module):
