@@ -16,8 +16,11 @@ import pytest
 LAYER = "neuralop.layers.spectral_convolution"
 FILES = (
     "layers/tests/test_spectral_convolution.py", "layers/tests/test_fno_block.py",
+    "models/tests/test_fno.py", "models/tests/test_uno.py", "models/tests/test_uqno.py",
+    "models/tests/test_rno.py", "models/tests/test_fnogno.py", "models/tests/test_otno.py",
+    "models/tests/test_local_no.py", "models/tests/test_codano.py", "models/tests/test_gino.py",
     "layers/tests/test_coda_layer.py", "layers/tests/test_local_no_block.py",
-    "layers/tests/test_rno_block.py", "models/tests",
+    "layers/tests/test_rno_block.py",
 )  # fmt: skip
 
 

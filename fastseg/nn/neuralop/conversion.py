@@ -47,10 +47,9 @@ def convert(model: nn.Module) -> nn.Module:
     afterwards; hooks on the layers are lost. Subclasses, SphericalConv (SFNO: spherical harmonics)
     and the legacy layers stay as they are. Raises ValueError for a model without such a layer.
 
-    >>> from neuralop.models import FNO
-    >>> model, x = FNO((8, 8), 1, 1, hidden_channels=8), torch.randn(1, 1, 16, 16)
-    >>> y = model(x)
-    >>> torch.allclose(convert(model)(x), y, atol=1e-5)
+    >>> from neuralop.models import FNO  # doctest: +SKIP
+    >>> model, x = FNO((8, 8), 1, 1, hidden_channels=8), torch.randn(1, 1, 16, 16)  # doctest: +SKIP
+    >>> torch.allclose(model(x), convert(model)(x), atol=1e-5)  # doctest: +SKIP
     True
     """
     return _exchanged(model, _is_peers, _ours, "a SpectralConv of neuraloperator")
@@ -82,9 +81,9 @@ def restore(model: nn.Module) -> nn.Module:
     (`fastseg.nn.neuralop`). Weights are new parameters. Raises ValueError for a model without such
     a layer, ImportError without neuraloperator.
 
-    >>> from neuralop.models import FNO
-    >>> model = FNO((8, 8), 1, 1, hidden_channels=8, conv_module=NeuralopSpectralConv)
-    >>> type(restore(model).fno_blocks.convs[0]).__module__
+    >>> from neuralop.models import FNO  # doctest: +SKIP
+    >>> model = FNO((8, 8), 1, 1, 8, conv_module=NeuralopSpectralConv)  # doctest: +SKIP
+    >>> type(restore(model).fno_blocks.convs[0]).__module__  # doctest: +SKIP
     'neuralop.layers.spectral_convolution'
     """
     return _exchanged(

@@ -1,9 +1,18 @@
 """Which frequencies a layer reads and writes, and which rows of its weight belong to them."""
 
+import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from fastseg.ops.context import traced
+
+
+def kept_once(function):
+    """Keep results by arguments, out of sight of compilers."""
+    cached = functools.lru_cache(maxsize=1024)(function)
+    return functools.wraps(function)(lambda *args: (function if traced() else cached)(*args))
 
 
 class Axis(NamedTuple):
@@ -14,10 +23,6 @@ class Axis(NamedTuple):
     rows: tuple[int, ...]
     read: tuple[int, ...]
     written: tuple[int, ...]
-
-    def same(self, other: "Axis") -> bool:
-        """Tell whether both do the same, in any order."""
-        return set(zip(*self, strict=True)) == set(zip(*other, strict=True))
 
 
 def defined(count: int, most: int, size: int, out: int, two_sided: bool) -> Axis:
@@ -52,8 +57,54 @@ def of_peer(
     )
 
 
-def take(tensor: Tensor, axis: int, rows) -> Tensor:
+@kept_once
+def bins(sizes: tuple[int, ...], complex_data: bool) -> tuple[int, ...]:
+    """Return the shape of the spectrum of a grid."""
+    return sizes if complex_data else (*sizes[:-1], sizes[-1] // 2 + 1)
+
+
+@kept_once
+def all_defined(n_modes, most, grid, sizes, complex_data: bool) -> tuple[Axis, ...]:
+    """Return `defined` of every axis: the lowest |k| that n_modes and both grids have."""
+    room = map(min, bins(grid, complex_data), bins(sizes, complex_data), n_modes, most)
+    last = len(grid) - 1
+    return tuple(
+        defined(count, *axis, complex_data or number < last)
+        for number, (count, *axis) in enumerate(zip(room, most, grid, sizes, strict=True))
+    )
+
+
+@kept_once
+def all_of_peer(n_modes, most, grid, complex_data: bool, shift: str) -> tuple[Axis, ...]:
+    """Return `of_peer` of every axis; it looks at the grid of x alone."""
+    own = bins(grid, complex_data)
+    counts, last = map(min, own, n_modes, most), len(grid) - 1
+    return tuple(
+        of_peer(*axis, number == last, complex_data, last == 0, shift)
+        for number, axis in enumerate(zip(counts, most, own, strict=True))
+    )
+
+
+@kept_once
+def same(axes: tuple[Axis, ...], others: tuple[Axis, ...]) -> bool:
+    """Tell whether both do the same, in any order."""
+    pairs = zip(axes, others, strict=True)
+    return all(set(zip(*a, strict=True)) == set(zip(*b, strict=True)) for a, b in pairs)
+
+
+@kept_once
+def in_order(rows: tuple[int, ...]) -> bool:
+    return rows == tuple(range(len(rows)))
+
+
+@kept_once
+def in_torch_order(rows: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Return where torch.fft's order has rows that are counted in ascending order."""
+    return tuple((row - count // 2) % count for row in rows)
+
+
+def take(tensor: Tensor, axis: int, rows: tuple[int, ...]) -> Tensor:
     """Return `rows` along an axis, the tensor itself where these are all of them in order."""
-    if len(rows) == tensor.shape[axis] and tuple(rows) == tuple(range(len(rows))):
+    if len(rows) == tensor.shape[axis] and in_order(rows):
         return tensor
     return tensor.index_select(axis, torch.tensor(rows, device=tensor.device))

@@ -65,9 +65,12 @@ def of_complex(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, norm
 
 
 def real(x: Tensor, weight: Tensor, bias: Tensor | None, sizes, groups: int, norm: str) -> Tensor:
-    """Return the convolution of real x by a complex weight, in one to four dimensions."""
+    """Return the convolution of real x by a weight, complex or real with a trailing 2, in one to
+    four dimensions.
+    """
     if len(sizes) < 4:
         return ops.spectral_conv(x, weight, bias, tuple(sizes), groups, norm)
+    weight = weight if weight.is_complex() else torch.view_as_complex(weight)
     return _four_axes(x, weight, bias, tuple(sizes), groups, norm)
 
 
@@ -108,7 +111,7 @@ def _by_frequency(weight: Tensor) -> Tensor:
 
 
 def by_fft(
-    x: Tensor, weight: Tensor, axes: list[Axis], full, sizes, norm: str, split: bool
+    x: Tensor, weight: Tensor, axes: tuple[Axis, ...], full, sizes, norm: str, split: bool
 ) -> Tensor:
     """Return the convolution of x by rows of a weight, from the bins that `axes` read to those that
     they write, in a spectrum of shape `full` that the inverse brings to `sizes`.

@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fastseg import ops
 from fastseg.nn.neuralop import contraction, factors, frequencies, grids
-from fastseg.nn.neuralop.frequencies import Axis
 from fastseg.nn.neuralop.weights import Dense, Weight
 
 
@@ -123,32 +121,6 @@ class NeuralopSpectralConv(nn.Module):
 
         return resample(x, 1.0, list(range(2, x.dim())), output_shape=shape)
 
-    def _bins(self, sizes) -> list[int]:
-        return list(sizes) if self.complex_data else [*sizes[:-1], sizes[-1] // 2 + 1]
-
-    def _defined(self, grid, sizes) -> list[Axis]:
-        """The lowest |k| that n_modes and both grids have."""
-        room = map(min, self._bins(grid), self._bins(sizes), self.n_modes, self.max_n_modes)
-        return [
-            frequencies.defined(count, most, size, out, self.complex_data or axis < self.order - 1)
-            for axis, (count, most, size, out) in enumerate(
-                zip(room, self.max_n_modes, grid, sizes, strict=True)
-            )
-        ]
-
-    def _of_peer(self, grid) -> list[Axis]:
-        """What the peer keeps, which looks at the grid of x alone."""
-        bins, order = self._bins(grid), self.order
-        counts = map(min, bins, self.n_modes, self.max_n_modes)
-        return [
-            frequencies.of_peer(
-                count, most, size, axis == order - 1, self.complex_data, order == 1, self.follows
-            )
-            for axis, (count, most, size) in enumerate(
-                zip(counts, self.max_n_modes, bins, strict=True)
-            )
-        ]
-
     def forward(self, x: Tensor, output_shape=None) -> Tensor:
         """Convolve x (B, in_channels, *S) → (B, out_channels, *output_shape)."""
         if x.dim() != self.order + 2:
@@ -158,19 +130,22 @@ class NeuralopSpectralConv(nn.Module):
         grid, sizes = tuple(x.shape[2:]), self._output_shape(x, output_shape)
         if self.complex_data and not x.is_complex():
             x = torch.complex(x, torch.zeros_like(x))
-        axes, full, split = self._defined(grid, sizes), self._bins(sizes), True
-        by_fft = self.order > 4 or (self.complex_data and grid != sizes)
+        complex_data, norm = self.complex_data, self.fft_norm
+        modes = tuple(self.n_modes), tuple(self.max_n_modes), grid
+        axes = frequencies.all_defined(*modes, sizes, complex_data)
+        by_fft = self.order > 4 or (complex_data and grid != sizes)
+        split, full = True, sizes
         if self.follows:
-            theirs = self._of_peer(grid)
-            equal = all(map(Axis.same, axes, theirs))
-            if grid != sizes or not equal:
-                axes, full, by_fft = theirs, self._bins(grid), True
+            theirs = frequencies.all_of_peer(*modes, complex_data, self.follows)
+            if grid != sizes or not frequencies.same(axes, theirs):
+                axes, by_fft, full = theirs, True, grid
                 split = self.follows == "ifftshift" and self.enforce_hermitian_symmetry
-        if by_fft:
-            weight = self.weight.dense([axis.rows for axis in axes])
-            y = grids.by_fft(x, weight, axes, full, sizes, self.fft_norm, split)
-            return y if self.bias is None else (y + self.bias).to(y.dtype)
-        return self._convolve(x, [axis.rows for axis in axes], sizes)
+        rows = [axis.rows for axis in axes]
+        if not by_fft:
+            return self._convolve(x, rows, sizes)
+        full = frequencies.bins(full, complex_data)
+        y = grids.by_fft(x, self.weight.dense(rows), axes, full, sizes, norm, split)
+        return y if self.bias is None else (y + self.bias).to(y.dtype)
 
     def _convolve(self, x: Tensor, rows, sizes) -> Tensor:
         """The convolution with the frequencies that are in torch.fft's order, by our operators."""
@@ -178,16 +153,16 @@ class NeuralopSpectralConv(nn.Module):
         bias = None if self.bias is None else self.bias.flatten()
         groups = self.in_channels if self.separable else 1
         if self.complex_data:
-            ascending = [sorted(kept) for kept in rows]
+            ascending = [tuple(sorted(kept)) for kept in rows]
             return grids.of_complex(x, weight.dense(ascending), bias, groups, norm)
-        if isinstance(weight, Dense) and self.order < 4:
-            return ops.spectral_conv(x, weight.dense_pairs(rows), bias, sizes, groups, norm)
-        if not self.separable and self.order < 4 and not isinstance(weight, Dense):
-            parts = weight.parts(rows)
-            if contraction.in_modes(parts, x.shape[0]):
-                return contraction.convolve(x, parts, bias, sizes, norm)
-            return ops.spectral_conv(x, factors.rebuilt(parts), bias, sizes, groups, norm)
-        return grids.real(x, weight.dense(rows), bias, sizes, groups, norm)
+        if isinstance(weight, Dense):
+            return grids.real(x, weight.dense_pairs(rows), bias, sizes, groups, norm)
+        if self.separable or self.order == 4:
+            return grids.real(x, weight.dense(rows), bias, sizes, groups, norm)
+        parts = weight.parts(rows)
+        if contraction.in_modes(parts, x.shape[0]):
+            return contraction.convolve(x, parts, bias, sizes, norm)
+        return grids.real(x, factors.rebuilt(parts), bias, sizes, groups, norm)
 
 
 def _check(in_channels, out_channels, separable, precision, implementation) -> None:

@@ -9,7 +9,7 @@ frequencies ascending, as in neuraloperator: torch's functions see it so (`torch
 import torch
 from torch import Tensor, nn
 
-from fastseg.nn.neuralop.frequencies import take
+from fastseg.nn.neuralop.frequencies import in_torch_order, take
 
 
 def pairs(tensor: Tensor) -> nn.Parameter:
@@ -46,8 +46,8 @@ class Weight(nn.Module):
     def dim(self) -> int:
         return self.order
 
-    def all_rows(self) -> list[range]:
-        return [range(count) for count in self.shape[self.channels :]]
+    def all_rows(self) -> list[tuple[int, ...]]:
+        return [tuple(range(count)) for count in self.shape[self.channels :]]
 
     def to_tensor(self) -> Tensor:
         """Return the complex tensor, frequencies ascending."""
@@ -97,9 +97,8 @@ class Dense(Weight):
         """Return `dense(rows)` with a trailing 2; all rows in torch.fft's order cost nothing."""
         found = self.pairs
         for axis, kept in enumerate(rows, start=self.channels):
-            count = self.shape[axis]
             if axis in self.centred:
-                kept = [(row - count // 2) % count for row in kept]
+                kept = in_torch_order(kept, self.shape[axis])
             found = take(found, axis + self.separable, kept)
         return found
 
