@@ -93,8 +93,11 @@ def same(axes: tuple[Axis, ...], others: tuple[Axis, ...]) -> bool:
 
 
 @kept_once
-def in_order(rows: tuple[int, ...]) -> bool:
-    return rows == tuple(range(len(rows)))
+def runs(rows: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return (start, length) of every stretch of consecutive rows."""
+    starts = [i for i, row in enumerate(rows) if i == 0 or row != rows[i - 1] + 1]
+    ends = [*starts[1:], len(rows)]
+    return [(rows[start], end - start) for start, end in zip(starts, ends, strict=True)]
 
 
 @kept_once
@@ -104,7 +107,10 @@ def in_torch_order(rows: tuple[int, ...], count: int) -> tuple[int, ...]:
 
 
 def take(tensor: Tensor, axis: int, rows: tuple[int, ...]) -> Tensor:
-    """Return `rows` along an axis, the tensor itself where these are all of them in order."""
-    if len(rows) == tensor.shape[axis] and in_order(rows):
-        return tensor
-    return tensor.index_select(axis, torch.tensor(rows, device=tensor.device))
+    """Return `rows` along an axis: the tensor itself or a view where they follow one another,
+    without indices on the device in any case.
+    """
+    parts = [tensor.narrow(axis, *run) for run in runs(rows)]
+    if len(parts) > 1:
+        return torch.cat(parts, axis)
+    return tensor if len(rows) == tensor.shape[axis] else parts[0]
