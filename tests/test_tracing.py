@@ -12,7 +12,7 @@ from fastseg import nn
 
 
 def test_every_module_has_a_row():
-    assert MODULES.keys() >= set(nn.__all__)
+    assert MODULES.keys() >= {name for name in nn.__all__ if isinstance(getattr(nn, name), type)}
 
 
 # torch says that it deprecates traces, and that the arguments' checks are not in them

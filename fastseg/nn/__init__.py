@@ -19,7 +19,7 @@ from fastseg.nn.gaussian import (
 )
 from fastseg.nn.hartley import HartleyConv, HartleyMix, HNOBlock
 from fastseg.nn.incremental import IncrementalSpectralConv
-from fastseg.nn.neuralop import NeuralopSpectralConv
+from fastseg.nn.neuralop import NeuralopSpectralConv, convert, neuralop_state_dict, restore
 from fastseg.nn.spectral import FNOBlock, SpectralConv
 from fastseg.nn.squeeze import SqueezeExcitation
 from fastseg.nn.time import TimeEmbedding, TimeFiLM, TimeShift
@@ -55,4 +55,7 @@ __all__ = [
     "VFFCBlock",
     "VFFCBottleneck",
     "VFFCLayer",
+    "convert",
+    "neuralop_state_dict",
+    "restore",
 ]

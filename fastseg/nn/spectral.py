@@ -127,9 +127,9 @@ class SpectralConv(SpectralModule):
         """Return a layer equal to a dense `neuralop.layers.spectral_convolution.SpectralConv`,
         weights copied. Raises ValueError for any other layer. See `fastseg.nn.neuralop`.
         """
-        from fastseg.nn.neuralop import convert
+        from fastseg.nn.neuralop.conversion import spectral_conv
 
-        return convert(cls, module)
+        return spectral_conv(cls, module)
 
     @classmethod
     def from_classic(cls, module: nn.Module) -> "SpectralConv":
