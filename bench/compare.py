@@ -29,7 +29,7 @@ LAYERS = {  # row: class of fastseg.nn, its arguments, shapes of its inputs
 }
 SETTLE_S = 0.02  # in which the threads of who had its turn fall asleep
 CALLS = 200  # of a tiny tensor, timed together
-SYSTEMS = ("fno", "fno3d", "diffusion_unet", "fno_diffusion", "fno_unet", "segresnet",
+SYSTEMS = ("fno", "fno3d", "diffusion_unet", "fno_diffusion", "fno_unet", "hnoseg3d", "segresnet",
            "segresnet_vffc", "unet3d", "medsegdiff_v1", "medsegdiff_v2", "fgc2f_udiff")  # fmt: skip
 SMALL = {"width": 8, "blocks": 1, "blocks_down": (1, 1), "blocks_up": (1,), "levels": 2,
          "multipliers": (1, 2), "attention_levels": (1,), "condition_width": 4, "ensemble": 1,

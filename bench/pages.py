@@ -185,6 +185,9 @@ def _described(record: dict) -> tuple[str, str]:
     if "gradient_bytes" in record:
         what = "training in one and two processes; an estimate for more"
         return what, _command("python bench/scaling.py", options)
+    if "whole_volume" in record:
+        what = "a whole volume by HNOSeg, and by SegResNet in windows: seconds, memory"
+        return what, _command("python bench/whole_volume.py", options)
     shown = dict.fromkeys(names.current(result["id"]) for result in record["cases"])
     words = [name for word in options.pop("cases") for name in names.matching(word, CASES)]
     options.pop("pairs", None)  # of the script that the first volume was measured by

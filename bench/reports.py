@@ -18,6 +18,8 @@ def markdown(record: dict) -> str:
         return loader(record)
     if "gradient_bytes" in record:
         return scaling(record)
+    if "whole_volume" in record:
+        return whole_volume(record)
     from fastseg.bench import table
 
     return table.markdown(record)
@@ -100,6 +102,29 @@ def scaling(record: dict) -> str:
     title = f"### Estimate: steps of {record['step_ms']:.0f} ms, gradients of "
     title += f"{record['gradient_bytes'] / 1e6:.1f} MB, {options['gb_s']:g} GB/s"
     return "\n\n".join([*parts, title, _estimate_table(record["estimate"])])
+
+
+def whole_volume(record: dict) -> str:
+    """Return the report of bench/whole_volume.py: a row a way to segment one volume."""
+    rows = record["whole_volume"]
+    first = statistics.median(rows[0]["seconds"])
+
+    def cells(row: dict) -> tuple:
+        seconds = statistics.median(row["seconds"])
+        least, most = min(row["seconds"]), max(row["seconds"])
+        peak = max(row["peak_bytes"]) / 2**30
+        return (row["name"], f"{row['parameters']:,}", f"{seconds:.2f} ({least:.2f}–{most:.2f})",
+                f"{seconds / first:.1f}", f"{peak:.2f}")  # fmt: skip
+
+    size = record["options"]["size"].replace(",", "×")
+    head = ("", "weights", "s (least–most)", "× HNOSeg", "most memory, GiB")
+    parts = [
+        records.head("bench/whole_volume.py", record),
+        f"One volume of four channels, {size}, in a process of its own; the memory is the whole "
+        "process's, interpreter and torch included.",
+        records.table(head, map(cells, rows)),
+    ]
+    return "\n\n".join(parts)
 
 
 def _measured_table(rows: list[dict]) -> str:

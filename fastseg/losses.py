@@ -107,6 +107,35 @@ def batch_dice_bce(
     return bce - dice, {"dice": dice.detach(), "bce": bce.detach()}
 
 
+def pearson(logits: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute 1 − (ρ + 1)/2, ρ being the mean over samples and classes, background included, of
+    Pearson's correlation of probabilities and truth over space (Wong & Moradi, MLMI 2022).
+
+    Args:
+        logits: (B, K, *S) of any float type.
+        target: (B, *S) class indices of any integer type.
+
+    Returns:
+        the scalar loss in float32, 0 to 1, and the detached mean of ρ, {"correlation"}; ρ is 0 for
+        a class that is nowhere, or everywhere.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+
+    >>> logits = torch.tensor([[[9.0, -9.0], [-9.0, 9.0]]])
+    >>> loss, parts = pearson(logits, torch.tensor([[0, 1]]))
+    >>> f"{loss:.3f}", f"{parts['correlation']:.3f}"
+    ('0.000', '1.000')
+    """
+    _check(logits, target)
+    p, space = logits.float().softmax(1), tuple(range(2, logits.ndim))
+    truth = torch.zeros_like(p).scatter_(1, target.long().unsqueeze(1), 1.0)
+    p, truth = p - p.mean(space, keepdim=True), truth - truth.mean(space, keepdim=True)
+    scale = torch.sqrt(p.square().sum(space) * truth.square().sum(space) + 1e-7)
+    correlation = ((p * truth).sum(space) / scale).mean()
+    return (1 - correlation) / 2, {"correlation": correlation.detach()}
+
+
 @torch.no_grad()
 def hard_region_dice(logits: Tensor, target: Tensor) -> Tensor:
     """Compute the Dice of sigmoid(logits) > ½ against the truth over the whole batch, (R,) float32;

@@ -103,6 +103,47 @@ def _mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
     return torch.einsum("bgim,igom->bgom", grouped, weight).reshape(batch, outputs, *modes)
 
 
+def _hartley(x: Tensor, axes: int, norm: str) -> Tensor:
+    if x.numel() == 0:  # not every FFT library takes an empty batch
+        return x
+    spectrum = torch.fft.fftn(x, dim=tuple(range(-axes, 0)), norm=norm)
+    return spectrum.real - spectrum.imag
+
+
+def truncated_dhtn(x: Tensor, modes, norm: str = "backward") -> Tensor:
+    """Return the kept part of the discrete Hartley transform, Re − Im of `torch.fft.fftn`, over the
+    last len(modes) axes: (B, C, *S) → (B, C, *modes), real. Every axis keeps both signs.
+
+    >>> truncated_dhtn(torch.randn(1, 2, 12, 10), modes=(4, 3)).shape
+    torch.Size([1, 2, 4, 3])
+    """
+    spectrum = _hartley(_wide(x), len(modes), norm)
+    for dim, kept in zip(range(-len(modes), 0), modes, strict=True):
+        rows = kept_rows(kept, x.shape[dim], True)
+        spectrum = spectrum.index_select(dim, torch.tensor(rows, device=x.device))
+    return spectrum
+
+
+def truncated_idhtn(
+    spectrum: Tensor, sizes, norm: str = "backward", dtype: torch.dtype | None = None
+) -> Tensor:
+    """Return the inverse of a zero-filled truncated Hartley spectrum, which is the transform itself
+    scaled otherwise: (B, C, *modes) real → (B, C, *sizes).
+
+    >>> truncated_idhtn(torch.randn(1, 2, 4, 3), sizes=(12, 10)).shape
+    torch.Size([1, 2, 12, 10])
+    """
+    full = _wide(spectrum)
+    for dim, size in zip(range(-len(sizes), 0), sizes, strict=True):
+        rows = torch.tensor(kept_rows(full.shape[dim], size, True), device=full.device)
+        shape = list(full.shape)
+        shape[dim] = size
+        full = full.new_zeros(shape).index_copy(dim, rows, full)
+    scale = {"backward": "forward", "forward": "backward"}.get(norm, norm)
+    y = _hartley(full, len(sizes), scale)
+    return y if dtype is None else y.to(dtype)
+
+
 def spectral_conv(
     x: Tensor,
     weight: Tensor,
@@ -132,7 +173,7 @@ def spectral_conv(
 
 def _pointwise(x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
     """The 1×1 convolution of weight (Cout, Cin/groups) at every point, whatever autocast says."""
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
         kernel = weight.to(x.dtype).unflatten(0, (groups, weight.shape[0] // groups))
         grouped = x.unflatten(1, (groups, x.shape[1] // groups))
         return torch.einsum("goi,bgi...->bgo...", kernel, grouped).flatten(1, 2)
@@ -269,6 +310,13 @@ def _gaussian_taps(
     if kind == "erf":  # of MONAI: a Gaussian's integral over each voxel, not normalised
         taps = (torch.erf((distance + 0.5) / scale) - torch.erf((distance - 0.5) / scale)) / 2
         taps = taps.masked_fill(outside, 0)
+    elif kind == "scalespace":  # exp(−σ²)·I_r(σ²) = ∫ exp(σ²(cos ω − 1))·cos(rω) dω/π over 0 … π
+        last = 2 * torch.asin((20**0.5 / sigma.detach()).clamp(max=1))  # exp(−40) is left there
+        share = torch.linspace(0, 1, 2 * radius + 128, dtype=sigma.dtype, device=sigma.device)
+        omega = (last * share)[..., None]
+        response = (sigma[..., None].square() * (omega.cos() - 1)).exp()
+        taps = torch.trapezoid(response * (omega * r).cos(), omega, dim=-2) / math.pi
+        taps = taps.masked_fill(outside, 0)
     else:
         taps = (-(distance / scale).square()).masked_fill(outside, -math.inf).softmax(-1)
     return torch.where(positive, taps, (r == 0).to(taps))
@@ -305,7 +353,8 @@ def gaussian_filter(
     sigma, offset: broadcastable to (B, C, axes); sigma 0 is the identity. "circular" with neither
     truncate nor radius multiplies the spectrum by exp(−2π²σ²f²), and offset shifts by exp(2πi·f·
     offset). Otherwise taps exp(−(r − offset)²/2σ²), |r| ≤ radius or, for each sigma by itself, |r|
-    ≤ int(truncate·sigma + 0.5), at most that of max_sigma; "sampled" taps sum to 1.
+    ≤ int(truncate·sigma + 0.5), at most that of max_sigma; "sampled" taps sum to 1; "scalespace"
+    ones are exp(−σ²)·Iᵣ(σ²), with Bessel's I.
 
     >>> flat = torch.ones(1, 1, 8, 8)
     >>> torch.allclose(gaussian_filter(flat, sigma=1.5, padding="reflect", radius=3), flat)

@@ -27,7 +27,7 @@ def few_numbers(sizes) -> int:
 
 def spatial(padding, sizes, sigmas, rng) -> dict:
     """Options of a spatial kernel: one that reflects is smaller than the grid."""
-    taps = ("sampled", "erf")[rng.integers(2)]
+    taps = ("sampled", "erf", "scalespace")[rng.integers(3)]
     room = min(sizes) - 1 if padding == "reflect" else 40
     if rng.random() < 0.5:
         return {"radius": min(int(rng.integers(0, 9)), room), "taps": taps}
@@ -54,6 +54,8 @@ def gaussian_filter(sizes, dtype, seed=0):
     options |= {"mode": "both" if first else MODES[rng.integers(3)], "padding": padding}
     if padding != "circular" or rng.random() < 0.3:
         options |= spatial(padding, sizes, [most], rng)
+    if options.get("taps") == "scalespace":
+        tensors.pop("offset", None)
     return tensors, options
 
 

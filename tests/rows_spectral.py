@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from operators import Draw, Row
+from tolerances import F32, F64
 from torch.nn import functional as F
 
 from fastseg import reference
@@ -139,6 +140,28 @@ def spectral_filter(draw):
     return {"x": draw.x(), "gain": (draw.complex if case.bias else draw.parameter)(*gain)}, {}
 
 
+def dhtn(draw):
+    case = draw.case
+    return {"x": draw.x()}, {"modes": hartley_modes(case), "norm": case.norm}
+
+
+def idhtn(draw):
+    case = draw.case
+    modes = hartley_modes(case)
+    scale = {"backward": 1, "ortho": 0.5, "forward": 0}[case.norm]
+    size = math.prod(case.sizes) ** scale / math.sqrt(math.prod(modes))
+    spectrum = draw.real(case.batch, case.channels, *modes, dtype=F64) * size
+    given = spectrum.to(F64 if draw.dtype == F64 else F32)
+    return {"spectrum": given}, {"sizes": case.sizes, "norm": case.norm, "dtype": draw.dtype}
+
+
+def hartley_modes(case: Case) -> tuple:
+    """Of both signs on the last axis too; all of them where the case keeps all columns."""
+    last, size = case.modes[-1], case.sizes[-1]
+    whole = last == size // 2 + 1
+    return (*case.modes[:-1], size if whole else min(2 * last - case.batch % 2, size))
+
+
 BY_CASE = {
     "truncated_rfftn": rfftn,
     "truncated_irfftn": irfftn,
@@ -160,4 +183,6 @@ ROWS = {
     "spectral_conv": _row(conv),
     "fno_block": _row(block, exact=exact_block)._replace(tables=("SPECTRAL", "POINTWISE")),
     "spectral_filter": _row(spectral_filter),
+    "truncated_dhtn": _row(dhtn),
+    "truncated_idhtn": _row(idhtn, batched=("spectrum",)),
 }

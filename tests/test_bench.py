@@ -277,9 +277,9 @@ def test_cases_are_chosen_by_family():
         cases.chosen([], "gauss")
 
 
-def test_every_case_has_a_name_that_no_system_or_arm_has_and_a_former_id():
+def test_every_case_has_a_name_and_every_former_id_a_case():
     assert list(names.FORMER.values()) == [names.current(former) for former in names.FORMER]
-    assert set(names.FORMER.values()) == set(cases.CASES)
+    assert set(names.FORMER.values()) <= set(cases.CASES)
     assert all(len(name) >= 4 and name == name.lower() for name in cases.CASES)
     assert not set(cases.CASES) & set(names.FORMER)
     assert names.current("A1-quick") == "conv2d-240-quick"

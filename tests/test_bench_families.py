@@ -29,7 +29,13 @@ JOB = {
     "dtype": "float32", "heap": "warm", "device": "cpu", "budget_s": 0.0, "rounds": 3, "pairs": 4,
     "compile": False, "threads": 1, "without": [], "tf32": False,
 }  # fmt: skip
-PERHAPS = ("neuraloperator", "kornia", "torchvision")  # rivals with an extra of their own, or none
+PERHAPS = (
+    "neuraloperator",
+    "factorized",
+    "reconstructed",
+    "kornia",
+    "torchvision",
+)  # rivals with an extra of their own, or none
 CASES = cases.CASES
 SMALL = cases.Case("small", (2, 3, 12, 10), (5, 4), "a test")
 VOLUME = cases.Case("volume", (1, 2, 6, 8, 10), (4, 4, 3), "a test")
@@ -41,6 +47,10 @@ GAUSSIANS = [
 ]  # fmt: skip
 FAMILY_CASES = [
     replace(SMALL, id="block", family="fno_block"),
+    *(
+        cases.FactorisedCase(kind.lower(), (2, 4, 6, 10), (4, 4), kind=kind, rank=0.4)
+        for kind in ("Tucker", "CP", "TT")
+    ),
     cases.Case("unit", (2, 8, 7, 8, 6), (), "a test", "fourier_unit"),
     cases.VFFCCase("vffc", (2, 32, 6, 8, 8), ratio=0.5, local=True),
     cases.VFFCCase("vffc-global", (2, 8, 5, 6, 7), ratio=0.75),

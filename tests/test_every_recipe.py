@@ -19,7 +19,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:modes .* exceed the bins"),  # of maps made so small
 ]
 RECIPES = config.recipe_names()
-MODES = {"fno": "4,3", "fno3d": "4,4,3", "fno_unet": "4,4,3,2,1", "fno_unet3d": "4,4,3,2,1"}
+MODES = {
+    "fno": "4,3",
+    "fno3d": "4,4,3",
+    "hnoseg3d": "4,4,4",
+    "fno_unet": "4,4,3,2,1",
+    "fno_unet3d": "4,4,3,2,1",
+}
 LESS = {
     "model.width": "8", "model.blocks": "1", "model.blocks_down": "1,1", "model.blocks_up": "1",
     "model.levels": "2", "model.multipliers": "1,2", "model.attention_levels": "1",

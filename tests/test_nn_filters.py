@@ -163,3 +163,33 @@ def test_modules_under_autocast_keep_the_dtype(name, dtype):
         y.float().sum().backward()
         assert all(p.grad.dtype == torch.float32 for p in module.parameters())
         assert x.grad.dtype == x.dtype
+
+
+# other layouts of the weight
+
+
+def global_filter(weight, tokens, height, width):
+    """GFNet's layer on tokens (B, height·width, C), its weight (height, width//2+1, C, 2)."""
+    x = tokens.unflatten(1, (height, width))
+    spectrum = torch.fft.rfft2(x, dim=(1, 2), norm="ortho") * torch.view_as_complex(weight)
+    return torch.fft.irfft2(spectrum, s=(height, width), dim=(1, 2), norm="ortho").flatten(1, 2)
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(6, 8, 3), (7, 5, 4), (5, 8, 5)])
+def test_ff_parser_loads_the_weights_of_gfnet(height, width, channels):
+    weight = torch.randn(height, width // 2 + 1, channels, 2, dtype=torch.float64)
+    module = torch.nn.Sequential(nn.FFParser(channels, (height, width))).double()
+    module.load_state_dict({"0.complex_weight": weight})
+    tokens = torch.randn(2, height * width, channels, dtype=torch.float64)
+    x = tokens.transpose(1, 2).unflatten(2, (height, width))
+    if height == channels == width // 2 + 1:  # nothing tells the layouts apart: it is our own
+        assert torch.equal(module[0].complex_weight, weight)
+    else:
+        wanted = global_filter(weight, tokens, height, width).transpose(1, 2)
+        assert_near(module(x).flatten(2), wanted, FORWARD, "tokens")
+    again = nn.FFParser(channels, (height, width))
+    again.load_state_dict(module[0].state_dict())
+    assert torch.equal(again.complex_weight.double(), module[0].complex_weight.float().double())
+    if channels != height:
+        with pytest.raises(RuntimeError, match="size mismatch"):
+            again.load_state_dict({"complex_weight": weight[..., :1, :]})

@@ -593,30 +593,6 @@ def test_a_compiled_function_follows_the_backend():
     assert len(graphs) == len(LIVE)
 
 
-@pytest.mark.skipif(not fastseg.backends()["cpu"], reason="fastseg._C is not built")
-def test_second_derivatives_are_refused_not_dropped():
-    x = torch.randn(1, 2, 6, 7, requires_grad=True)
-    with fastseg.use_backend("cpu"):
-        loss = ops.spectral_conv(x, torch.randn(2, 2, 3, 2, 2)).square().sum()
-        (grad,) = torch.autograd.grad(loss, x, create_graph=True)
-        with pytest.raises(RuntimeError, match="first derivatives only"):
-            grad.square().sum().backward()
-
-
-def test_torch_func_and_forward_mode_are_served():
-    x, w = torch.randn(2, 3, 8, 9), torch.randn(3, 4, 4, 3, 2)
-
-    def convolve(x):
-        return ops.spectral_conv(x, w)
-
-    _, tangent = torch.func.jvp(convolve, (x,), (torch.ones_like(x),))
-    torch.testing.assert_close(tangent, convolve(torch.ones_like(x)))
-    stacked = torch.func.vmap(convolve)(torch.stack([x, 2 * x]))
-    torch.testing.assert_close(stacked[1], 2 * convolve(x))
-    with fastseg.use_backend("cpu"), pytest.raises(RuntimeError, match="reverse-mode"):
-        torch.func.vmap(convolve)(torch.stack([x, x]))
-
-
 @pytest.mark.skipif("cuda" not in LIVE, reason="tensor cores, or their host bodies")
 @pytest.mark.parametrize("dtype", [F32, BF16])
 def test_no_rounding_to_tf32_hides_a_nan(dtype):

@@ -9,6 +9,7 @@ F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float6
 
 FORWARD = {getattr(torch, name): forward for name, (forward, _) in TOLERANCES.items()}
 BACKWARD = {getattr(torch, name): backward for name, (_, backward) in TOLERANCES.items()}
+SECOND_ORDER = {dtype: 2 * error for dtype, error in BACKWARD.items()}  # two backwards
 ADJOINT = {F32: 2e-6, F64: 1e-13}  # |⟨Ax, y⟩ − ⟨x, Aᵀy⟩| ÷ ‖Ax‖‖y‖
 NEURALOP = 1e-5  # two float32 layers against each other
 

@@ -4,119 +4,23 @@
 of both signs on every axis but the last, non-negative columns on the last.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from fastseg.bench import names
+from fastseg.bench.case import (
+    DEFINITIONS,
+    Case,
+    FactorisedCase,
+    GateCase,
+    GaussianCase,
+    SystemCase,
+    VFFCCase,
+)
+
+__all__ = ["CASES", "DEFINITIONS", "FAMILIES", "PASSES", "TIMED", "Case", "FactorisedCase",
+           "GateCase", "GaussianCase", "SystemCase", "VFFCCase"]  # fmt: skip
 
 PASSES = ("forward", "forward+backward")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One operator on x (B, C, *S), to as many output channels."""
-
-    id: str
-    shape: tuple[int, ...]
-    modes: tuple[int, ...] = ()
-    source: str = ""
-    family: str = "spectral"
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        return self.shape[2:]
-
-    @property
-    def title(self) -> str:
-        """Shape and options in words."""
-        return ", ".join(["×".join(map(str, self.shape)), *self._options()])
-
-    def _options(self) -> list[str]:
-        return ["modes " + "×".join(map(str, self.modes))] if self.modes else []
-
-
-# the usual Gaussian filters, as options of `ops.gaussian_filter`
-DEFINITIONS = {
-    "circular": {},
-    "MONAI's": {"taps": "erf", "padding": "zeros", "truncate": 4.0},
-    "reflect, 21 taps": {"padding": "reflect", "radius": 10},
-}
-
-
-@dataclass(frozen=True)
-class GaussianCase(Case):
-    """Low and high of one filter; a pair `sigma` goes evenly from one to the other over samples."""
-
-    sigma: float | tuple[float, float] = 2.0
-    definition: str = "circular"
-    family: str = "gaussian"
-
-    @property
-    def sigmas(self) -> list[float]:
-        """One a sample."""
-        first, last = self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
-        steps = max(self.shape[0] - 1, 1)
-        return [first + (last - first) * i / steps for i in range(self.shape[0])]
-
-    def _options(self) -> list[str]:
-        width = "…".join(map(str, self.sigma)) if isinstance(self.sigma, tuple) else self.sigma
-        return [f"σ {width}", self.definition]
-
-
-@dataclass(frozen=True)
-class VFFCCase(Case):
-    """Blocks of fast Fourier convolutions, `ratio` of the channels global."""
-
-    ratio: float = 0.5
-    local: bool = False
-    family: str = "vffc"
-
-    def _options(self) -> list[str]:
-        return [f"ratio {self.ratio}", "with LFU" if self.local else "without LFU"]
-
-
-@dataclass(frozen=True)
-class GateCase(Case):
-    """Features of `shape`, gated by a condition of fewer channels."""
-
-    cond_channels: int = 32
-    radius: int = 2
-    family: str = "gate"
-
-    @property
-    def cond_shape(self) -> tuple[int, ...]:
-        return (self.shape[0], self.cond_channels, *self.sizes)
-
-    def _options(self) -> list[str]:
-        return [f"condition of {self.cond_channels} channels", f"radius {self.radius}"]
-
-
-@dataclass(frozen=True)
-class SystemCase(Case):
-    """A whole system on a batch of slices or volumes: its prediction, which diffusion systems
-    sample in `steps` steps of DDIM, and the loss of a training step with its gradients.
-
-    `settings` are other options of the model.
-    """
-
-    system: str = ""
-    width: int = 32
-    steps: int | None = 10
-    settings: tuple[tuple[str, object], ...] = ()
-    family: str = "system"
-
-    def _options(self) -> list[str]:
-        steps = [] if self.steps is None else [f"{self.steps} steps"]
-        return [f"width {self.width}", *steps]
-
-    @property
-    def model(self) -> dict[str, object]:
-        """Options of `models.build`."""
-        return {
-            "width": self.width,
-            **({} if self.steps is None else {"sampling_steps": self.steps, "sampler": "ddim"}),
-            **dict(self.settings),
-        }
-
 
 _LI, _WONG = "Li et al., 2021", "HNOSeg, Wong et al., 2023"
 SPECTRAL = (
@@ -136,6 +40,13 @@ FNO_BLOCK = tuple(
     for case in SPECTRAL
     if case.id in ("conv2d-240", "conv2d-192", "conv3d-96")
 )
+
+FACTORISED = tuple(
+    FactorisedCase(f"{kind.lower()}{len(shape) - 2}d-{shape[2]}", shape, modes,
+                   "TFNO, Kossaifi et al., 2024", kind=kind)
+    for kind in ("Tucker", "CP", "TT")
+    for shape, modes in (((32, 32, 192, 192), (32, 16)), ((2, 32, 96, 96, 96), (24, 24, 12)))
+)  # fmt: skip
 
 
 def _fourier_unit(batch: int, channels: int, side: int, source: str) -> Case:
@@ -207,7 +118,7 @@ SYSTEM = (
                settings=(("head", "softmax"),)),
 )  # fmt: skip
 
-TIMED = (*SPECTRAL, *FNO_BLOCK, *FOURIER_UNIT, *VFFC, *GAUSSIAN, *FILTER, *GATE)
+TIMED = (*SPECTRAL, *FNO_BLOCK, *FACTORISED, *FOURIER_UNIT, *VFFC, *GAUSSIAN, *FILTER, *GATE)
 CASES = {case.id: case for case in (*TIMED, *OVERHEAD, *CROSSOVER, *SYSTEM)}
 FAMILIES = tuple(dict.fromkeys(case.family for case in CASES.values()))
 

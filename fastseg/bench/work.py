@@ -82,6 +82,16 @@ def _spectral_moved(case: Case, training: bool) -> tuple[int, int]:
     return (4 * _elements(case), 3 * weight) if training else (2 * _elements(case), weight)
 
 
+def _factorised_flops(case: Case, training: bool) -> int:
+    """The transforms alone: factors make of the mixing what ranks and batch allow."""
+    images = math.prod(case.shape[:2])
+    return (4 if training else 2) * _transform(images, case.sizes, case.modes)
+
+
+def _factorised_moved(case: Case, training: bool) -> tuple[int, int]:
+    return (4 if training else 2) * _elements(case), 0
+
+
 def _block_flops(case: Case, training: bool) -> int:
     """The skip's product once forward, three times with its gradients and once recomputed."""
     skip = 2 * _elements(case) * case.shape[1]
@@ -194,10 +204,12 @@ def _gate_moved(case: GateCase, training: bool) -> tuple[int, int]:
 
 
 _FLOPS = {
-    "fno_block": _block_flops, "fourier_unit": _unit_flops, "vffc": _vffc_flops,
-    "gaussian": _gaussian_flops, "spectral_filter": _filter_flops, "gate": _gate_flops,
+    "factorised": _factorised_flops, "fno_block": _block_flops, "fourier_unit": _unit_flops,
+    "vffc": _vffc_flops, "gaussian": _gaussian_flops, "spectral_filter": _filter_flops,
+    "gate": _gate_flops,
 }  # fmt: skip
 _MOVED = {
-    "fno_block": _block_moved, "fourier_unit": _unit_moved, "vffc": _vffc_moved,
-    "gaussian": _gaussian_moved, "spectral_filter": _filter_moved, "gate": _gate_moved,
+    "factorised": _factorised_moved, "fno_block": _block_moved, "fourier_unit": _unit_moved,
+    "vffc": _vffc_moved, "gaussian": _gaussian_moved, "spectral_filter": _filter_moved,
+    "gate": _gate_moved,
 }  # fmt: skip

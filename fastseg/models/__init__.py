@@ -27,6 +27,7 @@ SYSTEMS = {
     "diffusion-unet": "fastseg.models.diffusion_unet",
     "fno-diffusion": "fastseg.models.fno_diffusion",
     "fno-unet": "fastseg.models.fno_unet",
+    "hnoseg": "fastseg.models.hnoseg",
     "segresnet": "fastseg.models.segresnet",
     "segresnet-vffc": "fastseg.models.segresnet:FourierSystem",
     "unet3d": "fastseg.models.unet3d",

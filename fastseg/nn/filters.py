@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fastseg import ops
+from fastseg.nn.parameters import SpectralModule, draw_normal, reset_children
 
 
 def frequencies(sizes, device=None) -> list[Tensor]:
@@ -12,8 +13,11 @@ def frequencies(sizes, device=None) -> list[Tensor]:
     >>> frequencies((4, 4))
     [tensor([0.0000, 0.5000, 1.0000, 0.5000]), tensor([0.0000, 0.5000, 1.0000])]
     """
-    outer = [torch.fft.fftfreq(n, device=device).abs() * 2 for n in sizes[:-1]]
-    return [*outer, torch.fft.rfftfreq(sizes[-1], device=device) * 2]
+    dtype = torch.get_default_dtype()
+    *outer, last = (torch.arange(n, dtype=dtype, device=device) for n in sizes)
+    *outer_sizes, size = sizes
+    found = [torch.minimum(k, n - k) * (2 / n) for k, n in zip(outer, outer_sizes, strict=True)]
+    return [*found, last[: size // 2 + 1] * (2 / size)]
 
 
 class NBPFilter(nn.Module):
@@ -50,6 +54,8 @@ class NBPFilter(nn.Module):
             for i in range(layers)
         )
         self.head = nn.Linear(hidden, channels)
+
+    reset_parameters = reset_children
 
     def gain(self, sizes, temb: Tensor | None = None) -> Tensor:
         """Return (B or 1, channels, *half spectrum of sizes), to multiply a spectrum with."""
@@ -94,7 +100,7 @@ def _resampled(gain: Tensor, dim: int, size: int, new_size: int, half: bool) -> 
     return torch.lerp(low, high, share.view(-1, *[1] * (-dim - 1)))
 
 
-class FFParser(nn.Module):
+class FFParser(SpectralModule):
     """Multiply the spectrum by a learnt complex gain for every frequency and channel (MedSegDiff,
     Wu et al., 2024, sec. 3.3; also the global filter of GFNet).
 
@@ -102,7 +108,10 @@ class FFParser(nn.Module):
     *sizes[:-1], sizes[-1]//2+1, 2) real. On another grid the gain stays a function of frequency in
     cycles a voxel and is interpolated linearly between the stored ones.
 
-    Parameters: complex_weight. Raises ValueError where x has another number of axes than sizes.
+    Parameters: complex_weight. `load_state_dict` also takes that of GFNet's `GlobalFilter` (Rao et
+    al., 2021), (*sizes[:-1], sizes[-1]//2+1, channels, 2), wherever its shape tells it apart; that
+    layer is this one on tokens (B, Π S, channels). Raises ValueError where x has another number of
+    axes than sizes.
 
     >>> FFParser(3, sizes=(16, 16))(torch.randn(2, 3, 20, 12)).shape
     torch.Size([2, 3, 20, 12])
@@ -112,14 +121,30 @@ class FFParser(nn.Module):
         super().__init__()
         self.sizes = tuple(sizes)
         shape = (channels, *self.sizes[:-1], self.sizes[-1] // 2 + 1, 2)
-        self.complex_weight = nn.Parameter(0.02 * torch.randn(shape))
+        self.complex_weight = nn.Parameter(torch.empty(shape))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weight anew."""
+        draw_normal(self.complex_weight, 0.02)
 
     def gain(self, sizes) -> Tensor:
         """Return (channels, *half spectrum of sizes), complex."""
         gain, axes = self.complex_weight, len(self.sizes)
         for axis, (size, new_size) in enumerate(zip(self.sizes, sizes, strict=True)):
             gain = _resampled(gain, axis - axes - 1, size, new_size, axis == axes - 1)
+        # of complex numbers torch has those of float32 and float64
+        gain = gain if gain.dtype == torch.float64 else gain.float()
         return torch.view_as_complex(gain.contiguous())
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments):
+        name, wanted = f"{prefix}complex_weight", self.complex_weight.shape
+        given = state_dict.get(name)
+        if given is not None and given.dim() == len(wanted) and given.shape != wanted:
+            channels_first = given.movedim(-2, 0)
+            if channels_first.shape == wanted:
+                state_dict[name] = channels_first
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != len(self.sizes) + 2:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastseg import ops
+from fastseg.nn.parameters import reset_children
 
 SMALLEST_SIGMA = 0.1
 
@@ -36,10 +37,22 @@ class AnchorGate(nn.Module):
         if not sigma > SMALLEST_SIGMA:
             raise ValueError(f"sigma: got {sigma}, want more than {SMALLEST_SIGMA}")
         self.radius = radius
-        inverse_softplus = math.log(math.expm1(sigma - SMALLEST_SIGMA))
-        self.s = nn.Parameter(torch.full((cond_channels,), inverse_softplus))
-        self.o = nn.Parameter(torch.zeros(cond_channels)) if offset else None
+        self.first_sigma = sigma
+        self.s = nn.Parameter(torch.empty(cond_channels))
+        self.o = nn.Parameter(torch.empty(cond_channels)) if offset else None
         self.conv = nn.Linear(cond_channels, 1)
+        self._reset_gaussian()
+
+    def _reset_gaussian(self) -> None:
+        inverse_softplus = math.log(math.expm1(self.first_sigma - SMALLEST_SIGMA))
+        nn.init.constant_(self.s, inverse_softplus)
+        if self.o is not None:
+            nn.init.zeros_(self.o)
+
+    def reset_parameters(self) -> None:
+        """Set sigma and offset as they were at first and draw the convolution anew."""
+        self._reset_gaussian()
+        reset_children(self)
 
     def sigma(self) -> Tensor:
         """Return the standard deviations in voxels, (cond_channels,)."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastseg import ops, reference
 from fastseg.errors import FastsegWarning
+from fastseg.nn.parameters import SpectralModule, draw_normal
 
 
 def _fits(weight_shape, shape) -> bool:
@@ -45,12 +46,10 @@ def _clip_modes(weight: Tensor, sizes, two_sided: bool) -> Tensor:
     return weight
 
 
-def _complex_normal(in_channels: int, out_channels: int, modes, groups: int) -> nn.Parameter:
+def _draw_weight(weight: Tensor, groups: int) -> None:
     """Zero-mean complex normal weights of variance 2/(in + out), the default of neuraloperator."""
-    std = math.sqrt(2 / (in_channels + out_channels))
-    return nn.Parameter(
-        torch.randn(in_channels // groups, out_channels, *modes, 2) * (std / math.sqrt(2))
-    )
+    std = math.sqrt(2 / (weight.shape[0] * groups + weight.shape[1]))
+    draw_normal(weight, std / math.sqrt(2))
 
 
 def _check_channels(in_channels: int, out_channels: int, modes, groups: int) -> tuple:
@@ -65,7 +64,7 @@ def _check_channels(in_channels: int, out_channels: int, modes, groups: int) -> 
     return modes
 
 
-class SpectralConv(nn.Module):
+class SpectralConv(SpectralModule):
     """Convolve in the spectrum, keeping few modes: `fastseg.ops.spectral_conv` with its weight (Li
     et al., 2021, eq. 5).
 
@@ -95,8 +94,15 @@ class SpectralConv(nn.Module):
         super().__init__()
         self.modes = _check_channels(in_channels, out_channels, modes, groups)
         self.norm, self.groups, self.two_sided = norm, groups, two_sided
-        self.weight = _complex_normal(in_channels, out_channels, self.modes, groups)
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.weight = nn.Parameter(torch.empty(in_channels // groups, out_channels, *self.modes, 2))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weight anew; the bias starts at zero."""
+        _draw_weight(self.weight, self.groups)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, sizes=None) -> Tensor:
         weight = self.weight
@@ -121,12 +127,21 @@ class SpectralConv(nn.Module):
         """Return a layer equal to a dense `neuralop.layers.spectral_convolution.SpectralConv`,
         weights copied. Raises ValueError for any other layer. See `fastseg.nn.neuralop`.
         """
-        from fastseg.nn.neuralop import convert
+        from fastseg.nn.neuralop.conversion import spectral_conv
 
-        return convert(cls, module)
+        return spectral_conv(cls, module)
+
+    @classmethod
+    def from_classic(cls, module: nn.Module) -> "SpectralConv":
+        """Return a layer equal to one of fourier_1d.py, fourier_2d.py or fourier_3d.py (Li et al.,
+        2021), the weights weights1, … copied. Raises ValueError for any other layer.
+        """
+        from fastseg.nn.classic import convert_classic
+
+        return convert_classic(cls, module)
 
 
-class FNOBlock(nn.Module):
+class FNOBlock(SpectralModule):
     """Compute `gelu(spectral_conv(x) + W·x + b)`, the block of a Fourier neural operator (Li et
     al., 2021, eq. 2): `fastseg.ops.fno_block` with its weights.
 
@@ -151,12 +166,18 @@ class FNOBlock(nn.Module):
         super().__init__()
         self.modes = _check_channels(in_channels, out_channels, modes, groups)
         self.norm, self.groups, self.two_sided = norm, groups, two_sided
-        self.weight = _complex_normal(in_channels, out_channels, self.modes, groups)
-        bound = 1 / math.sqrt(in_channels // groups)  # that of nn.Conv
-        self.skip_weight = nn.Parameter(
-            torch.empty(out_channels, in_channels // groups).uniform_(-bound, bound)
-        )
-        self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))
+        inputs = in_channels // groups
+        self.weight = nn.Parameter(torch.empty(inputs, out_channels, *self.modes, 2))
+        self.skip_weight = nn.Parameter(torch.empty(out_channels, inputs))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, those of the skip as nn.Conv does."""
+        _draw_weight(self.weight, self.groups)
+        bound = 1 / math.sqrt(self.skip_weight.shape[1])
+        nn.init.uniform_(self.skip_weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastseg.nn.parameters import reset_children
+
 
 def sinusoid(t: Tensor, channels: int) -> Tensor:
     """Return sines, then cosines, of t at frequencies 1 … 1/10000 (Vaswani et al., 2017, in the
@@ -41,16 +43,29 @@ class TimeEmbedding(nn.Module):
         self.expand = nn.Linear(frequencies, channels)
         self.mix = nn.Linear(channels, channels)
 
+    reset_parameters = reset_children
+
     def forward(self, t: Tensor) -> Tensor:
         waves = sinusoid(t, self.frequencies).to(self.expand.weight.dtype)
         return self.mix(F.silu(self.expand(waves)))
 
 
+class _ZeroLinear(nn.Linear):
+    """A linear layer that starts at zero, wherever its parameters are reset from."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()  # what is drawn after it stays the same
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 class _TimeConditioning(nn.Module):
-    def __init__(self, embedding: int, channels: int, per_channel: int):
+    def __init__(self, embedding: int, channels: int, per_channel: int, linear=nn.Linear):
         super().__init__()
         self.channels = channels
-        self.project = nn.Linear(embedding, per_channel * channels)
+        self.project = linear(embedding, per_channel * channels)
+
+    reset_parameters = reset_children
 
     def _projected(self, x: Tensor, temb: Tensor) -> Tensor:
         """(B, per_channel·channels, 1, …, 1), of x's rank."""
@@ -94,9 +109,7 @@ class TimeFiLM(_TimeConditioning):
     """
 
     def __init__(self, embedding: int, channels: int):
-        super().__init__(embedding, channels, 2)
-        nn.init.zeros_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
+        super().__init__(embedding, channels, 2, _ZeroLinear)
 
     def forward(self, x: Tensor, temb: Tensor | None) -> Tensor:
         if temb is None:

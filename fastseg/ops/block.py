@@ -5,16 +5,19 @@ Saved are x, the weights and the kept spectrum; the backward computes the pre-ac
 16-bit inputs are computed in float32.
 """
 
+import torch
 from torch import Tensor
 
-from fastseg import reference
-from fastseg.ops import checks, impl
-from fastseg.ops.impl import matmul, mixes
+from fastseg.ops import checks, context, impl
+from fastseg.ops.impl import matmul, mixes, reference
+from fastseg.ops.impl.composed import grouped_sum_of_products
 from fastseg.ops.impl.contract import BlockInputs
 from fastseg.ops.register import op
-from fastseg.ops.spectral import bias_gradient, prepare, real_weight
+from fastseg.ops.spectral import bias_gradient, convolution_gradients, prepare, real_weight
+from fastseg.ops.transforms import Registered, pointwise
 
 
+@context.public
 def fno_block(
     x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None = None, sizes=None,
     groups: int = 1, norm: str = "backward", two_sided: bool = True,
@@ -62,22 +65,48 @@ def _fno_block_fake(x, weight, skip_weight, bias, geometry, backend):
     return y, weight.new_empty((*x.shape[:2], *weight.shape[2:]))
 
 
+def _fno_block_composed(x, weight, skip_weight, bias, geometry, backend):
+    return matmul.fno_block(x, weight, skip_weight, bias, geometry, Registered(backend)), None
+
+
 def _fno_block_save(ctx, inputs, output):
     x, weight, skip_weight, bias, ctx.geometry, ctx.backend = inputs
     ctx.bias_dtype = None if bias is None else bias.dtype
-    ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, output[1], weight, skip_weight, bias)
 
 
-def _fno_block_vjp(ctx, grad, _):
-    wanted = ctx.needs_input_grad[:4]
-    if grad is None:
+def _fno_block_vjp(ctx, grad, grad_spectrum):
+    wanted, inputs = ctx.needs_input_grad[:4], BlockInputs(*ctx.saved_tensors)
+    if torch.is_grad_enabled() or grad_spectrum is not None:
+        grads = _gradients(grad, grad_spectrum, inputs, ctx.geometry, wanted, ctx.backend)
+    elif grad is None:
         return (None,) * 4
-    inputs = BlockInputs(*ctx.saved_tensors)
-    grads = _block_backward(grad, inputs, ctx.geometry, wanted, ctx.backend)
+    else:
+        grads = _block_backward(grad, inputs, ctx.geometry, wanted, ctx.backend)
     dx, dw, dskip, db = (g if want else None for g, want in zip(grads, wanted, strict=True))
     return dx, dw, dskip, None if db is None else db.to(ctx.bias_dtype)
+
+
+def _gradients(grad, grad_spectrum, inputs, geometry, wanted, backend):
+    """Those of x, weight, skip_weight and bias, to be differentiated again."""
+    x, spectrum, weight, skip, bias = inputs
+    kernels, groups, wide = Registered(backend), geometry.groups, x.to(weight.dtype)
+    grad_z = None
+    if grad is not None:
+        mixed = mixes.forward(kernels, spectrum, weight, groups)
+        z = kernels.synthesis(mixed, geometry, weight.dtype, bias)
+        z = z + pointwise(wide, skip, groups, False, backend)
+        grad_z = torch.ops.aten.gelu_backward(grad.to(z.dtype), z)
+    dx, dw, db = convolution_gradients(
+        kernels, grad_z, grad_spectrum, spectrum, weight, geometry.transposed(x.shape[2:]),
+        weight.dtype, (wanted[0], wanted[1], wanted[3]),
+    )  # fmt: skip
+    if grad_z is None:
+        return dx if dx is None else dx.to(x.dtype), None, None, None
+    if wanted[0]:
+        dx = (dx + pointwise(grad_z, skip, groups, True, backend)).to(x.dtype)
+    return dx, dw, grouped_sum_of_products(grad_z, wide, groups) if wanted[2] else None, db
 
 
 def _fno_block_backward(grad, inputs, geometry, wanted, backend):
@@ -116,4 +145,5 @@ _block = op(
     _fno_block_fake,
     _fno_block_vjp,
     _fno_block_save,
+    composed=_fno_block_composed,
 )

@@ -102,7 +102,7 @@ def check_weight(channels: int, shape, bias, groups: int, modes) -> None:
             f"weight: got {shape[0]} input channels, "
             f"want {channels} // groups = {channels // groups}"
         )
-    if any(have not in (1, want) for have, want in zip(shape[2:], modes, strict=True)):
+    if any(have != 1 and have != want for have, want in zip(shape[2:], modes, strict=True)):
         raise ValueError(
             f"weight: got mode axes {shape[2:]}, want {tuple(modes)}, "
             "or 1 where a matrix is shared by all modes"
@@ -134,3 +134,32 @@ def check_skip(x: Tensor, skip_weight: Tensor, outputs: int, groups: int) -> Non
     if skip_weight.dtype not in FLOATS:
         raise TypeError(f"skip_weight: got dtype {skip_weight.dtype}, want a real floating one")
     check_device(x, skip_weight=skip_weight)
+
+
+def check_vectors(x: Tensor, channels: int, **vectors: Tensor) -> None:
+    """Refuse vectors that are not real, of `channels` numbers and on x's device."""
+    for name, vector in vectors.items():
+        check_tensor(name, vector)
+        if vector.dtype not in FLOATS:
+            raise TypeError(f"{name}: got dtype {vector.dtype}, want a real floating one")
+        if tuple(vector.shape) != (channels,):
+            raise ValueError(f"{name}: got shape {tuple(vector.shape)}, want ({channels},)")
+    check_device(x, **vectors)
+
+
+def check_batch_norm(
+    x, weight, norm_weight, norm_bias, running_mean, running_var, training, momentum, eps
+) -> None:
+    """Refuse arguments of a Fourier unit's normalisation that do not fit its weight."""
+    channels = weight.shape[0]
+    for name, value in (("training", training), ("momentum", momentum), ("eps", eps)):
+        check_plain(name, value)
+        if isinstance(value, int | float) and not abs(value) <= 1e18:
+            raise ValueError(f"{name}: got {value}, want a number within 1e18")
+    check_vectors(x, channels, norm_weight=norm_weight, norm_bias=norm_bias)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean, running_var: got one of the two, want both or neither")
+    if running_mean is not None:
+        check_vectors(x, channels, running_mean=running_mean, running_var=running_var)
+    elif not training:
+        raise ValueError("running_mean: got None, want the running statistics where not training")

@@ -11,6 +11,9 @@ from fastseg.ops.context import traced
 from fastseg.ops.impl import bounds
 
 log = logging.getLogger("fastseg")
+META = (
+    "meta"  # stands for a backend where tensors have a shape alone: torch sees the call, no kernel
+)
 
 
 @lru_cache(maxsize=16)
@@ -38,9 +41,11 @@ def select(
         if reason:
             raise RuntimeError(f"backend {setting!r} was asked for: {reason}")
         return setting
+    device = torch.device(device)
+    if device.type == "meta":
+        return META
     if not kernels_win:
         return "reference"
-    device = torch.device(device)
     preferred = impl.PREFERRED.get(device.type, ())
     able = [name for name in preferred if name in family and not impl.unable(name, device, dtype)]
     taken = able[0] if able else "matmul"
@@ -69,7 +74,7 @@ def select_spectral(
     """Return the backend of an op made of truncated transforms, between grids `sizes` and
     `out_sizes`.
     """
-    if setting != "auto":
+    if setting != "auto" or torch.device(device).type == "meta":
         return select(family, setting, device, dtype)
     tf32 = torch.device(device).type == "cuda" and bounds.tf32_allowed()
     fastest = _fastest if traced() else _fastest_cached
@@ -128,12 +133,21 @@ def transforms_win(
 
 
 def _fft_serves(device: torch.device | str, dtype: torch.dtype, sizes, modes) -> bool:
-    """Tell whether the kernels of a device have an FFT for this spectrum."""
+    """Tell whether the kernels of a device have an FFT for this spectrum; of sizes that are symbols
+    nothing is asked that would hold for one size alone.
+    """
+    if traced() and not all(_is_known(n) for n in sizes):
+        return False
     kind = torch.device(device).type
     if kind == "cuda":
         whole = tuple(modes) == tables.half_spectrum(sizes) and fft.serves_on_cuda(sizes)
         return whole and not impl.unable("cuda", device, dtype)
     return kind == "cpu" and fft.serves(sizes, modes)
+
+
+def _is_known(size) -> bool:
+    shapes = torch.fx.experimental.symbolic_shapes  # whoever traces has loaded it
+    return not hasattr(shapes, "has_static_value") or shapes.has_static_value(size)
 
 
 def short_matrices_win(

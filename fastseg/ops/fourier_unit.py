@@ -5,15 +5,17 @@ import math
 import torch
 from torch import Tensor
 
-from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl, tables
 from fastseg.ops.context import watched
-from fastseg.ops.impl import matmul
+from fastseg.ops.impl import matmul, reference
 from fastseg.ops.impl.composed import sum_of_products
 from fastseg.ops.impl.contract import Epilogue, Geometry, Matrix, UnitState, whole
+from fastseg.ops.impl.native import compute_dtype
 from fastseg.ops.register import op
+from fastseg.ops.transforms import Registered, pointwise
 
 
+@context.public
 def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the first half of a Fourier unit: z = weight · rfftn(x, norm="ortho"), Σ z and Σ z².
 
@@ -38,6 +40,7 @@ def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return z, *moments.unbind(0)
 
 
+@context.public
 def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> Tensor:
     """Return the second half of a Fourier unit: irfftn(relu(scale·z + shift), norm="ortho").
 
@@ -59,6 +62,7 @@ def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> Tensor:
     return _finish(z, scale, shift, sizes, z.dtype, backend)
 
 
+@context.public
 def fourier_unit(
     x: Tensor, weight: Tensor, norm_weight: Tensor, norm_bias: Tensor,
     running_mean: Tensor | None, running_var: Tensor | None, training: bool, momentum: float,
@@ -82,7 +86,7 @@ def fourier_unit(
     torch.Size([2, 2, 8, 10])
     """
     weight = _checked_input(x, weight)
-    _check_norm(
+    checks.check_batch_norm(
         x, weight, norm_weight, norm_bias, running_mean, running_var, training, momentum, eps
     )
     backend = _select(x, x.shape[2:], x.shape[0] * x.shape[1])
@@ -92,7 +96,7 @@ def fourier_unit(
         )
     mean, var = running_mean, running_var
     if not training:
-        scale, shift = _affine(norm_weight, norm_bias, mean, var, eps, _wide(x))
+        scale, shift = _affine(norm_weight, norm_bias, mean, var, eps, compute_dtype(x.dtype))
         if backend != "matmul" and not watched(x, weight, scale, shift):
             return _normalised_unit(x, weight.to(scale.dtype), scale, shift, backend)
     z, moments = _mix(x, weight, backend)
@@ -118,10 +122,6 @@ def _move(running_mean, running_var, mean, var, count: int, momentum: float) -> 
         running_var.lerp_((var * (count / (count - 1))).to(running_var), momentum)
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def _select(x: Tensor, sizes, images: int) -> str:
     return dispatch.select_fourier_unit(context.setting(), x.device, x.dtype, tuple(sizes), images)
 
@@ -130,7 +130,7 @@ def _mix(x: Tensor, weight: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     """z, and its moments (2, 2·outputs)."""
     if backend == "matmul":
         return matmul.fu_mix(x, weight)
-    z, moments, _ = _mix_kernel(x, weight.to(_wide(x)), backend)
+    z, moments, _ = _mix_kernel(x, weight.to(compute_dtype(x.dtype)), backend)
     return z, moments
 
 
@@ -158,33 +158,6 @@ def _checked_input(x: Tensor, weight: Tensor) -> Tensor:
     return weight.flatten(1)
 
 
-def _check_vectors(x: Tensor, channels: int, **vectors: Tensor) -> None:
-    for name, vector in vectors.items():
-        checks.check_tensor(name, vector)
-        if vector.dtype not in checks.FLOATS:
-            raise TypeError(f"{name}: got dtype {vector.dtype}, want a real floating one")
-        if tuple(vector.shape) != (channels,):
-            raise ValueError(f"{name}: got shape {tuple(vector.shape)}, want ({channels},)")
-    checks.check_device(x, **vectors)
-
-
-def _check_norm(
-    x, weight, norm_weight, norm_bias, running_mean, running_var, training, momentum, eps
-) -> None:
-    channels = weight.shape[0]
-    for name, value in (("training", training), ("momentum", momentum), ("eps", eps)):
-        checks.check_plain(name, value)
-        if isinstance(value, int | float) and not abs(value) <= 1e18:
-            raise ValueError(f"{name}: got {value}, want a number within 1e18")
-    _check_vectors(x, channels, norm_weight=norm_weight, norm_bias=norm_bias)
-    if (running_mean is None) != (running_var is None):
-        raise ValueError("running_mean, running_var: got one of the two, want both or neither")
-    if running_mean is not None:
-        _check_vectors(x, channels, running_mean=running_mean, running_var=running_var)
-    elif not training:
-        raise ValueError("running_mean: got None, want the running statistics where not training")
-
-
 def _checked_spectrum(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> tuple:
     """The sizes of the output."""
     checks.check_tensor("z", z)
@@ -198,7 +171,7 @@ def _checked_spectrum(z: Tensor, scale: Tensor, shift: Tensor, sizes) -> tuple:
     half = tables.half_spectrum(sizes)
     if tuple(z.shape[2:]) != half:
         raise ValueError(f"sizes: got {sizes}, whose half spectrum is {half}, z's {z.shape[2:]}")
-    _check_vectors(z, z.shape[1], scale=scale, shift=shift)
+    checks.check_vectors(z, z.shape[1], scale=scale, shift=shift)
     return sizes
 
 
@@ -234,31 +207,49 @@ def _fu_mix_fake(x, weight, backend):
     return z, weight.new_empty((2, outputs)), weight.new_empty((batch, 2 * inputs, *half))
 
 
+def _fu_mix_composed(x, weight, backend):
+    return *matmul.fu_mix(x, weight, Registered(backend)), None
+
+
 def _fu_mix_save(ctx, inputs, output):
     x, weight, ctx.backend = inputs
     z, _, spectrum = output
     ctx.sizes, ctx.dtype = x.shape[2:], x.dtype
-    ctx.mark_non_differentiable(spectrum)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(z, spectrum, weight)
 
 
-def _fu_mix_vjp(ctx, grad, grad_moments, _):
+def _fu_mix_vjp(ctx, grad, grad_moments, grad_spectrum):
+    wanted = ctx.needs_input_grad[:2]
+    state, more = UnitState(*ctx.saved_tensors), (ctx.sizes, ctx.dtype, wanted, ctx.backend)
+    if torch.is_grad_enabled() or grad_spectrum is not None:
+        return _mix_gradients(grad, grad_moments, grad_spectrum, state, *more)
     if grad is None and grad_moments is None:
         return None, None
-    wanted = ctx.needs_input_grad[:2]
-    state = UnitState(*ctx.saved_tensors)
-    dx, dweight = _mix_gradient(
-        grad, grad_moments, state, ctx.sizes, ctx.dtype, wanted, ctx.backend
-    )
+    dx, dweight = _mix_gradient(grad, grad_moments, state, *more)
     return dx if wanted[0] else None, dweight if wanted[1] else None
 
 
-def _through_moments(grad: Tensor | None, grad_moments: Tensor | None, z: Tensor) -> Tensor:
+def _mix_gradients(grad, grad_moments, grad_spectrum, state, sizes, dtype, wanted, backend):
+    """Those of x and the weight, to be differentiated again."""
+    (z, spectrum, weight), dweight = state, None
+    grad = _through_moments(grad, grad_moments, z)
+    if grad is not None:
+        if wanted[0]:
+            through = pointwise(grad, weight, 1, True, backend)
+            grad_spectrum = through if grad_spectrum is None else through + grad_spectrum
+        dweight = sum_of_products(grad, spectrum) if wanted[1] else None
+    if not wanted[0] or grad_spectrum is None:
+        return None, dweight
+    adjoint = whole(sizes, "ortho").transposed(sizes)
+    return Registered(backend).synthesis(grad_spectrum, adjoint, dtype, planar=True), dweight
+
+
+def _through_moments(grad: Tensor | None, grad_moments: Tensor | None, z: Tensor) -> Tensor | None:
     """The gradient of z, what reaches it through Σ z and Σ z² included."""
     if grad_moments is None:
         return grad
-    total, squares = grad_moments.view(2, -1, *[1] * (z.dim() - 2))
+    total, squares = grad_moments.reshape(2, -1, *[1] * (z.dim() - 2))
     through = torch.mul(z, 2 * squares) if grad is None else torch.addcmul(grad, z, 2 * squares)
     return through.add_(total)
 
@@ -292,14 +283,31 @@ def _fu_finish_fake(z, scale, shift, sizes, dtype, backend):
     return z.new_empty((z.shape[0], z.shape[1] // 2, *sizes), dtype=dtype)
 
 
+def _fu_finish_composed(z, scale, shift, sizes, dtype, backend):
+    return matmul.fu_finish(z, scale, shift, sizes, dtype, Registered(backend))
+
+
 def _fu_finish_save(ctx, inputs, output):
     *tensors, _, _, ctx.backend = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _fu_finish_vjp(ctx, grad):
+    if torch.is_grad_enabled():
+        return _finish_gradients(grad, *ctx.saved_tensors, ctx.backend)
     dz, sums = _finish_gradient(grad, *ctx.saved_tensors, ctx.backend)
     return dz, sums[0], sums[1]
+
+
+def _finish_gradients(grad, z, scale, shift, backend):
+    """Those of z, scale and shift, to be differentiated again."""
+    sizes, per_channel = grad.shape[2:], (-1, *[1] * (z.dim() - 2))
+    adjoint = whole(sizes, "ortho").transposed(sizes)
+    grad_active = Registered(backend).analysis(grad, adjoint, planar=True)
+    scale = scale.view(per_channel)
+    grad_affine = grad_active * (scale * z + shift.view(per_channel) > 0)
+    dims = (0, *range(2, z.dim()))
+    return grad_affine * scale, (grad_affine * z).sum(dims), grad_affine.sum(dims)
 
 
 def _fu_finish_backward(grad, z, scale, shift, backend):
@@ -324,6 +332,7 @@ _mix_kernel = op(
     _fu_mix_fake,
     _fu_mix_vjp,
     _fu_mix_save,
+    composed=_fu_mix_composed,
 )
 _finish_gradient = op(
     "fu_finish_backward(Tensor grad, Tensor z, Tensor scale, Tensor shift, str backend)"
@@ -338,4 +347,5 @@ _finish_kernel = op(
     _fu_finish_fake,
     _fu_finish_vjp,
     _fu_finish_save,
+    composed=_fu_finish_composed,
 )

@@ -1,19 +1,21 @@
 """The anchor gate of U-SA attention: the public function, its registered op and its backward."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl
 from fastseg.ops.gaussian import check_signal, gaussian_filter, prepare
+from fastseg.ops.impl import reference
 from fastseg.ops.impl.contract import GateInputs
 from fastseg.ops.impl.native import compute_dtype
 from fastseg.ops.register import op
 from fastseg.ops.taps import Options
 
 
+@context.public
 def anchor_gate(
     cond: Tensor, feat: Tensor, sigma, conv_weight: Tensor, conv_bias: Tensor | None,
     radius: int = 2, offset=None,
@@ -24,8 +26,8 @@ def anchor_gate(
     cond: (B, Cc, *S), feat: (B, C, *S), 1 to 3 axes, of one dtype; returns (B, C, *S) in it. sigma,
     offset: (Cc,), one for each channel of cond, in voxels, or as `gaussian_filter` takes them; the
     Gaussian has sampled taps of `radius`, below every size, and reflects at the borders.
-    conv_weight: (1, Cc), or with trailing axes of 1; conv_bias: (1,) or None. First derivatives
-    with respect to every tensor.
+    conv_weight: (1, Cc), or with trailing axes of 1; conv_bias: (1,) or None. Differentiable in
+    every tensor, any number of times.
 
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
@@ -79,10 +81,11 @@ def _check_rest(cond: Tensor, feat, conv_weight, conv_bias) -> None:
     checks.check_device(cond, feat=feat, conv_weight=conv_weight, conv_bias=conv_bias)
 
 
+@partial(context.recorded, backend="matmul", name="anchor_gate")
 def _composed(
     low: Tensor, cond: Tensor, feat: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    with torch.autocast(cond.device.type, enabled=False):
+    with context.without_autocast(cond):
         anchor = torch.maximum(low, cond)
         logits = torch.matmul(weight, anchor.flatten(2)).view_as(cond[:, 0])
         if bias is not None:
@@ -100,6 +103,11 @@ def _forward_fake(inputs, backend):
     return feat.new_empty(feat.shape), logits
 
 
+def _gate_composed(inputs, backend):
+    low, cond, weight, bias, feat = inputs
+    return _composed(low, cond, feat, weight, bias), None
+
+
 def _save(ctx, inputs, output):
     tensors, ctx.backend = inputs
     ctx.mark_non_differentiable(output[1])
@@ -111,7 +119,27 @@ def _vjp(ctx, gradient, _):
     if gradient is None:
         return (None,) * 5
     *tensors, logits = ctx.saved_tensors
-    return tuple(_gate_backward(GateInputs(*tensors), logits, gradient, ctx.backend))
+    inputs = GateInputs(*tensors)
+    if torch.is_grad_enabled():
+        return _gradients(inputs, gradient)
+    return tuple(_gate_backward(inputs, logits, gradient, ctx.backend))
+
+
+def _gradients(inputs: GateInputs, gradient: Tensor) -> tuple[Tensor, ...]:
+    """Those of every input, to be differentiated again: the logits are made of the inputs anew."""
+    low, cond, weight, bias, feat = inputs
+    anchor, per_channel = torch.maximum(low, cond), (-1, *[1] * (cond.dim() - 2))
+    weights = weight.view(per_channel)
+    gate = torch.sigmoid((weights * anchor).sum(1, keepdim=True) + bias.view(per_channel))
+    dlogits = (gradient * feat).sum(1, keepdim=True) * gate * (1 - gate)
+    through = dlogits * weights
+    # as torch's maximum: half of it to each of two equal numbers
+    share = (low > cond).to(low.dtype) + 0.5 * (low == cond)
+    dims = (0, *range(2, cond.dim()))
+    return (
+        through * share, through * (1 - share), (dlogits * anchor).sum(dims), dlogits.sum(dims),
+        gradient * (1 + gate),
+    )  # fmt: skip
 
 
 def _backward(inputs, logits, gradient, backend):
@@ -133,4 +161,5 @@ _gate = op(
     _forward_fake,
     _vjp,
     _save,
+    composed=_gate_composed,
 )

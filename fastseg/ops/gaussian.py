@@ -1,27 +1,22 @@
-"""The Gaussian filter: the public function, its taps' design, its registered op and its backward.
-
-Registered taps (images or 1, 3, 2R+1) and radii (images or 1, 3) are `taps.packed`'s. mode: "low",
-"high" or "both"; a result that was not asked for is empty.
-"""
+"""The Gaussian filter: the public function, its checks and the choice of backend."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from fastseg import reference
-from fastseg.ops import checks, context, dispatch, forked, impl
-from fastseg.ops.impl import bounds, matmul
-from fastseg.ops.impl.contract import SeparableFilter
-from fastseg.ops.register import op
+from fastseg.ops import checks, context, dispatch, impl
+from fastseg.ops.filtering import separable_filter
+from fastseg.ops.impl import bounds, matmul, reference
 from fastseg.ops.separable import make_taps, packed_taps
 from fastseg.ops.taps import Design, Options, design_of
 
 MODES = ("low", "high", "both")
 PADDINGS = ("circular", "reflect", "zeros")
-TAPS = ("sampled", "erf")
+TAPS = ("sampled", "erf", "scalespace")
 
 
+@context.public
 def gaussian_filter(
     x: Tensor, sigma, mode: str = "low", padding: str = "circular", truncate: float | None = None,
     radius: int | None = None, taps: str = "sampled", offset=None, max_sigma: float | None = None,
@@ -37,16 +32,17 @@ def gaussian_filter(
     rounding, `taps` being of no account. Otherwise a kernel of radius R = `radius`, or
     int(truncate·sigma + 0.5) for each sigma by itself: taps "sampled" are exp(−r²/2σ²) normalised
     to sum 1, "erf" the Gaussian's integral over each voxel, not normalised (MONAI's
-    `GaussianFilter` with "zeros" and truncate=4). "reflect" does not repeat the edge, as `F.pad`,
-    and wants R below every size. offset: like sigma, moves the kernel's centre: y[n] weighs x
-    around n + offset.
+    `GaussianFilter` with "zeros" and truncate=4), "scalespace" exp(−σ²)·Iᵣ(σ²) with Bessel's I
+    (Lindeberg, 1990), not normalised and without offset. "reflect" does not repeat the edge, as
+    `F.pad`, and wants R below every size. offset: like sigma, moves the kernel's centre: y[n]
+    weighs x around n + offset.
 
     `max_sigma` is a bound on a sigma whose values the host cannot see, a tensor on a GPU or under
     torch.compile. With `truncate` it is needed. Without both, kernels whose taps are those of
     max_sigma are weighed against an FFT; where it is missing, the radii are reduced on the GPU and
     read, which waits for the stream once a call, and under torch.compile and in the capture of a
-    CUDA graph, which cannot wait, rows are taken to be whole: long ones then go to torch.fft. First
-    derivatives with respect to x, sigma and offset; "matmul" and "reference" have all.
+    CUDA graph, which cannot wait, rows are taken to be whole: long ones then go to torch.fft.
+    Differentiable in x, sigma and offset, any number of times.
 
     Raises ValueError or TypeError naming the argument, RuntimeError where a forced backend cannot
     run.
@@ -69,7 +65,7 @@ def gaussian_filter(
         made = make_taps(x, sigma, offset, design)
         return matmul.gaussian_filter(x, made, mode, padding)
     by = packed_taps(x, sigma, offset, design, backend)
-    low, high = _filter(x, by, mode, False, backend)
+    low, high = separable_filter(x, by, mode, False, backend)
     return (low, high) if mode == "both" else low if mode == "low" else high
 
 
@@ -130,7 +126,7 @@ def _checked(name: str, value, x: Tensor):
         return None
     if not isinstance(value, Tensor):
         value = _number(name, value, "a number or a tensor")
-        if not math.isfinite(value) or (name == "sigma" and value < 0):
+        if not abs(value) < math.inf or (name == "sigma" and value < 0):
             raise ValueError(f"{name}: got {value}, want a finite number{_ABOVE[name]}")
         return value
     if not value.is_floating_point():
@@ -139,7 +135,7 @@ def _checked(name: str, value, x: Tensor):
         raise ValueError(f"{name}: is on {value.device}, want x's {x.device}, or the CPU")
     want = (*x.shape[:2], x.dim() - 2)
     padded = (1,) * (3 - value.dim()) + tuple(value.shape)
-    if len(padded) > 3 or any(n not in (1, m) for n, m in zip(padded, want, strict=True)):
+    if len(padded) > 3 or any(n != 1 and n != m for n, m in zip(padded, want, strict=True)):
         raise ValueError(
             f"{name}: got shape {tuple(value.shape)}, want one broadcastable to (B, C, axes) {want}"
         )
@@ -164,111 +160,3 @@ def taps_win(
 def select(setting: str, device: torch.device | str, dtype: torch.dtype, design: Design) -> str:
     """Return the backend that filters tensors of a device and dtype by taps of this design."""
     return dispatch.select(impl.GAUSSIAN, setting, device, dtype, taps_win(design, device, dtype))
-
-
-def _forward(x, by, mode, adjoint, backend):
-    return impl.GAUSSIAN[backend].filter(x, by, mode, adjoint)
-
-
-def _forward_fake(x, by, mode, adjoint, backend):
-    low = x.new_empty(x.shape if mode != "high" else (0,))
-    return low, x.new_empty(x.shape if mode != "low" else (0,))
-
-
-def _save(ctx, inputs, output):
-    x, by, ctx.mode, ctx.adjoint, ctx.backend = inputs
-    ctx.set_materialize_grads(False)
-    ctx.dtype, ctx.padding, ctx.symmetric = x.dtype, by.padding, by.symmetric
-    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, by.taps, by.radii)
-
-
-def _through(ctx, low: Tensor | None, high: Tensor | None) -> Tensor | None:
-    """The gradient that reaches the filter: high = x − low."""
-    if low is None or high is None:
-        return low if high is None else -high
-    wide = torch.float64 if ctx.dtype == torch.float64 else torch.float32
-    return low.to(wide) - high.to(wide)
-
-
-def _vjp(ctx, low, high):
-    low, high = (
-        None if ctx.mode == other else grad for grad, other in ((low, "high"), (high, "low"))
-    )
-    filtered = _through(ctx, low, high)
-    dx = dtaps = None
-    if filtered is None:
-        return dx, dtaps
-    x, *taps = ctx.saved_tensors
-    by = SeparableFilter(*taps, ctx.padding, ctx.symmetric)
-    if ctx.needs_input_grad[0]:
-        passed = _filter(filtered, by, "low", not ctx.adjoint, ctx.backend)[0]
-        dx = (passed if high is None else passed.add_(high)).to(ctx.dtype)
-    if ctx.needs_input_grad[1]:
-        x = x.to(filtered.dtype)
-        sides = (filtered, x) if ctx.adjoint else (x, filtered)
-        dtaps = _taps_gradient(*sides, by, ctx.backend)
-    return dx, dtaps
-
-
-def _only(by: SeparableFilter, axes) -> SeparableFilter:
-    """The filter of some axes alone."""
-    taps, radii = by.taps, by.radii
-    keep = torch.zeros(3, dtype=torch.bool, device=taps.device)
-    for axis in axes:
-        keep[axis] = True
-    width = taps.shape[-1]
-    identity = (torch.arange(width, device=taps.device) == width // 2).to(taps)
-    return by._replace(
-        taps=torch.where(keep[:, None], taps, identity),
-        radii=torch.where(keep, radii, 0).to(radii.dtype),
-    )
-
-
-def _taps_backward(x, gradient, by, backend):
-    """Axis by axis: what the axes before it make of x meets what the adjoints of those after it
-    make of the gradient.
-    """
-    with forked.one_thread():
-        return _taps_gradients(x, gradient, by, impl.GAUSSIAN[backend])
-
-
-def _taps_gradients(x, gradient, by, kernels):
-    sizes = (1,) * (5 - x.dim()) + tuple(x.shape[2:])
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    taps, radius = by.taps, by.taps.shape[-1] // 2
-    out = torch.zeros((x.shape[0] * x.shape[1], 3, taps.shape[-1]), dtype=wide, device=x.device)
-    x, gradient = x.to(wide), gradient.to(wide)
-
-    def along(tensor, axes, adjoint):
-        return kernels.filter(tensor, _only(by, axes), "low", adjoint)[0]
-
-    last = 5 - x.dim()
-    for axis in range(2, last - 1, -1):
-        size = sizes[axis]
-        reach = min(radius, size // 2 if by.padding == "circular" else size - 1)
-        later = along(gradient, range(last, axis), True) if axis > last else gradient
-        out[:, axis, radius - reach : radius + reach + 1] = kernels.taps_gradient(
-            x, later, axis, reach, by.padding
-        )
-        if axis > last:
-            x = along(x, (axis,), False)
-    return out.sum(0, keepdim=True) if taps.shape[0] == 1 else out
-
-
-def _taps_backward_fake(x, gradient, by, backend):
-    return torch.empty_like(by.taps, memory_format=torch.contiguous_format)
-
-
-_taps_gradient = op(
-    "gaussian_taps_backward(Tensor x, Tensor gradient, SeparableFilter by, str backend) -> Tensor",
-    _taps_backward,
-    _taps_backward_fake,
-)
-_filter = op(
-    "gaussian(Tensor x, SeparableFilter by, str mode, bool adjoint, str backend)"
-    " -> (Tensor, Tensor)",
-    _forward,
-    _forward_fake,
-    _vjp,
-    _save,
-)

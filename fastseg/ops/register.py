@@ -8,7 +8,7 @@ from typing import get_type_hints
 import torch
 from torch import Tensor
 
-from fastseg.ops.context import watched
+from fastseg.ops.context import transformed, watched
 from fastseg.ops.impl import contract
 
 _library = torch.library.Library("fastseg", "FRAGMENT")
@@ -68,14 +68,17 @@ class _Packing:
         return flat
 
 
-def op(schema: str, kernel, fake, backward=None, save=None):
+def op(schema: str, kernel, fake, backward=None, save=None, rules=None, composed=None):
     """Register `torch.ops.fastseg.<name>` and return what calls it.
 
     schema: its name, arguments (tensors first) and results, as torch.library writes them; a record
     of `contract` stands for its fields. kernel: computes it, told by an argument `keep`, if it has
     one, whether what `save` saves is wanted; fake: makes results of its shapes and dtypes;
     save(ctx, inputs, output): torch.library.register_autograd's; backward(ctx, *grads): the
-    gradients of the tensors. Without one a derivative raises RuntimeError.
+    gradients of the tensors. Without one a derivative raises RuntimeError. What torch.func and
+    forward mode follow is `composed`, the same of other operators, or the kernel with `rules`:
+    jvp(call, values, tangents) and vmap(call, size, dims, values), made of calls of it; dims: the
+    axis of each tensor among the values' fields that is mapped over, or None.
 
     What is returned goes through torch's dispatcher where something has to see the call, and else
     calls the kernel: on small tensors the dispatcher costs more than the arithmetic.
@@ -99,19 +102,85 @@ def op(schema: str, kernel, fake, backward=None, save=None):
         name, differentiate if backward else no_second_order,
         setup_context=setup if save else None, lib=_library,
     )  # fmt: skip
-    return _caller(packing, getattr(torch.ops.fastseg, name[9:]), kernel)
+    dispatched = getattr(torch.ops.fastseg, name[9:])
+    if rules:
+        function = _with_rules(packing, kernel, (differentiate, setup), *rules)
+
+        def composed(*values):
+            return function.apply(*packing.flat(values))
+
+    call = _caller(packing, dispatched, kernel, composed)
+    if rules:
+        function.call = staticmethod(call)
+    return call
 
 
-def _caller(packing: _Packing, dispatched, kernel):
+def _with_rules(packing: _Packing, kernel, autograd, jvp, vmap):
+    """An operator as the Function that torch.func and forward mode follow."""
+    differentiate, setup = autograd
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(*flat):
+            return kernel(*packing.packed(flat))
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            setup(ctx, inputs, output)
+            ctx.save_for_forward(*inputs[: packing.tensors])
+            ctx.others = inputs[packing.tensors :]
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return differentiate(ctx, *grads)[: packing.tensors + len(ctx.others)]
+
+        @staticmethod
+        def jvp(ctx, *tangents):
+            values = packing.packed((*ctx.saved_tensors, *ctx.others))
+            return jvp(Function.call, values, tangents[: packing.tensors])
+
+        @staticmethod
+        def vmap(info, dims, *flat):
+            dims = dims[: packing.tensors]
+            return vmap(Function.call, info.batch_size, dims, packing.packed(flat))
+
+    return Function
+
+
+def multilinear(call, values, tangents):
+    """Return the tangent of an operator that is linear in each of its tensors."""
+    found = None
+    for at, tangent in enumerate(tangents):
+        if tangent is not None:
+            term = call(*values[:at], tangent, *values[at + 1 :])
+            found = term if found is None else found + term
+    return found
+
+
+def folded(tensor: Tensor, dim: int | None, size: int, axis: int = 0) -> Tensor:
+    """Return a tensor whose axis `dim`, of `size`, is folded into `axis` of the others; one that
+    has no such axis is repeated.
+    """
+    if dim is None:
+        tensor = tensor.unsqueeze(0).expand(size, *tensor.shape)
+        dim = 0
+    return tensor.movedim(dim, 0).movedim(0, axis).flatten(axis, axis + 1)
+
+
+def _caller(packing: _Packing, dispatched, kernel, composed):
     keeps = "keep" in inspect.signature(kernel).parameters
     direct = partial(kernel, keep=False) if keeps else kernel
     tensors, flat = packing.tensors, packing.flat
 
     def plain(*values):
-        return dispatched(*flat(values)) if watched(*values[:tensors]) else direct(*values)
+        if not watched(*values[:tensors]):
+            return direct(*values)
+        return composed(*values) if composed and transformed() else dispatched(*flat(values))
 
     def with_tensors_in_records(*values):
         fields = flat(values)
-        return dispatched(*fields) if watched(*fields[:tensors]) else direct(*values)
+        if not watched(*fields[:tensors]):
+            return direct(*values)
+        return composed(*values) if composed and transformed() else dispatched(*fields)
 
     return plain if packing.plain else with_tensors_in_records

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastseg.ops import forked, impl, tables
+from fastseg.ops.context import transformed
 from fastseg.ops.impl.contract import SeparableFilter
 from fastseg.ops.impl.native import compute_dtype
 from fastseg.ops.register import op
@@ -33,7 +34,8 @@ def packed_taps(x: Tensor, sigma, offset, design: Design, backend: str) -> Separ
         return packed(make_taps(x, sigma, offset, design), *x.shape[:2])
 
     given = [v for v in (sigma, offset) if isinstance(v, Tensor)]
-    if backend in impl.TAPS and all(v.device == x.device for v in given):
+    known = backend in impl.TAPS and design.kind != "scalespace"  # those torch makes alone
+    if known and all(v.device == x.device for v in given) and not transformed():
         sigma, offset = (_number(v, x.device) for v in (sigma, offset))
         by = _made(sigma, offset, x.shape, *design[1:-1], backend)
     elif forked.in_child():
@@ -96,13 +98,18 @@ def _vjp(ctx, grad, _):
     if grad is None:
         return None, None
     shape, *fields, _ = ctx.rest
-    wanted = ctx.needs_input_grad[:2]
+    wanted, again = ctx.needs_input_grad[:2], torch.is_grad_enabled()
     with torch.enable_grad():
-        leaves = [v if v is None else v.detach().requires_grad_() for v in ctx.saved_tensors]
-        wide = (None if v is None else v.double() for v in leaves)
+        # views, so that nothing is followed beyond them though they stay connected
+        given = [
+            v if v is None else v.view_as(v) if again else v.detach().requires_grad_()
+            for v in ctx.saved_tensors
+        ]
+        wide = (None if v is None else v.double() for v in given)
         taps = build(*wide, _design(shape, fields), torch.float64, grad.device)
-        chosen = [v for v, asked in zip(leaves, wanted, strict=True) if asked]
-        found = iter(torch.autograd.grad(packed(taps, *shape[:2])[0], chosen, grad.double()))
+        chosen = [v for v, asked in zip(given, wanted, strict=True) if asked]
+        made = packed(taps, *shape[:2])[0]
+        found = iter(torch.autograd.grad(made, chosen, grad.double(), create_graph=again))
     return tuple(next(found) if asked else None for asked in wanted)
 
 

@@ -1,8 +1,8 @@
-"""Truncated transforms and the spectral convolution: public functions, registered ops, backward.
+"""Truncated transforms and the spectral convolution: public functions, registered op, backward.
 
-Registered spectra are real tensors (B, C, *modes, 2). The backward of a transform is the other one
-with the transposed geometry; a spectral convolution saves its weight and the kept spectrum of its
-input, nothing else.
+A spectral convolution saves its weight and the kept spectrum of its input, nothing else. The kept
+spectrum is a result as well: where a gradient is differentiated again, that of the weight depends
+on x by it.
 """
 
 from functools import lru_cache
@@ -11,14 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl, tables
-from fastseg.ops.context import traced
-from fastseg.ops.impl import matmul, mixes
-from fastseg.ops.impl.contract import Geometry
+from fastseg.ops.context import transformed
+from fastseg.ops.impl import matmul, mixes, reference
+from fastseg.ops.impl.contract import Geometry, transform
 from fastseg.ops.register import op
+from fastseg.ops.transforms import Registered, analyse, synthesise
 
 
+@context.public
 def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = True) -> Tensor:
     """Return the kept part of the real FFT over the last len(modes) axes.
 
@@ -44,12 +45,13 @@ def truncated_rfftn(x: Tensor, modes, norm: str = "backward", two_sided: bool = 
     backend = dispatch.select_spectral(context.setting(), x.device, x.dtype, sizes, sizes, modes)
     if backend == "reference":
         return reference.truncated_rfftn(x, modes, norm, two_sided)
-    geometry = Geometry(sizes, modes, 1, tables.scales(norm, sizes), two_sided)
+    geometry = transform(sizes, modes, norm, two_sided)
     if backend == "matmul":
         return torch.view_as_complex(matmul.analysis(x, geometry))
     return torch.view_as_complex(analyse(x, geometry, backend))
 
 
+@context.public
 def truncated_irfftn(
     spectrum: Tensor, sizes, norm: str = "backward", two_sided: bool = True,
     dtype: torch.dtype | None = None,
@@ -90,7 +92,7 @@ def truncated_irfftn(
     )
     if backend == "reference":
         return reference.truncated_irfftn(spectrum, sizes, norm, two_sided, dtype)
-    geometry = Geometry(sizes, modes, 1, tables.scales(norm, sizes), two_sided)
+    geometry = transform(sizes, modes, norm, two_sided)
     real = torch.view_as_real(spectrum.resolve_conj())
     # a kernel writes the 16-bit types from float32 only, and no other mixture
     written = wide if torch.float64 in (wide, dtype) else dtype
@@ -130,7 +132,8 @@ def _prepare(setting: str, family: str, x, weight, bias, options) -> Call:
         setting, device, dtype, grid, sizes, modes, getattr(impl, family)
     )
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    return Call(Geometry(sizes, modes, groups, scales, two_sided), backend, wide)
+    powers = tables.powers(norm, grid, sizes)
+    return Call(Geometry(sizes, modes, groups, scales, two_sided, False, powers), backend, wide)
 
 
 _prepare_cached = lru_cache(maxsize=1024)(_prepare)
@@ -147,8 +150,9 @@ def prepare(family: str, x: Tensor, weight: Tensor, bias: Tensor | None, options
         checks.check_tensor("weight", weight)
     if not (bias is None or isinstance(bias, Tensor)):
         checks.check_tensor("bias", bias)
-    return (_prepare if traced() else _prepare_cached)(
-        context.setting(), family, (x.shape, x.dtype, x.device),
+    setting, traced = context.asked()
+    return (_prepare if traced else _prepare_cached)(
+        setting, family, (x.shape, x.dtype, x.device),
         (weight.shape, weight.dtype, weight.device),
         None if bias is None else (bias.shape, bias.dtype, bias.device), options,
     )  # fmt: skip
@@ -161,6 +165,7 @@ def real_weight(weight: Tensor, wide: torch.dtype) -> Tensor:
     return weight.to(wide)
 
 
+@context.public
 def spectral_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, sizes=None, groups: int = 1,
     norm: str = "backward", two_sided: bool = True, modes=None,
@@ -209,47 +214,14 @@ def spectral_conv(
 
 def _convolve_shared(x: Tensor, weight: Tensor, bias, geometry: Geometry, backend: str) -> Tensor:
     """The convolution by a weight that all modes share: one matrix product, never expanded."""
+    if transformed():
+        return matmul.convolve(x, weight, bias, geometry, Registered(backend))
     spectrum = analyse(x, geometry, backend)
-    mixed = matmul.mix(spectrum, weight, geometry.groups).contiguous()
+    mixed = matmul.multiply(spectrum, weight, geometry.groups).contiguous()
     if bias is not None:
         # a constant is a zero frequency: no pass over y
         mixed.flatten(2)[..., 0] += bias.to(mixed.dtype) / geometry.scales[1]
     return synthesise(mixed, geometry, x.dtype, backend)
-
-
-def _analysis(x, geometry, backend):
-    return impl.SPECTRAL[backend].analysis(x, geometry)
-
-
-def _analysis_fake(x, geometry, backend):
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return x.new_empty((*x.shape[:2], *geometry.modes, 2), dtype=wide)
-
-
-def _analysis_save(ctx, inputs, output):
-    x, geometry, ctx.backend = inputs
-    ctx.adjoint, ctx.dtype = geometry.transposed(x.shape[2:]), x.dtype
-
-
-def _analysis_backward(ctx, grad):
-    return (synthesise(grad, ctx.adjoint, ctx.dtype, ctx.backend),)
-
-
-def _synthesis(spectrum, geometry, dtype, backend):
-    return impl.SPECTRAL[backend].synthesis(spectrum, geometry, dtype)
-
-
-def _synthesis_fake(spectrum, geometry, dtype, backend):
-    return spectrum.new_empty((*spectrum.shape[:2], *geometry.sizes), dtype=dtype)
-
-
-def _synthesis_save(ctx, inputs, output):
-    _, geometry, _, ctx.backend = inputs
-    ctx.adjoint = geometry.transposed(geometry.sizes)
-
-
-def _synthesis_backward(ctx, grad):
-    return (analyse(grad, ctx.adjoint, ctx.backend),)
 
 
 def _spectral_conv(x, weight, bias, geometry, backend, keep=True):
@@ -261,38 +233,64 @@ def _spectral_conv_fake(x, weight, bias, geometry, backend):
     return y, weight.new_empty((*x.shape[:2], *weight.shape[2:]))
 
 
+def _spectral_conv_composed(x, weight, bias, geometry, backend):
+    return matmul.convolve(x, weight, bias, geometry, Registered(backend)), None
+
+
 def _spectral_conv_save(ctx, inputs, output):
     x, weight, bias, geometry, ctx.backend = inputs
     ctx.adjoint, ctx.dtype = geometry.transposed(x.shape[2:]), x.dtype
     ctx.bias_dtype = None if bias is None else bias.dtype
-    ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1], weight)
 
 
-def _spectral_conv_vjp(ctx, grad, _):
+def _spectral_conv_vjp(ctx, grad, grad_spectrum):
     wanted = ctx.needs_input_grad[:3]
-    if grad is None:
-        return None, None, None
     spectrum, weight = ctx.saved_tensors
-    dx, dw, db = _convolve_backward(grad, spectrum, weight, ctx.adjoint, wanted, ctx.backend)
-    db = db.to(ctx.bias_dtype) if wanted[2] else None
-    return dx if wanted[0] else None, dw if wanted[1] else None, db
+    if torch.is_grad_enabled() or grad_spectrum is not None:
+        dx, dw, db = convolution_gradients(
+            Registered(ctx.backend), grad, grad_spectrum, spectrum, weight, ctx.adjoint, ctx.dtype,
+            wanted,
+        )  # fmt: skip
+    elif grad is None:
+        return None, None, None
+    else:
+        grads = _convolve_backward(grad, spectrum, weight, ctx.adjoint, wanted, ctx.backend)
+        dx, dw, db = (g if want else None for g, want in zip(grads, wanted, strict=True))
+    return dx, dw, None if db is None else db.to(ctx.bias_dtype)
+
+
+def convolution_gradients(
+    kernels, grad: Tensor | None, grad_spectrum: Tensor | None, spectrum: Tensor, weight: Tensor,
+    adjoint: Geometry, dtype: torch.dtype, wanted,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """Return the gradients of x in `dtype`, of the weight and of the bias, None for one that is not
+    `wanted`, from those of the result and of the kept spectrum.
+
+    kernels: `impl.SPECTRAL[backend]`, or `Registered(backend)` where they are to be differentiated.
+    """
+    dw = db = None
+    if grad is not None:
+        mixed, groups = kernels.analysis(grad, adjoint), adjoint.groups
+        if wanted[0]:
+            through = mixes.input_gradient(kernels, mixed, weight, groups)
+            grad_spectrum = through if grad_spectrum is None else through + grad_spectrum
+        if wanted[1]:
+            dw = mixes.weight_gradient(kernels, spectrum, mixed, weight.shape, groups)
+        if wanted[2]:
+            db = bias_gradient(mixed, adjoint)
+    backwards = wanted[0] and grad_spectrum is not None
+    return kernels.synthesis(grad_spectrum, adjoint, dtype) if backwards else None, dw, db
 
 
 def _spectral_conv_backward(grad, spectrum, weight, adjoint, wanted, backend):
-    kernels, groups = impl.SPECTRAL[backend], adjoint.groups
-    grad_mixed = kernels.analysis(grad, adjoint)
     empty = weight.new_empty(0)
-    dx, dw, db = grad.new_empty(0), empty, empty
-    if wanted[0]:
-        grad_spectrum = mixes.input_gradient(kernels, grad_mixed, weight, groups)
-        dx = kernels.synthesis(grad_spectrum, adjoint, grad.dtype)
-    if wanted[1]:
-        dw = mixes.weight_gradient(kernels, spectrum, grad_mixed, weight.shape, groups)
-    if wanted[2]:
-        db = bias_gradient(grad_mixed, adjoint)
-    return dx, dw, db
+    dx, dw, db = convolution_gradients(
+        impl.SPECTRAL[backend], grad, None, spectrum, weight, adjoint, grad.dtype, wanted
+    )
+    dx = grad.new_empty(0) if dx is None else dx
+    return dx, empty if dw is None else dw, empty if db is None else db
 
 
 def bias_gradient(grad_mixed: Tensor, adjoint: Geometry) -> Tensor:
@@ -312,20 +310,6 @@ def _spectral_conv_backward_fake(grad, spectrum, weight, adjoint, wanted, backen
     return dx, dw, weight.new_empty((weight.shape[1],) if wanted[2] else (0,))
 
 
-analyse = op(
-    "analysis(Tensor x, Geometry geometry, str backend) -> Tensor",
-    _analysis,
-    _analysis_fake,
-    _analysis_backward,
-    _analysis_save,
-)
-synthesise = op(
-    "synthesis(Tensor spectrum, Geometry geometry, ScalarType dtype, str backend) -> Tensor",
-    _synthesis,
-    _synthesis_fake,
-    _synthesis_backward,
-    _synthesis_save,
-)
 _convolve_backward = op(
     "spectral_conv_backward(Tensor grad, Tensor spectrum, Tensor weight, Geometry adjoint,"
     " bool[3] wanted, str backend) -> (Tensor, Tensor, Tensor)",
@@ -339,4 +323,5 @@ _convolve = op(
     _spectral_conv_fake,
     _spectral_conv_vjp,
     _spectral_conv_save,
+    composed=_spectral_conv_composed,
 )

@@ -10,12 +10,13 @@ conj(gain)·G, and the gain's gradient is conj(X)·G summed over what it was bro
 import torch
 from torch import Tensor
 
-from fastseg import reference
 from fastseg.ops import checks, context, dispatch, impl, tables
-from fastseg.ops.impl import matmul
+from fastseg.ops.impl import matmul, reference
 from fastseg.ops.register import op
+from fastseg.ops.transforms import Registered
 
 
+@context.public
 def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
     """Return irfftn(rfftn(x)·gain) over all axes of x but the first two.
 
@@ -54,7 +55,7 @@ def _check_gain(gain: Tensor, x: Tensor, full: tuple) -> None:
         raise TypeError(f"gain: got dtype {gain.dtype}, want a complex or a real floating one")
     trailing = full[len(full) - gain.dim() :]
     if gain.dim() > len(full) or any(
-        have not in (1, want) for have, want in zip(gain.shape, trailing, strict=True)
+        have != 1 and have != want for have, want in zip(gain.shape, trailing, strict=True)
     ):
         raise ValueError(
             f"gain: got shape {tuple(gain.shape)}, want one that broadcasts to {full}, x's half "
@@ -92,6 +93,10 @@ def _backward_fake(grad, x, gain, wanted, backend):
     return dx, dgain
 
 
+def _composed(x, gain, backend):
+    return matmul.spectral_filter(x, gain, Registered(backend))
+
+
 def _save(ctx, inputs, output):
     x, gain, ctx.backend = inputs
     # dx needs the gain alone
@@ -105,11 +110,36 @@ def _vjp(ctx, grad):
     return tuple(g if want else None for g, want in zip(grads, wanted, strict=True))
 
 
+def _save_backward(ctx, inputs, output):
+    grad, x, gain, ctx.wanted, ctx.backend = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(grad, x, gain)
+
+
+def _vjp_backward(ctx, ddx, ddgain):
+    """With F(x, gain) the filter, linear in both, ⟨dx, ddx⟩ = ⟨grad, F(ddx, gain)⟩ and ⟨dgain,
+    ddgain⟩ = ⟨grad, F(x, ddgain)⟩.
+    """
+    (grad, x, gain), backend = ctx.saved_tensors, ctx.backend
+    wanted, dgrad, dx, dgain = ctx.needs_input_grad[:3], None, None, None
+    if ctx.wanted[0] and ddx is not None:
+        dgrad = _filter(ddx, gain, backend) if wanted[0] else None
+        dgain = _filter_backward(grad, ddx, gain, (False, True), backend)[1] if wanted[2] else None
+    if ctx.wanted[1] and ddgain is not None:
+        if wanted[0]:
+            through = _filter(x, ddgain, backend)
+            dgrad = through if dgrad is None else dgrad + through
+        dx = _filter_backward(grad, x, ddgain, (True, False), backend)[0] if wanted[1] else None
+    return dgrad, dx, dgain
+
+
 _filter_backward = op(
     "spectral_filter_backward(Tensor grad, Tensor x, Tensor gain, bool[2] wanted, str backend)"
     " -> (Tensor, Tensor)",
     _backward,
     _backward_fake,
+    _vjp_backward,
+    _save_backward,
 )
 _filter = op(
     "spectral_filter(Tensor x, Tensor gain, str backend) -> Tensor",
@@ -117,4 +147,5 @@ _filter = op(
     _forward_fake,
     _vjp,
     _save,
+    composed=_composed,
 )

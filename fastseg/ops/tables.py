@@ -108,6 +108,18 @@ def scales(norm: str, sizes) -> tuple[float, float]:
     }[norm]
 
 
+_EXPONENTS = {"backward": (0.0, 1.0), "ortho": (0.5, 0.5), "forward": (1.0, 0.0)}
+
+
+def powers(norm: str, sizes, out_sizes) -> tuple:
+    """Return the count and the exponent of each factor of `scales`, of the analysis of one grid and
+    the synthesis of another; none where no compiler follows the call.
+    """
+    if not traced():
+        return ()
+    return tuple(zip((math.prod(sizes), math.prod(out_sizes)), _EXPONENTS[norm], strict=True))
+
+
 def cos_sin(frequencies: Tensor, samples: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Return cos and sin of 2πkn/N as (samples, frequencies), float64; k·n is reduced modulo N
     before it meets π.

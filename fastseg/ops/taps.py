@@ -26,7 +26,7 @@ class Design(NamedTuple):
 
     sizes: tuple
     padding: str
-    kind: str  # "exact", "sampled" or "erf"
+    kind: str  # "exact", "sampled", "erf" or "scalespace"
     radius: int  # of a spatial kernel; of an exact one a bound on what sigma needs
     truncate: float | None  # a spatial kernel's own radius is int(truncate·sigma + 0.5)
     compact: bool  # exact taps may leave a tail of 1e-8
@@ -121,9 +121,35 @@ def _exact(sigma: Tensor, offset: Tensor | None, size: int, radius: int) -> Tens
     return (response * phase.cos()) @ cos + (response * phase.sin()) @ sin
 
 
+DECAYED = 20.0  # exp(−2·DECAYED) of a response is left out
+
+
+def scale_space(sigma: Tensor, radius: int) -> Tensor:
+    """Return exp(−t)·Iᵣ(t), t = σ², of |r| ≤ radius: (...) → (..., 2·radius+1), the kernel whose
+    scales add up exactly on a grid (Lindeberg, 1990).
+
+    It is the inverse Fourier transform of exp(t·(cos ω − 1)) over a period; the trapezoid rule, up
+    to where that ends, is exact to rounding: as a function of ω it is even and periodic.
+    """
+    count = radius + 64
+    with torch.no_grad():
+        sine = (math.sqrt(DECAYED) / sigma).clamp(max=1)  # of half the last ω
+        step = 2 * torch.asin(sine) / count
+    omega = step[..., None] * torch.arange(count + 1, device=sigma.device)
+    response = torch.exp(-2 * (sigma[..., None] * (omega / 2).sin()).square())
+    share = torch.full((count + 1,), 1 / math.pi, dtype=sigma.dtype, device=sigma.device)
+    share[0] = share[-1] = 0.5 / math.pi
+    positive = torch.arange(radius + 1, device=sigma.device)
+    waves = torch.cos(omega[..., None] * positive)
+    half = step[..., None] * ((response * share)[..., None, :] @ waves).squeeze(-2)
+    return torch.cat([half[..., 1:].flip(-1), half], -1)
+
+
 def _spatial(
     sigma: Tensor, offset: Tensor | None, kind: str, radius: int, outside: Tensor
 ) -> Tensor:
+    if kind == "scalespace":
+        return scale_space(sigma, radius)
     distance = _distances(radius, sigma.device).to(sigma)
     if offset is not None:
         distance = distance - offset[..., None]
@@ -176,7 +202,7 @@ def build(
     images = torch.broadcast_shapes(*shapes)
     made, rows, radii = {}, [], []
     for axis, size in enumerate(design.sizes):
-        key = size if alike else axis
+        key = axis if traced() or not alike else size  # a symbol as a key would be one size
         if key not in made:
             own, centre = (
                 None if v is None else v[..., min(axis, v.shape[-1] - 1)].expand(images)
@@ -223,6 +249,8 @@ def design_of(x, sigma, offset, options: Options) -> Design:
     range.
     """
     padding, truncate, radius, taps, max_sigma = options
+    if taps == "scalespace" and offset is not None:
+        raise ValueError("offset: got one, which taps 'scalespace' do not have")
     sizes, compact = tuple(x.shape[2:]), x.dtype != torch.float64
     largest = _largest(sigma, max_sigma)
     if truncate is None and radius is None:

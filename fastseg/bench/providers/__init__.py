@@ -7,6 +7,7 @@ import torch
 from fastseg.bench import layers
 from fastseg.bench.cases import Case
 from fastseg.bench.layers import Family
+from fastseg.bench.providers.factorised import FACTORISED
 from fastseg.bench.providers.filters import FILTER, GATE
 from fastseg.bench.providers.fourier_unit import FOURIER_UNIT
 from fastseg.bench.providers.gaussian import GAUSSIAN
@@ -19,6 +20,7 @@ FAMILIES: dict[str, Family] = {
     "overhead": SPECTRAL,
     "crossover": CROSSOVER,
     "fno_block": FNO_BLOCK,
+    "factorised": FACTORISED,
     "fourier_unit": FOURIER_UNIT,
     "vffc": VFFC,
     "gaussian": GAUSSIAN,

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fastseg.ops.context import without_autocast
 from fastseg.ops.impl import contract, mixes
 from fastseg.ops.impl.contract import BlockInputs, Epilogue, Geometry, Matrix, whole
 
@@ -23,8 +24,15 @@ def sum_of_products(grad: Tensor, x: Tensor) -> Tensor:
     """Return Σ grad·xᵀ over batch and points, a 1×1 convolution's gradient: (B, O, …), (B, I, …) →
     (O, I).
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         return torch.matmul(grad.flatten(2), x.flatten(2).transpose(1, 2)).sum(0)
+
+
+def grouped_sum_of_products(grad: Tensor, x: Tensor, groups: int) -> Tensor:
+    """Return the gradient of a grouped 1×1 convolution's matrices: (groups·O, I)."""
+    grad, x = (t.flatten(2).unflatten(1, (groups, -1)) for t in (grad, x.to(grad.dtype)))
+    pairs = zip(grad.unbind(1), x.unbind(1), strict=True)
+    return torch.cat([sum_of_products(g, i) for g, i in pairs])
 
 
 class Block(contract.Block):
@@ -62,13 +70,8 @@ class Block(contract.Block):
             through = self.spectral.synthesis(grad_spectrum, adjoint, weight.dtype)
             back = Matrix(skip_weight, groups, transposed=True)
             dx, _ = self.pointwise.product(grad_z, back, Epilogue(addend=through), x.dtype)
-        return dx, grad_mixed, _skip_gradient(grad_z, x, groups) if wants_skip else None
-
-
-def _skip_gradient(grad: Tensor, x: Tensor, groups: int) -> Tensor:
-    grad, x = (t.flatten(2).unflatten(1, (groups, -1)) for t in (grad, x.to(grad.dtype)))
-    pairs = zip(grad.unbind(1), x.unbind(1), strict=True)
-    return torch.cat([sum_of_products(g, i) for g, i in pairs])
+        dskip = grouped_sum_of_products(grad_z, x, groups) if wants_skip else None
+        return dx, grad_mixed, dskip
 
 
 class Filter(contract.SpectralFilter):

@@ -29,7 +29,8 @@ class Geometry(NamedTuple):
     `ops.truncated_rfftn` counts them; groups: of channels; scales: the factors of the analysis and
     of the synthesis; two_sided: whether axes but the last keep negative frequencies too; adjoint:
     whether the Hermitian weights (2 for a column whose mirror image is not stored, else 1) are the
-    analysis's, not the synthesis's.
+    analysis's, not the synthesis's; powers: where sizes may be symbols, which a schema has no
+    numbers with a point for, the count and the exponent, count^−exponent, that make each scale.
 
     >>> Geometry((8, 8), (4, 3), 1, (1.0, 1 / 64), True).transposed((16, 16)).scales
     (0.015625, 1.0)
@@ -41,6 +42,7 @@ class Geometry(NamedTuple):
     scales: Floats
     two_sided: bool
     adjoint: bool = False
+    powers: tuple = ()
 
     # in a schema: torch goes through its arguments once for each of them, so numbers share one
     SCHEMA = "SymInt[] sizes, SymInt[] modes, float[] scales, int[] numbers"
@@ -48,26 +50,39 @@ class Geometry(NamedTuple):
     def flat(self) -> tuple:
         """Return what stands for it in a call of torch's dispatcher."""
         numbers = self.groups, int(self.two_sided), int(self.adjoint)
+        if self.powers:
+            counts, exponents = zip(*self.powers, strict=True)
+            return (*self.sizes, *counts), self.modes, exponents, numbers
         return self.sizes, self.modes, self.scales, numbers
 
     @classmethod
     def packed(cls, sizes, modes, scales, numbers) -> "Geometry":
         """Make it of what `flat` gave."""
         groups, two_sided, adjoint = numbers
-        return cls(
-            tuple(sizes), tuple(modes), groups, tuple(scales), bool(two_sided), bool(adjoint)
-        )
+        sizes, modes, scales, powers = tuple(sizes), tuple(modes), tuple(scales), ()
+        if len(sizes) > len(modes):
+            *sizes, first, second = sizes
+            powers = (first, scales[0]), (second, scales[1])
+            sizes, scales = tuple(sizes), tuple(count**-power for count, power in powers)
+            powers = () if type(first) is int else powers
+        return cls(sizes, modes, groups, scales, bool(two_sided), bool(adjoint), powers)
 
     def transposed(self, sizes) -> "Geometry":
         """Return the geometry of the transposed convolution, from this one's output to `sizes`."""
         return Geometry(
             tuple(sizes), self.modes, self.groups, self.scales[::-1], self.two_sided,
-            not self.adjoint,
+            not self.adjoint, self.powers[::-1],
         )  # fmt: skip
 
 
+def transform(sizes: tuple, modes: tuple, norm: str, two_sided: bool) -> Geometry:
+    """Return the geometry of a truncated transform between a grid and its modes."""
+    scales, powers = tables.scales(norm, sizes), tables.powers(norm, sizes, sizes)
+    return Geometry(sizes, modes, 1, scales, two_sided, powers=powers)
+
+
 def _whole(sizes: tuple, norm: str) -> Geometry:
-    return Geometry(sizes, tables.half_spectrum(sizes), 1, tables.scales(norm, sizes), True)
+    return transform(sizes, tables.half_spectrum(sizes), norm, True)
 
 
 _whole_cached = lru_cache(maxsize=512)(_whole)

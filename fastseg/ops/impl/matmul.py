@@ -1,16 +1,20 @@
 """The truncated transforms in plain torch.matmul: the honest baseline, and what exports to ONNX.
-Autograd differentiates it.
+Autograd differentiates it. What is composed of them takes `by`, whose transforms it is to use.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastseg.ops import tables
+from fastseg.ops.context import recorded, without_autocast
 from fastseg.ops.impl.contract import Geometry, whole
 from fastseg.ops.taps import Taps
+
+_recorded = partial(recorded, backend="matmul")
 
 
 def _last(size, columns, scale, weighted, like: Tensor) -> Tensor:
@@ -33,10 +37,11 @@ def _rotate(z: Tensor, dim: int, matrix: Tensor, sign: int) -> Tensor:
     return torch.cat([real, imag], dim=-1).movedim(-2, dim)
 
 
+@_recorded
 def analysis(x: Tensor, geometry: Geometry) -> Tensor:
     """Return the kept spectrum of x, as `contract.Spectral.analysis` does."""
     modes, scale = geometry.modes, geometry.scales[0]
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         x = x if x.dtype == torch.float64 else x.float()
         z = torch.matmul(x, _last(x.shape[-1], modes[-1], scale, geometry.adjoint, x))
         axes = tables.kept_axes(modes, geometry.two_sided)
@@ -45,12 +50,13 @@ def analysis(x: Tensor, geometry: Geometry) -> Tensor:
         return torch.stack([z[..., : modes[-1]], z[..., modes[-1] :]], dim=-1)
 
 
+@_recorded
 def synthesis(
     spectrum: Tensor, geometry: Geometry, dtype: torch.dtype, bias: Tensor | None = None
 ) -> Tensor:
     """Return what a spectrum stands for, as `contract.Spectral.synthesis` does."""
     sizes, modes, weighted = geometry.sizes, geometry.modes, not geometry.adjoint
-    with torch.autocast(spectrum.device.type, enabled=False):
+    with without_autocast(spectrum):
         wide, scale = spectrum.dtype, geometry.scales[1]
         z = torch.cat([spectrum[..., 0], spectrum[..., 1]], dim=-1)
         kept = tables.kept_axes(modes, geometry.two_sided)[:-1]
@@ -64,7 +70,7 @@ def synthesis(
         return y.to(dtype)
 
 
-def mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
+def multiply(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
     """Return spectra (B, Cin, *modes, 2) times a weight, as one batched real product over modes:
     [re | im] of the inputs times 2x2 blocks of weights; one product in all where a weight
     (Cin/groups, Cout, 1, …, 2) is shared by all modes.
@@ -72,7 +78,7 @@ def mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
     batch, _, *modes, _ = spectrum.shape
     inputs, outputs = weight.shape[:2]
     count, matrices = math.prod(modes), math.prod(weight.shape[2:-1])
-    with torch.autocast(spectrum.device.type, enabled=False):
+    with without_autocast(spectrum):
         x = spectrum.reshape(batch, groups, inputs, count, 2).permute(1, 3, 0, 4, 2)  # g m n 2 i
         w = weight.reshape(inputs, groups, outputs // groups, matrices, 2)
         real, imag = w.permute(1, 3, 0, 2, 4).unbind(-1)  # g m i o
@@ -83,18 +89,29 @@ def mix(spectrum: Tensor, weight: Tensor, groups: int) -> Tensor:
     return product.permute(2, 0, 4, 1, 3).reshape(batch, outputs, *modes, 2)
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """Return the spectral convolution of x; the weight's mode axes may be 1, for all modes."""
-    mixed = mix(analysis(x, geometry), weight, geometry.groups)
-    return synthesis(mixed, geometry, x.dtype, bias)
+class Dense:
+    """Name this file's transforms as those of a backend are."""
+
+    analysis, synthesis, multiply = map(staticmethod, (analysis, synthesis, multiply))
 
 
-def fno_block(
-    x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None, geometry: Geometry
+@_recorded
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, by=Dense
 ) -> Tensor:
+    """Return the spectral convolution of x; the weight's mode axes may be 1, for all modes."""
+    mixed = by.multiply(by.analysis(x, geometry), weight, geometry.groups)
+    return by.synthesis(mixed, geometry, x.dtype, bias)
+
+
+@_recorded
+def fno_block(
+    x: Tensor, weight: Tensor, skip_weight: Tensor, bias: Tensor | None, geometry: Geometry,
+    by=Dense,
+) -> Tensor:  # fmt: skip
     """Return gelu(convolution + skip·x + bias), in float32 throughout for 16-bit x."""
     wide = x if x.dtype == torch.float64 else x.float()
-    convolved = convolve(wide, weight, bias, geometry)
+    convolved = convolve(wide, weight, bias, geometry, by)
     return F.gelu(convolved + _pointwise(wide, skip_weight, geometry.groups)).to(x.dtype)
 
 
@@ -102,30 +119,32 @@ def _pointwise(x: Tensor, weight: Tensor, groups: int) -> Tensor:
     """The grouped 1x1 convolution of weight (Cout, Cin/groups), as one batched product."""
     batch, _, *sizes = x.shape
     outputs, inputs = weight.shape
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         kernel = weight.to(x.dtype).view(groups, outputs // groups, inputs)
         y = torch.matmul(kernel, x.reshape(batch, groups, inputs, math.prod(sizes)))
     return y.view(batch, outputs, *sizes)
 
 
-def spectral_filter(x: Tensor, gain: Tensor) -> Tensor:
+@_recorded
+def spectral_filter(x: Tensor, gain: Tensor, by=Dense) -> Tensor:
     """Return irfftn(rfftn(x)·gain); gain: real numbers or pairs, every axis of the spectrum and a
     trailing 1 or 2.
     """
     geometry = whole(x.shape[2:])
-    spectrum = analysis(x, geometry)
+    spectrum = by.analysis(x, geometry)
     if gain.shape[-1] == 1:
         product = spectrum * gain
     else:
         (a, b), (c, d) = spectrum.unbind(-1), gain.unbind(-1)
         product = torch.stack([a * c - b * d, a * d + b * c], dim=-1)
-    return synthesis(product, geometry, x.dtype)
+    return by.synthesis(product, geometry, x.dtype)
 
 
-def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+@_recorded
+def fu_mix(x: Tensor, weight: Tensor, by=Dense) -> tuple[Tensor, Tensor]:
     """Return z = weight·rfftn(x) and its moments (2, channels)."""
-    spectrum = analysis(x, whole(x.shape[2:], "ortho"))
-    with torch.autocast(x.device.type, enabled=False):
+    spectrum = by.analysis(x, whole(x.shape[2:], "ortho"))
+    with without_autocast(x):
         planar = spectrum.movedim(-1, 2).flatten(1, 2)
         z = torch.matmul(weight.to(planar.dtype), planar.flatten(2))
         z = z.unflatten(2, planar.shape[2:])
@@ -133,12 +152,15 @@ def fu_mix(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return z, torch.stack((z.sum(dims), z.square().sum(dims)))
 
 
-def fu_finish(z: Tensor, scale: Tensor, shift: Tensor, sizes, dtype: torch.dtype) -> Tensor:
+@_recorded
+def fu_finish(
+    z: Tensor, scale: Tensor, shift: Tensor, sizes, dtype: torch.dtype, by=Dense
+) -> Tensor:
     """Return irfftn(relu(scale·z + shift))."""
     per_channel = (-1, *[1] * len(sizes))
     z = torch.relu(scale.to(z.dtype).view(per_channel) * z + shift.to(z.dtype).view(per_channel))
     spectrum = z.unflatten(1, (z.shape[1] // 2, 2)).movedim(2, -1)
-    return synthesis(spectrum, whole(sizes, "ortho"), dtype)
+    return by.synthesis(spectrum, whole(sizes, "ortho"), dtype)
 
 
 # The Gaussian filter: one (banded, circulant) matrix an axis.
@@ -180,9 +202,10 @@ def _low(x: Tensor, taps: Taps, padding: str) -> Tensor:
     return x
 
 
+@_recorded
 def gaussian_filter(x: Tensor, taps: Taps, mode: str, padding: str):
     """Return low, high or both, a matrix along each axis."""
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         wide = x if x.dtype == torch.float64 else x.float()
         low = _low(wide, taps, padding)
         if mode == "low":

@@ -14,6 +14,12 @@ PRODUCTS = {
     INPUT_GRADIENT: (False, True),
     WEIGHT_GRADIENT: (True, False),
 }
+# the gradients of a product's operands a and b are such products too
+GRADIENTS = {
+    FORWARD: ((INPUT_GRADIENT, "grad", "b"), (WEIGHT_GRADIENT, "a", "grad")),
+    INPUT_GRADIENT: ((FORWARD, "grad", "b"), (WEIGHT_GRADIENT, "grad", "a")),
+    WEIGHT_GRADIENT: ((INPUT_GRADIENT, "b", "grad"), (FORWARD, "a", "grad")),
+}
 
 
 class Layout(NamedTuple):
@@ -28,9 +34,22 @@ class Layout(NamedTuple):
     shape: tuple  # out's, in the order of its letters
 
 
-def _strides(letters: str, shape: dict[str, int]) -> dict[str, int]:
+def letters(product: str) -> tuple[str, str, str]:
+    """Return the axes of a product's operands and of its result, but for the pairs."""
+    names_a, rest = product.split(",")
+    return names_a, *rest.split("->")
+
+
+def result_shape(product: str, shape_a, shape_b) -> tuple:
+    """Return the shape of a product of operands of these shapes."""
+    names_a, names_b, names_out = letters(product)
+    shape = dict(zip(names_a, shape_a, strict=True)) | dict(zip(names_b, shape_b, strict=True))
+    return tuple(shape[axis] for axis in names_out)
+
+
+def _strides(names: str, shape: dict[str, int]) -> dict[str, int]:
     strides, step = {}, 1
-    for axis in reversed(letters):
+    for axis in reversed(names):
         strides[axis], step = step, step * shape[axis]
     return strides
 
@@ -38,8 +57,7 @@ def _strides(letters: str, shape: dict[str, int]) -> dict[str, int]:
 @lru_cache(maxsize=512)
 def layout(product: str, shape_a: tuple, shape_b: tuple) -> Layout:
     """Return how contiguous operands of these shapes lie."""
-    names_a, rest = product.split(",")
-    names_b, names_out = rest.split("->")
+    names_a, names_b, names_out = letters(product)
     shape = dict(zip(names_a, shape_a, strict=True)) | dict(zip(names_b, shape_b, strict=True))
     a, b, out = (_strides(names, shape) for names in (names_a, names_b, names_out))
     (p,) = set(names_a) & set(names_out) - set("gm")
@@ -50,7 +68,7 @@ def layout(product: str, shape_a: tuple, shape_b: tuple) -> Layout:
         (a["g"], a[p], a[r]),
         (b["g"], b[r], b[q]),
         (out["g"], out[p], out[q]),
-        tuple(shape[axis] for axis in names_out),
+        result_shape(product, shape_a, shape_b),
     )
 
 
