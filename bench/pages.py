@@ -185,6 +185,9 @@ def _described(record: dict) -> tuple[str, str]:
     if "gradient_bytes" in record:
         what = "training in one and two processes; an estimate for more"
         return what, _command("python bench/scaling.py", options)
+    if "penalty" in record:
+        what = "a gradient penalty beside torch.matmul and torch.fft, on a busy machine"
+        return what, _command("python bench/penalty.py", options)
     shown = dict.fromkeys(names.current(result["id"]) for result in record["cases"])
     words = [name for word in options.pop("cases") for name in names.matching(word, CASES)]
     options.pop("pairs", None)  # of the script that the first volume was measured by

@@ -1,4 +1,4 @@
-"""Records as Markdown: of `fastseg bench`, a study, the loader and scaling, each from its JSON."""
+"""Records as Markdown: of `fastseg bench`, studies, loader, penalty and scaling, from their JSON."""
 
 import statistics
 import tempfile
@@ -20,6 +20,8 @@ def markdown(record: dict) -> str:
         return scaling(record)
     from fastseg.bench import table
 
+    if "penalty" in record:
+        return penalty(record)
     return table.markdown(record)
 
 
@@ -87,6 +89,24 @@ def _steps_table(rows: list[dict]) -> str:
             for row, of in found
         ],
     )
+
+
+def penalty(record: dict) -> str:
+    """Return the report of bench/penalty.py."""
+    columns = ("case", "provider", "ms", "ours × faster", "error", "kept / x", "peak, MB")
+    rows = []
+    for case in record["penalty"]:
+        for name, row in case["providers"].items():
+            low, middle, high = (1e3 * s for s in row["quartiles_s"])
+            own = f"{name} ({row['backend']})"
+            if not row["error"] <= row["allowed"]:
+                own += ", wrong"
+            peak = "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f}"
+            rows.append((f"`{case['case']}`: {case['title']}", own,
+                         f"{middle:.2f} ({low:.2f}–{high:.2f})", f"{row['over_ours'][1]:.2f}",
+                         f"{row['error']:.1e}", f"{row['kept_bytes'] / case['x_bytes']:.2f}",
+                         peak))  # fmt: skip
+    return records.head("Gradient penalty", record) + "\n\n" + records.table(columns, rows)
 
 
 def scaling(record: dict) -> str:
