@@ -1,4 +1,4 @@
-"""Records as Markdown: of `fastseg bench`, studies, loader, penalty and scaling, from their JSON."""
+"""Records as Markdown, each from its JSON: `fastseg bench`, studies, loader, penalty, scaling."""
 
 import statistics
 import tempfile
