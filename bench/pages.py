@@ -188,6 +188,9 @@ def _described(record: dict) -> tuple[str, str]:
     if "whole_volume" in record:
         what = "a whole volume by HNOSeg, and by SegResNet in windows: seconds, memory"
         return what, _command("python bench/whole_volume.py", options)
+    if "penalty" in record:
+        what = "a gradient penalty beside torch.matmul and torch.fft, on a busy machine"
+        return what, _command("python bench/penalty.py", options)
     shown = dict.fromkeys(names.current(result["id"]) for result in record["cases"])
     words = [name for word in options.pop("cases") for name in names.matching(word, CASES)]
     options.pop("pairs", None)  # of the script that the first volume was measured by

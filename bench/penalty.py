@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable
 
 import records
+import reports
 import torch
 from torch import Tensor
 
@@ -33,11 +34,12 @@ def main() -> None:
     parser.add_argument("--out", help="write FILE.json and FILE.md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    record = records.begin(vars(arguments))
+    options = {k: v for k, v in vars(arguments).items() if k not in ("out", "cases")}
+    record = records.begin(options)
     record["penalty"] = [
         measured(cases.CASES[name], arguments.quick, arguments.budget) for name in arguments.cases
     ]
-    records.save(record, page(record), arguments.out)
+    records.save(record, reports.penalty(record), arguments.out)
 
 
 def objective(forward: Callable, x: tuple[Tensor, ...]) -> Tensor:
@@ -88,24 +90,6 @@ def truth(case: cases.Case, inputs: layers.Inputs) -> tuple[Tensor, ...]:
     x, weights = layers.leaves(double.x), layers.leaves(double.weights)
     operator = family.operator(reference, case, double.constants)
     return _twice(Layer(lambda *x: operator(x, weights, True), weights), x)()
-
-
-def page(record: dict) -> str:
-    """Write the tables."""
-    columns = ("case", "provider", "ms", "ours × faster", "error", "kept / x", "peak, MB")
-    rows = []
-    for case in record["penalty"]:
-        for name, row in case["providers"].items():
-            low, middle, high = (1e3 * s for s in row["quartiles_s"])
-            own = f"{name} ({row['backend']})"
-            if not row["error"] <= row["allowed"]:
-                own += ", wrong"
-            peak = "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f}"
-            rows.append((f"`{case['case']}`: {case['title']}", own,
-                         f"{middle:.2f} ({low:.2f}–{high:.2f})", f"{row['over_ours'][1]:.2f}",
-                         f"{row['error']:.1e}", f"{row['kept_bytes'] / case['x_bytes']:.2f}",
-                         peak))  # fmt: skip
-    return records.head("Gradient penalty", record) + "\n\n" + records.table(columns, rows)
 
 
 if __name__ == "__main__":

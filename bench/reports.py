@@ -1,4 +1,4 @@
-"""Records as Markdown: of `fastseg bench`, a study, the loader and scaling, each from its JSON."""
+"""Records as Markdown, each from its JSON: `fastseg bench`, studies, loader, penalty, scaling."""
 
 import statistics
 import tempfile
@@ -22,6 +22,8 @@ def markdown(record: dict) -> str:
         return whole_volume(record)
     from fastseg.bench import table
 
+    if "penalty" in record:
+        return penalty(record)
     return table.markdown(record)
 
 
@@ -89,6 +91,24 @@ def _steps_table(rows: list[dict]) -> str:
             for row, of in found
         ],
     )
+
+
+def penalty(record: dict) -> str:
+    """Return the report of bench/penalty.py."""
+    columns = ("case", "provider", "ms", "ours × faster", "error", "kept / x", "peak, MB")
+    rows = []
+    for case in record["penalty"]:
+        for name, row in case["providers"].items():
+            low, middle, high = (1e3 * s for s in row["quartiles_s"])
+            own = f"{name} ({row['backend']})"
+            if not row["error"] <= row["allowed"]:
+                own += ", wrong"
+            peak = "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f}"
+            rows.append((f"`{case['case']}`: {case['title']}", own,
+                         f"{middle:.2f} ({low:.2f}–{high:.2f})", f"{row['over_ours'][1]:.2f}",
+                         f"{row['error']:.1e}", f"{row['kept_bytes'] / case['x_bytes']:.2f}",
+                         peak))  # fmt: skip
+    return records.head("Gradient penalty", record) + "\n\n" + records.table(columns, rows)
 
 
 def scaling(record: dict) -> str:

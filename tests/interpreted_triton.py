@@ -3,12 +3,22 @@
 import numpy as np
 import pytest
 import torch
-from operators import Row, check
+from operators import Row, check, second
 from rows_spectral import BY_CASE, Case, CaseDraw, bins, exact_block
-from tolerances import ADJOINT, BF16, F16, F32, FORWARD, assert_near, relative_error, wide
+from tolerances import (
+    ADJOINT,
+    BF16,
+    F16,
+    F32,
+    FORWARD,
+    SECOND_ORDER,
+    assert_near,
+    relative_error,
+    wide,
+)
 
 import fastseg
-from fastseg import ops
+from fastseg import ops, reference
 from fastseg.ops import impl
 from fastseg.ops.impl import matmul
 from fastseg.ops.impl.contract import Geometry
@@ -161,6 +171,18 @@ def test_digits_kept_by_tensor_cores(monkeypatch, setting, least, most):
     ):
         error = relative_error(found, exact)
         assert least <= error <= most, error
+
+
+@pytest.mark.parametrize("op", ["spectral_conv", "fno_block"])
+def test_second_derivatives(op):
+    draw = CaseDraw(Case((5, 8), (4, 3), 2, 2, groups=2), F32)
+    tensors, options = BY_CASE[op](draw)
+    with fastseg.use_backend("triton"):
+        found = second(getattr(ops, op), tensors, options, torch.ones_like)
+    doubles = {name: wide(t) for name, t in tensors.items()}
+    function = exact_block if op == "fno_block" else reference.spectral_conv
+    for a, b in zip(found, second(function, doubles, options, torch.ones_like), strict=True):
+        assert_near(a, b, SECOND_ORDER, op)
 
 
 def test_empty_batches_and_no_channels():

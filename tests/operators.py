@@ -105,6 +105,33 @@ def run(function, tensors: dict, options: dict, gradient_of):
     return results, grads
 
 
+def positional(function, names, options):
+    """The function of tensors alone, which leaves the buffers among its options as they were."""
+
+    def call(*values):
+        fresh = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+        return outputs_of(function(**dict(zip(names, values, strict=True)), **fresh))
+
+    return call
+
+
+def dot(a, b):
+    return (a.conj() * b).real.sum()
+
+
+def second(function, tensors, options, draw):
+    """The derivatives of Σ ⟨v, gradient⟩ by every tensor and every gradient of a result."""
+    leaves = [t.detach().requires_grad_() for t in tensors.values()]
+    results = positional(function, tensors, options)(*leaves)
+    given = [draw(y).requires_grad_() for y in results]
+    grads = torch.autograd.grad(results, leaves, given, create_graph=True)
+    loss = sum(dot(draw(g), g) for g in grads)
+    found = torch.autograd.grad(loss, leaves + given, allow_unused=True)
+    return [
+        torch.zeros_like(t) if g is None else g for t, g in zip(leaves + given, found, strict=True)
+    ]
+
+
 def saved_by(function):
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):

@@ -136,9 +136,13 @@ PARTS = {
     "blocks": "(fill_tiles or wherever) and cuda and test_spectral.py",
     "TF32": "tf32 and test_spectral.py",
     "taps": "taps_of_a_kernel and test_gaussian.py",
+    "second derivatives": "match_float64 and cuda and float32 and test_second_order.py",
 }
 # in an interpreter each: an emulated grid takes one core
-TOGETHER = [["float32", "blocks"], ["other dtypes", "products", "TF32", "taps"]]
+TOGETHER = [
+    ["float32", "blocks"],
+    ["other dtypes", "products", "TF32", "taps", "second derivatives"],
+]
 
 
 def run_selected(module, selected: str, *, tensor_cores: bool = True, **environment: str):

@@ -8,7 +8,19 @@ import itertools
 
 import pytest
 import torch
-from operators import FEW, LIVE, NOT_OPS, ROWS, check, device_of, place, run, saved_by, serves
+from operators import (
+    FEW,
+    LIVE,
+    NOT_OPS,
+    ROWS,
+    check,
+    device_of,
+    place,
+    run,
+    saved_by,
+    second,
+    serves,
+)
 from tolerances import BACKWARD, BF16, F16, F32, F64, assert_near, wide
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -202,6 +214,8 @@ def recorded(backend, dtype):
             for index in range(len(ROWS[op].few) if (name, kind) == (backend, dtype) else 0):
                 tensors, options = call(op, backend, dtype, index)
                 run(getattr(ops, op), tensors, options, torch.ones_like)
+                if not index:
+                    second(getattr(ops, op), tensors, options, torch.ones_like)
     return recorder.calls
 
 

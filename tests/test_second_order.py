@@ -7,7 +7,19 @@ import itertools
 
 import pytest
 import torch
-from operators import FEW, LIVE, ROWS, Draw, device_of, outputs_of, place, serves
+from operators import (
+    FEW,
+    LIVE,
+    ROWS,
+    Draw,
+    device_of,
+    dot,
+    outputs_of,
+    place,
+    positional,
+    second,
+    serves,
+)
 from test_tracing import MODULES, drawn
 from tolerances import BF16, F16, F32, F64, SECOND_ORDER, assert_near, wide
 from torch.autograd import forward_ad
@@ -26,16 +38,6 @@ CELLS = [
 ]
 # small tensors: finite differences take a call for each of many directions
 GRIDS = [(op, sizes) for op in ROWS for sizes in ROWS[op].few if torch.Size(sizes).numel() < 220]
-
-
-def positional(function, names, options):
-    """The function of tensors alone, which leaves the buffers among its options as they were."""
-
-    def call(*values):
-        fresh = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
-        return outputs_of(function(**dict(zip(names, values, strict=True)), **fresh))
-
-    return call
 
 
 def check_twice(op, sizes, *, only=None):
@@ -59,23 +61,6 @@ def test_finite_differences_where_one_argument_is_learnt(op):
     tensors, _ = ROWS[op].draw(sizes, F64)
     for name in tensors:
         check_twice(op, sizes, only=name)
-
-
-def dot(a, b):
-    return (a.conj() * b).real.sum()
-
-
-def second(function, tensors, options, draw):
-    """The derivatives of Σ ⟨v, gradient⟩ by every tensor and every gradient of a result."""
-    leaves = [t.detach().requires_grad_() for t in tensors.values()]
-    results = positional(function, tensors, options)(*leaves)
-    given = [draw(y).requires_grad_() for y in results]
-    grads = torch.autograd.grad(results, leaves, given, create_graph=True)
-    loss = sum(dot(draw(g), g) for g in grads)
-    found = torch.autograd.grad(loss, leaves + given, allow_unused=True)
-    return [
-        torch.zeros_like(t) if g is None else g for t, g in zip(leaves + given, found, strict=True)
-    ]
 
 
 def replay(given):

@@ -19,10 +19,11 @@ _TYPES = {
 _RECORDS = {record.__name__: record for record in contract.RECORDS}
 
 
-def no_second_order(ctx, *grads):
-    """Refuse to differentiate twice."""
+def no_derivative(ctx, *grads):
+    """Refuse to differentiate the kernel of a backward, which is composed where a graph is kept."""
     raise RuntimeError(
-        "the kernels have first derivatives only; second ones need fastseg.use_backend('matmul')"
+        "this operator, the backward of another, has no derivative of its own: it was called "
+        "where torch records no graph; torch.autograd.grad(…, create_graph=True) records one"
     )
 
 
@@ -99,7 +100,7 @@ def op(schema: str, kernel, fake, backward=None, save=None, rules=None, composed
         save(ctx, packing.packed(inputs), output)
 
     torch.library.register_autograd(
-        name, differentiate if backward else no_second_order,
+        name, differentiate if backward else no_derivative,
         setup_context=setup if save else None, lib=_library,
     )  # fmt: skip
     dispatched = getattr(torch.ops.fastseg, name[9:])
