@@ -127,24 +127,30 @@ def scaling(record: dict) -> str:
 def whole_volume(record: dict) -> str:
     """Return the report of bench/whole_volume.py: a row a way to segment one volume."""
     rows = record["whole_volume"]
-    first = statistics.median(rows[0]["seconds"])
+    first, first_cpu = (statistics.median(rows[0][key]) for key in ("seconds", "cpu_seconds"))
 
     def cells(row: dict) -> tuple:
         seconds = statistics.median(row["seconds"])
         least, most = min(row["seconds"]), max(row["seconds"])
-        peak = max(row["peak_bytes"]) / 2**30
+        cpu, peak = statistics.median(row["cpu_seconds"]), max(row["peak_bytes"]) / 2**30
         return (row["name"], f"{row['parameters']:,}", f"{seconds:.2f} ({least:.2f}–{most:.2f})",
-                f"{seconds / first:.1f}", f"{peak:.2f}")  # fmt: skip
+                f"{seconds / first:.1f}", f"{cpu:.1f}", f"{cpu / first_cpu:.1f}",
+                f"{peak:.2f}")  # fmt: skip
 
     size = record["options"]["size"].replace(",", "×")
-    head = ("", "weights", "s (least–most)", "× HNOSeg", "most memory, GiB")
+    head = ("", "weights", "s (least–most)", "× HNOSeg", "CPU s", "× HNOSeg", "most memory, GiB")
     parts = [
         records.head("bench/whole_volume.py", record),
         f"One volume of four channels, {size}, in a process of its own; the memory is the whole "
-        "process's, interpreter and torch included.",
+        f"process's, interpreter and torch included.{_some_windows(record['options'])}",
         records.table(head, map(cells, rows)),
     ]
     return "\n\n".join(parts)
+
+
+def _some_windows(options: dict) -> str:
+    computed = options["windows"]
+    return f" Of windows the first {computed} were computed and count for all." if computed else ""
 
 
 def _measured_table(rows: list[dict]) -> str:

@@ -18,7 +18,7 @@ SETTINGS = {
     "model.shared": Setting(True, "the code; else 15,680 weights a pair of channels"),
     "model.deep_supervision": Setting(False, "the code, for this network"),
     "data.patch": Setting(
-        (155, 240, 240), "a whole volume of BraTS; about 6 GB in training", "78,120,120, resampled"
+        (155, 240, 240), "a whole volume of BraTS; about 4 GB in training", "78,120,120, resampled"
     ),
     "data.batch_size": Setting(1, "the code"),
     "data.samples_per_case": Setting(1, "a sample is the case"),
