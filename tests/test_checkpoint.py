@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 
 from fastseg import checkpoint
@@ -52,10 +51,11 @@ def test_what_is_loaded_is_what_was_saved(tmp_path):
 
 
 def test_files_are_those_that_safetensors_writes(tmp_path):
+    honest = pytest.importorskip("safetensors.torch")
     whole = {"α": torch.arange(7) % 2 == 0, "empty": torch.zeros(0, 3), **some_groups()["model"]}
     plain = {name: tensor.clone().contiguous() for name, tensor in whole.items()}
     path = checkpoint.save(tmp_path, {"model": whole}, {})
-    assert (path / "model.safetensors").read_bytes() == safetensors.torch.save(plain)
+    assert (path / "model.safetensors").read_bytes() == honest.save(plain)
 
 
 def test_only_the_wanted_groups_are_read(tmp_path):

@@ -132,9 +132,8 @@ def scale_space(sigma: Tensor, radius: int) -> Tensor:
     to where that ends, is exact to rounding: as a function of ω it is even and periodic.
     """
     count = radius + 64
-    with torch.no_grad():
-        sine = (math.sqrt(DECAYED) / sigma).clamp(max=1)  # of half the last ω
-        step = 2 * torch.asin(sine) / count
+    sine = (math.sqrt(DECAYED) / sigma.detach()).clamp(max=1)  # of half the last ω
+    step = 2 * torch.asin(sine) / count
     omega = step[..., None] * torch.arange(count + 1, device=sigma.device)
     response = torch.exp(-2 * (sigma[..., None] * (omega / 2).sin()).square())
     share = torch.full((count + 1,), 1 / math.pi, dtype=sigma.dtype, device=sigma.device)

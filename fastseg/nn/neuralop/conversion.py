@@ -55,20 +55,20 @@ def convert(model: nn.Module) -> nn.Module:
     return _exchanged(model, _is_peers, _ours, "a SpectralConv of neuraloperator")
 
 
-def _ours(module: nn.Module) -> NeuralopSpectralConv:
+def _ours(peer: nn.Module) -> NeuralopSpectralConv:
     """Our layer with the numbers of one of the peer's."""
-    options = {"bias": module.bias is not None, "max_n_modes": list(module.max_n_modes)}
-    options = _counted(options, module.n_modes, module.complex_data)
+    options = {"bias": peer.bias is not None, "max_n_modes": list(peer.max_n_modes)}
+    options = _counted(options, peer.n_modes, peer.complex_data)
     layer = NeuralopSpectralConv(
-        module.in_channels, module.out_channels, separable=module.separable, device="meta",
+        peer.in_channels, peer.out_channels, separable=peer.separable, device="meta",
         **options,
     )  # fmt: skip
     for name in _SAME:
-        setattr(layer, name, getattr(module, name))
-    newer = hasattr(module, "enforce_hermitian_symmetry")
-    layer.enforce_hermitian_symmetry = getattr(module, "enforce_hermitian_symmetry", True)
+        setattr(layer, name, getattr(peer, name))
+    newer = hasattr(peer, "enforce_hermitian_symmetry")
+    layer.enforce_hermitian_symmetry = getattr(peer, "enforce_hermitian_symmetry", True)
     layer.follows = "ifftshift" if newer else "fftshift"
-    layer.device, layer.weight, layer.bias = module.device, module.weight, module.bias
+    layer.device, layer.weight, layer.bias = peer.device, peer.weight, peer.bias
     return layer
 
 
@@ -96,18 +96,18 @@ def _theirs(layer: NeuralopSpectralConv) -> nn.Module:
     from neuralop.layers.spectral_convolution import SpectralConv, get_contract_fun
 
     options = {"bias": layer.bias is not None, "max_n_modes": list(layer.max_n_modes)}
-    module = SpectralConv(
+    peer = SpectralConv(
         layer.in_channels, layer.out_channels, separable=layer.separable,
         **_counted(options, layer.n_modes, layer.complex_data),
     )  # fmt: skip
     for name in _SAME:
-        setattr(module, name, getattr(layer, name))
-    if hasattr(module, "enforce_hermitian_symmetry"):
-        module.enforce_hermitian_symmetry = layer.enforce_hermitian_symmetry
-    module.device, module.bias = layer.device, layer.bias
-    module.weight = _factorized(layer.weight)
-    module._contract = get_contract_fun(module.weight, layer.implementation, layer.separable)
-    return module
+        setattr(peer, name, getattr(layer, name))
+    if hasattr(peer, "enforce_hermitian_symmetry"):
+        peer.enforce_hermitian_symmetry = layer.enforce_hermitian_symmetry
+    peer.device, peer.bias = layer.device, layer.bias
+    peer.weight = _factorized(layer.weight)
+    peer._contract = get_contract_fun(peer.weight, layer.implementation, layer.separable)
+    return peer
 
 
 def _factorized(weight: Weight) -> nn.Module:
