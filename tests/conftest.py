@@ -50,6 +50,8 @@ def poisoned_memory(monkeypatch):
     """Memory that fastseg allocates without filling starts as NaN: what a kernel leaves unwritten
     then shows.
     """
+    with torch.device("cpu"):  # what makes tensors is looked up once, when first asked for
+        torch.empty(0)
     monkeypatch.setattr(torch, "empty", _poisoned(torch.empty))
     monkeypatch.setattr(torch.Tensor, "new_empty", _poisoned(torch.Tensor.new_empty))
 
