@@ -80,7 +80,11 @@ __device__ inline void store_global(S* p, const Pack<S, n>& values) {
   static_assert(sizeof(Words) == n * sizeof(S));
   Words words;
   memcpy(&words, &values, sizeof words);
+#ifdef __clang__  // whose headers have it for other types
+  *reinterpret_cast<Words*>(p) = words;
+#else
   __stwb(reinterpret_cast<Words*>(p), words);
+#endif
 #endif
 }
 
