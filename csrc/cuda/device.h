@@ -34,7 +34,7 @@ struct Device {
 };
 
 #ifdef FASTSEG_CUDA_HOST
-constexpr int64_t kEnoughThreads = 1 << 8;  // to fill a device
+constexpr int64_t kEnoughThreads = 1 << 8;  // to fill a device: few, so that tests meet large tiles
 
 // One that the host build stands for, with little L2, so that tests walk as on large inputs.
 inline const Device& device() {
